@@ -1,0 +1,342 @@
+"""The one file that knows AnnData: reading counts and batches out of it, and the record of a fitted model in `uns`.
+
+Every refusal says what was wrong, where, what was found and what to do, before any work is done.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+ROWS_AT_ONCE = 16_384  # cells read together, so that a dense or backed matrix is never doubled in memory
+FORMAT = "sc_vaenb model 1"
+
+
+def keys(mapping: Iterable[Any]) -> list[str]:
+    """The names in a slot of an AnnData; anndata >= 0.13 lists X among the layers as None."""
+    return [str(key) for key in mapping if key is not None]
+
+
+def check_choice(name: str, value: object, valid: Iterable[str]) -> None:
+    valid = list(valid)
+    if value not in valid:
+        msg = f"{name}={value!r} is not known. Choose one of {valid}."
+        raise ValueError(msg)
+
+
+def check_number(
+    name: str, value: object, low: float, high: float = np.inf, *, whole: bool = False, above: bool = False
+) -> None:
+    """Refuse what is no number, no whole number where one is needed, or not within low .. high (`above`: not low)."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+    if not good or (above and value == low):
+        bounds = f"above {low:g}" if above else f"at least {low:g}"
+        bounds += "" if high == np.inf else f" and at most {high:g}"
+        msg = f"{name}={value!r} is not possible. Give a {'whole number' if whole else 'number'} {bounds}."
+        raise ValueError(msg)
+
+
+def check_adata(adata: object) -> None:
+    """Refuse what is no AnnData, has nothing in it, or names genes twice."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        msg = f"adata is a {type(adata).__name__}, not an AnnData. Wrap counts with anndata.AnnData(counts) first."
+        raise TypeError(msg)
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
+        raise ValueError(msg)
+    if not adata.var_names.is_unique:
+        twice = adata.var_names[adata.var_names.duplicated()]
+        msg = (
+            f"var_names holds {len(twice)} duplicates (first: {twice[0]!r}), so genes cannot be told apart by name. "
+            "Call adata.var_names_make_unique() first."
+        )
+        raise ValueError(msg)
+
+
+def check_obs_key(adata: AnnData, name: str, key: str) -> None:
+    if key not in adata.obs:
+        msg = f"{name}={key!r} is not in adata.obs. Its columns are {list(map(str, adata.obs.columns))}."
+        raise KeyError(msg)
+
+
+def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """Which genes to use: a boolean column of var, a boolean array, or None for all.
+
+    The default column "highly_variable" is used where it exists and means all genes where it does not.
+    """
+    if mask_var is None or (isinstance(mask_var, str) and mask_var == "highly_variable" and mask_var not in adata.var):
+        return np.ones(adata.n_vars, dtype=bool)
+    if isinstance(mask_var, str):
+        if mask_var not in adata.var:
+            msg = f"mask_var={mask_var!r} is not in adata.var. Its columns are {list(map(str, adata.var.columns))}."
+            raise KeyError(msg)
+        column = adata.var[mask_var]
+        if column.isna().any() or not pd.api.types.is_bool_dtype(column):
+            msg = f"var[{mask_var!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False."
+            raise ValueError(msg)
+        mask = column.to_numpy(dtype=bool)
+    else:
+        mask = np.asarray(mask_var)
+        if mask.dtype != bool or mask.shape != (adata.n_vars,):
+            msg = f"mask_var has dtype {mask.dtype} and shape {mask.shape}; give {adata.n_vars} booleans, one per gene."
+            raise ValueError(msg)
+    if not mask.any():
+        msg = "mask_var selects no gene. Run sc_vaenb.pp.prepare(adata) to find variable genes, or pass mask_var=None."
+        raise ValueError(msg)
+    return mask
+
+
+def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
+    """The matrix of a layer (None: X) and its name for messages."""
+    if layer is None:
+        if adata.X is None:
+            msg = "adata.X is empty. Name the layer with raw counts."
+            raise ValueError(msg)
+        return adata.X, "X"
+    if layer not in keys(adata.layers):
+        hint = (
+            "Run sc_vaenb.pp.prepare(adata) to find the raw counts and keep them there, or pass layer=None for X."
+            if layer == "counts"
+            else "Pass one of these, or layer=None for X."
+        )
+        msg = f"layer={layer!r} is not in adata.layers, which holds {keys(adata.layers)}. {hint}"
+        raise KeyError(msg)
+    return adata.layers[layer], f"layers[{layer!r}]"
+
+
+def _blocks(matrix: Any, where: str, genes: NDArray[np.bool_]) -> Iterator[sparse.csr_matrix]:
+    """Rows of any supported matrix, some at a time, as canonical float32 CSR of the chosen genes."""
+    backed = type(matrix).__module__.partition(".")[0] in {"anndata", "h5py", "zarr"}
+    if not (backed or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
+        msg = (
+            f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
+            "matrix or array, or a backed AnnData."
+        )
+        raise TypeError(msg)
+    if sparse.issparse(matrix) and matrix.format not in {"csr", "csc"}:
+        msg = f"{where} is a sparse matrix in {matrix.format} format. Convert it with .tocsr() first."
+        raise TypeError(msg)
+    if sparse.issparse(matrix) and matrix.format == "csc":
+        matrix = matrix[:, np.flatnonzero(genes)].tocsr()
+        genes = np.ones(matrix.shape[1], dtype=bool)
+    chosen = np.flatnonzero(genes)
+    for start in range(0, matrix.shape[0], ROWS_AT_ONCE):
+        rows = matrix[start : start + ROWS_AT_ONCE]
+        if not genes.all():
+            rows = rows[:, chosen]
+        if rows.dtype.kind not in "fiub":
+            msg = f"{where} has dtype {rows.dtype}, which is not a number. Give integer counts."
+            raise TypeError(msg)
+        block = sparse.csr_matrix(rows, copy=True)
+        block.sum_duplicates()
+        yield block
+
+
+def read_counts(
+    adata: AnnData, layer: str | None, mask: NDArray[np.bool_], *, allow_non_integer: bool = False
+) -> sparse.csr_matrix:
+    """Counts of the chosen genes as float32 CSR without explicit zeros, after every check.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        The layer does not exist or has no usable type; a value is negative, not finite or (unless allowed) not an
+        integer; a cell has no counts.
+    """
+    matrix, where = matrix_of(adata, layer)
+    genes = adata.var_names[mask]
+    blocks: list[sparse.csr_matrix] = []
+    start = 0
+    for block in _blocks(matrix, where, mask):
+        check_values(block, where, adata.obs_names[start:], genes, allow_non_integer)
+        block.eliminate_zeros()
+        blocks.append(block.astype(np.float32, copy=False))
+        start += block.shape[0]
+    counts = sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+    empty = np.flatnonzero(np.diff(counts.indptr) == 0)
+    if len(empty):
+        msg = (
+            f"{where}: {len(empty)} cells have no counts in the {len(genes)} genes used (first: "
+            f"{str(adata.obs_names[empty[0]])!r}), so they have no size factor. Remove them, e.g. with "
+            "sc.pp.filter_cells(adata, min_counts=1), or use more genes (mask_var)."
+        )
+        raise ValueError(msg)
+    return counts
+
+
+def without_silent_genes(
+    counts: sparse.csr_matrix, genes: NDArray[np.str_]
+) -> tuple[sparse.csr_matrix, NDArray[np.str_]]:
+    """Leave out genes without a single count, and log it: there is nothing to learn about them."""
+    from scanpy import logging as logg
+
+    seen = np.bincount(counts.indices, minlength=len(genes)) > 0
+    if seen.all():
+        return counts, genes
+    silent = genes[~seen]
+    logg.warning(
+        f"{len(silent)} of {len(genes)} genes have no counts in these cells (first: {str(silent[0])!r}) "
+        "and are left out of the model."
+    )
+    return counts[:, np.flatnonzero(seen)], genes[seen]
+
+
+def check_values(
+    block: sparse.csr_matrix, where: str, cells: pd.Index, genes: pd.Index, allow_non_integer: bool
+) -> None:
+    """Refuse the first value that cannot be a count, by the names of its cell and gene."""
+    data = block.data
+
+    def refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:
+        at = int(np.argmax(bad))
+        cell = cells[np.searchsorted(block.indptr, at, side="right") - 1]
+        gene = str(genes[block.indices[at]])
+        msg = f"{where} holds {what} (cell {str(cell)!r}, gene {gene!r}: {data[at]:.6g}){advice}"
+        raise ValueError(msg)
+
+    if data.dtype.kind == "f" and not np.isfinite(data).all():
+        refuse(~np.isfinite(data), "values that are not finite", ". Give raw counts; a missing value is not a zero.")
+    if data.size and data.min() < 0:
+        refuse(data < 0, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts.")
+    if data.dtype.kind == "f" and not allow_non_integer and (data != np.rint(data)).any():
+        refuse(
+            data != np.rint(data),
+            "non-integer values",
+            ": this looks log-normalised. Pass the layer with raw counts, or allow_non_integer=True for "
+            "ambient-corrected counts.",
+        )
+
+
+def read_size_factor(adata: AnnData, key: str | None, counts: sparse.csr_matrix) -> NDArray[np.float64]:
+    """Positive size factors: a column of obs, or (None) the depth, each cell's counts over the genes used."""
+    if key is None:
+        return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    check_obs_key(adata, "size_factor", key)
+    column = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=np.float64)
+    bad = ~(np.isfinite(column) & (column > 0))
+    if bad.any():
+        at = int(np.argmax(bad))
+        msg = (
+            f"obs[{key!r}] holds {bad.sum()} size factors that are not positive numbers (cell "
+            f"{str(adata.obs_names[at])!r}: {adata.obs[key].iloc[at]}). Remove these cells or give other size factors."
+        )
+        raise ValueError(msg)
+    return column
+
+
+def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Codes of the batches (one per cell) and their names; categories without cells do not count."""
+    check_obs_key(adata, "batch_key", batch_key)
+    column = adata.obs[batch_key]
+    missing = column.isna().to_numpy()
+    if missing.any():
+        msg = (
+            f"obs[{batch_key!r}] is missing for {missing.sum()} cells (first: "
+            f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
+        )
+        raise ValueError(msg)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.cat.remove_unused_categories()
+    else:
+        column = column.astype("category")
+    codes = column.cat.codes.to_numpy(dtype=np.int64)
+    names = np.array([str(name) for name in column.cat.categories])
+    if len(names) < 2:
+        msg = (
+            f"obs[{batch_key!r}] holds only one batch ({names[0]!r}): there is nothing to integrate. "
+            "Use sc_vaenb.tl.vae(adata), or another batch_key."
+        )
+        raise ValueError(msg)
+    sizes = np.bincount(codes)
+    if sizes.min() < 2:
+        msg = (
+            f"obs[{batch_key!r}]: batch {str(names[int(np.argmin(sizes))])!r} has one cell, from which no batch effect "
+            "can be learned. Remove the cell, or merge the batch with another."
+        )
+        raise ValueError(msg)
+    return codes, names
+
+
+def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.int64]:
+    """Codes of the cells' batches among those a model knows; refuses a batch that it does not know."""
+    codes, names = read_batches(adata, batch_key)
+    new = [str(name) for name in names if name not in known]
+    if new:
+        msg = f"obs[{batch_key!r}] holds batches that the model was not fitted on: {new}. It knows {known}."
+        raise ValueError(msg)
+    return np.array([known.index(name) for name in names], np.int64)[codes]
+
+
+def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64]:
+    """Where each gene of a model is in `adata`, by name."""
+    order = adata.var_names.get_indexer(genes)
+    missing = [gene for gene, at in zip(genes, order, strict=True) if at < 0]
+    if missing:
+        msg = (
+            f"{len(missing)} of the {len(genes)} genes of the model in uns[{key!r}] are not in var_names (first: "
+            f"{missing[0]!r}). Use an AnnData with the genes that the model was fitted on."
+        )
+        raise ValueError(msg)
+    return order
+
+
+def find_record(adata: AnnData, key: str) -> dict[str, Any]:
+    """The record of a fitted model in uns, or an error that lists those there are."""
+    record = adata.uns.get(key)
+    if not (isinstance(record, dict) and "model" in record and "params" in record):
+        fitted = [k for k, v in adata.uns.items() if isinstance(v, dict) and "model" in v and "params" in v]
+        msg = f"uns[{key!r}] holds no model fitted by sc_vaenb; uns has {fitted}. Run sc_vaenb.tl.cvae or tl.vae first."
+        raise KeyError(msg)
+    return record
+
+
+def pack_model(config: dict[str, Any], weights: dict[str, NDArray], genes: Any, batches: Any) -> dict[str, Any]:
+    """A fitted model as plain strings and arrays, for uns."""
+    return {
+        "format": FORMAT,
+        "config": json.dumps(config),
+        "genes": np.asarray(genes, dtype=object),
+        "batches": np.asarray(batches, dtype=object),
+        "weights": dict(weights),
+    }
+
+
+def unpack_model(record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, NDArray], list[str], list[str]]:
+    """Configuration, weights, genes and batches of the model in a record; refuses what it cannot read."""
+    model = record["model"]
+    if model.get("format") != FORMAT:
+        msg = (
+            f"uns[{key!r}]['model'] has the format {model.get('format')!r}, this version reads {FORMAT!r}. "
+            "Fit it again, or use the version of sc_vaenb that wrote it."
+        )
+        raise ValueError(msg)
+    config = json.loads(str(model["config"]))
+    weights = {name: np.asarray(value) for name, value in model["weights"].items()}
+    return config, weights, [str(g) for g in model["genes"]], [str(b) for b in model["batches"]]
+
+
+def write_result(
+    adata: AnnData, key: str, embedding: NDArray[np.float32], record: dict[str, Any] | None = None
+) -> None:
+    """Put an embedding into obsm["X_" + key] and, if given, its record into uns[key]; nothing else changes."""
+    from anndata import ImplicitModificationWarning
+
+    with warnings.catch_warnings():
+        # writing a result to a view makes it an AnnData of its own, as everywhere in scanpy
+        warnings.simplefilter("ignore", ImplicitModificationWarning)
+        adata.obsm[f"X_{key}"] = embedding
+        if record is not None:
+            adata.uns[key] = record

@@ -1,0 +1,76 @@
+"""Counts in memory, handed out as minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from ..model.minibatch import Minibatch
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a fit needs to know of the cells.
+
+    Attributes
+    ----------
+    matrix
+        Counts (cells x genes), float32, no explicit zeros.
+    size_factor
+        Positive, float32, one per cell, with mean 1 over the fitted cells.
+    condition
+        Batch codes, int64, one per cell (zeros if there is but one kind).
+    """
+
+    matrix: csr_matrix
+    size_factor: NDArray[np.float32]
+    condition: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0]
+
+    def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
+        """The chosen cells, on the device."""
+        part = self.matrix[cells]
+        row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+
+        def put(values: NDArray) -> torch.Tensor:
+            return torch.from_numpy(values).to(device)
+
+        return Minibatch(
+            row=put(row),
+            gene=put(part.indices.astype(np.int64)),
+            count=put(part.data),
+            size_factor=put(self.size_factor[cells]),
+            condition=put(self.condition[cells]),
+            n_genes=part.shape[1],
+        )
+
+
+def split(
+    condition: NDArray[np.int64], fraction: float, max_cells: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cells to fit and cells held out, both sorted: about the same share of every batch, at least one cell to fit."""
+    share = min(fraction, max_cells / len(condition))
+    held_out = []
+    for code in np.unique(condition):
+        cells = rng.permutation(np.flatnonzero(condition == code))
+        held_out.append(cells[: min(round(share * len(cells)), len(cells) - 1)])
+    validation = np.sort(np.concatenate(held_out))
+    return np.setdiff1d(np.arange(len(condition)), validation), validation
+
+
+def shuffled(cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Endless minibatches of exactly `size` cells: pass after pass in a new order, joined without a short last one."""
+    size = min(size, len(cells))
+    waiting = rng.permutation(cells)
+    while True:
+        if len(waiting) < size:
+            waiting = np.concatenate([waiting, rng.permutation(cells)])
+        yield waiting[:size]
+        waiting = waiting[size:]

@@ -1,0 +1,23 @@
+"""Cells to latent states."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..model.vae import CountVAE
+from .batches import Counts
+
+CELLS_AT_ONCE = 4096
+
+
+@torch.inference_mode()
+def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.float32]:
+    """Posterior means (cells x latent dimensions), in one pass over the counts."""
+    model = model.to(device).eval()
+    out = np.empty((len(counts), model.config.n_latent), np.float32)
+    for start in range(0, len(counts), CELLS_AT_ONCE):
+        cells = slice(start, start + CELLS_AT_ONCE)
+        out[cells] = model.encode(counts.minibatch(cells, device))[0].cpu().numpy()
+    return out

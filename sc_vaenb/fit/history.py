@@ -1,0 +1,105 @@
+"""What a fit writes down while it runs, and the verdict at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..model.vae import Terms
+
+RECORDS = 50  # at most about this many in a fit
+ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
+STILL_FALLING = 2e-3  # share of the loss: a larger fall over the last fifth of the steps is not the end
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a fit ended, in words a program (`status`) and a person (`message`) can read."""
+
+    status: str  # converged, still_improving, stopped_early, interrupted
+    posterior_collapse: bool
+    best_step: int
+    message: str
+
+
+class History:
+    """One row per pass over the cells, or per fiftieth of the steps where a pass is shorter than that."""
+
+    def __init__(self, per_step: float, n_steps: int) -> None:
+        self.per_step, self.n_steps = per_step, n_steps  # passes over the cells in a step; steps planned
+        self.interval = min(max(round(1 / per_step), n_steps // RECORDS, 1), n_steps)
+        self.rows: list[dict[str, float]] = []
+        self.kl_per_dim: list[NDArray[np.float32]] = []
+        self.start = time.perf_counter()
+        self._sums: list[torch.Tensor] = []
+        self._steps = 0
+
+    def add(self, terms: Terms) -> None:
+        """Take in the terms of a training step (they stay on the device: reading each would wait for it)."""
+        values = [term.detach() for term in (terms.loss, terms.reconstruction, terms.kl_per_dim)]
+        self._sums = [total + value for total, value in zip(self._sums, values, strict=True)] if self._sums else values
+        self._steps += 1
+
+    def due(self, step: int) -> bool:
+        return (step + 1) % self.interval == 0 or step + 1 == self.n_steps
+
+    def record(self, step: int, beta: float, learning_rate: float, held_out: Terms | None) -> None:
+        loss, reconstruction, kl = (total.cpu().numpy() / self._steps for total in self._sums)
+        row = {
+            "step": step + 1,
+            "epoch": (step + 1) * self.per_step,
+            "train_loss": float(loss),
+            "train_reconstruction": float(reconstruction),
+            "train_kl": float(kl.sum()),
+        }
+        if held_out is not None:
+            kl = held_out.kl_per_dim.cpu().numpy()
+            row["validation_loss"] = float(held_out.loss)
+            row["validation_reconstruction"] = float(held_out.reconstruction)
+            row["validation_kl"] = float(kl.sum())
+        row |= {
+            "beta": beta,
+            "active_units": int((kl > ACTIVE).sum()),
+            "learning_rate": learning_rate,
+            "seconds": time.perf_counter() - self.start,
+        }
+        self.rows.append(row)
+        self.kl_per_dim.append(kl.astype(np.float32))
+        self._sums, self._steps = [], 0
+
+    @property
+    def loss(self) -> str:
+        """The column that judges the fit: held out where there are cells held out."""
+        return "validation_loss" if self.rows and "validation_loss" in self.rows[0] else "train_loss"
+
+    def column(self, name: str) -> NDArray:
+        return np.array([row[name] for row in self.rows])
+
+    def columns(self) -> dict[str, NDArray]:
+        """Every column as an array of one value per row; `kl_per_dim` is rows x latent dimensions."""
+        names = list(self.rows[0]) if self.rows else []
+        return {name: self.column(name) for name in names} | {"kl_per_dim": np.array(self.kl_per_dim)}
+
+    def verdict(self, status: str, best_step: int) -> Verdict:
+        """Judge the fit; `status` is what ended the loop before its last step, if anything."""
+        if not self.rows:
+            return Verdict(status, False, best_step, "Interrupted before the first look: the model is not fitted.")
+        losses, last = self.column(self.loss), self.rows[-1]
+        tail = losses[-max(len(losses) // 5, 1) - 1 :]
+        fall = (tail[0] - tail[-1]) / abs(tail[-1])
+        if not status:
+            status = "still_improving" if len(tail) > 1 and fall > STILL_FALLING else "converged"
+        message = {
+            "converged": "The loss has settled.",
+            "still_improving": f"The loss still fell by {fall:.1%} over the last fifth of the steps: raise n_steps.",
+            "stopped_early": "The loss of the held-out cells no longer fell; its best weights are kept.",
+            "interrupted": "Interrupted; the best weights so far are kept.",
+        }[status]
+        collapse = last["active_units"] < 2
+        if collapse:
+            message += " Posterior collapse: the latent state ignores the cells. Lower beta, or set free_bits=0.1."
+        return Verdict(status, bool(collapse), best_step, message)

@@ -1,0 +1,112 @@
+"""The loop that fits a model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..model.vae import CountVAE, ModelConfig, Terms
+from .batches import Counts, shuffled, split
+from .device import own_random_state
+from .history import History, Verdict
+from .schedule import one_cycle, warm_up
+
+FIRST_LOOK = 4096  # cells whose mean expression and dispersion the model starts from
+HELD_OUT = 4096  # cells at most: more would not sharpen the estimate of the loss
+CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a model is fitted; see `tl.cvae` for the meanings."""
+
+    n_steps: int
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    beta: float = 1.0
+    warmup: float = 0.3
+    free_bits: float = 0.0
+    validation_fraction: float = 0.1
+    patience: int = 10
+
+
+def fit(
+    config: ModelConfig, counts: Counts, options: FitConfig, device: torch.device, seed: int, progress: bool = False
+) -> tuple[CountVAE, History, Verdict]:
+    """Fit a new model and return it with the weights that did best on the cells held out.
+
+    Ctrl-C ends the fit and keeps the best weights so far. A loss that is no longer a number raises FloatingPointError.
+    """
+    rng = np.random.default_rng(seed)
+    train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
+    minibatches = shuffled(train, options.batch_size, rng)
+    history = History(min(options.batch_size, len(train)) / len(train), options.n_steps)
+    with own_random_state(seed, device), tqdm(total=options.n_steps, disable=not progress, leave=False) as bar:
+        model = CountVAE(config).to(device)
+        model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay, fused=True)
+        best, status = Best(model), ""
+        try:
+            for step in range(options.n_steps):
+                rate = options.learning_rate * one_cycle(step, options.n_steps)
+                beta = options.beta * warm_up(step, options.n_steps, options.warmup)
+                optimizer.param_groups[0]["lr"] = rate
+                terms = model.loss(counts.minibatch(next(minibatches), device), beta, options.free_bits)
+                optimizer.zero_grad()
+                terms.loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+                optimizer.step()
+                history.add(terms)
+                if history.due(step):
+                    held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
+                    history.record(step, beta, rate, held_out)
+                    bar.update(step + 1 - bar.n)
+                    loss = history.rows[-1][history.loss]
+                    if not math.isfinite(loss):
+                        raise FloatingPointError(f"the loss is {loss} after {step + 1} steps")
+                    best.offer(loss if held_out is not None else -step, step + 1)
+                    if best.waited >= options.patience and beta == options.beta:
+                        status = "stopped_early"
+                        break
+        except KeyboardInterrupt:
+            status = "interrupted"
+        best.restore()
+    return model, history, history.verdict(status, best.step)
+
+
+class Best:
+    """The weights that did best so far, and for how many looks no others did better."""
+
+    def __init__(self, model: CountVAE) -> None:
+        self.model, self.step, self.loss, self.waited = model, 0, math.inf, 0
+        self.weights: dict[str, torch.Tensor] | None = None
+
+    def offer(self, loss: float, step: int) -> None:
+        self.waited += 1
+        if loss < self.loss:
+            self.step, self.loss, self.waited = step, loss, 0
+            self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+
+    def restore(self) -> None:
+        if self.weights is not None:
+            self.model.load_state_dict(self.weights)
+
+
+@torch.no_grad()
+def evaluate(
+    model: CountVAE, counts: Counts, cells: NDArray[np.int64], options: FitConfig, device: torch.device
+) -> Terms:
+    """The objective on some cells, at the final beta, with the same noise every time so that looks can be compared."""
+    model.eval()
+    noise = torch.Generator(device).manual_seed(0)
+    parts = [cells[start : start + 1024] for start in range(0, len(cells), 1024)]
+    terms = [model.loss(counts.minibatch(part, device), options.beta, options.free_bits, noise) for part in parts]
+    weights = [len(part) / len(cells) for part in parts]
+    model.train()
+    return Terms(*(sum(w * t for w, t in zip(weights, term, strict=True)) for term in zip(*terms, strict=True)))

@@ -1,0 +1,159 @@
+"""What the decoder's output means: the distribution of the counts given the latent state.
+
+`LIKELIHOODS` maps a name to a class with the same three members (`heads`, `initialise`, `log_prob`);
+`LINKS` maps a name to the function from the decoder's raw output to the log of the expected expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from .distributions import HALF_LOG_2PI, negative_binomial, poisson
+from .minibatch import Minibatch
+from .nb_kernel import negative_binomial_cells
+
+
+def _log_softplus(raw: Tensor) -> Tensor:
+    # softplus(raw) is exp(raw) to float32 precision below -15, and its logarithm must not meet a rounded zero
+    return torch.where(raw < -15, raw, softplus(raw.clamp(min=-15)).log())
+
+
+LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda raw: torch.log_softmax(raw, 1),
+    "exp": lambda raw: raw,
+    "softplus": _log_softplus,
+}
+"""From raw decoder output to log expression. `softmax` gives shares of the cell's depth, the others free rates."""
+
+INVERSE_LINKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": torch.log,
+    "exp": torch.log,
+    "softplus": lambda mean: mean + torch.log(-torch.expm1(-mean)),
+}
+
+
+def gene_moments(batch: Minibatch, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every gene from one value per non-zero (the rest are zeros)."""
+    sums = values.new_zeros(2, batch.n_genes)
+    sums[0].index_add_(0, batch.gene, values)
+    sums[1].index_add_(0, batch.gene, values**2)
+    mean, square = sums / batch.n_cells
+    return mean, (square - mean**2).clamp(min=0)
+
+
+class Poisson(nn.Module):
+    """Counts that vary no more than sampling makes them: variance = mean."""
+
+    heads = 1
+
+    def __init__(self, n_genes: int, n_dispersions: int, link: str) -> None:
+        super().__init__()
+        self.n_genes = n_genes
+        self.link, self.inverse_link = LINKS[link], INVERSE_LINKS[link]
+
+    @torch.no_grad()
+    def initialise(self, batch: Minibatch) -> Tensor:
+        """Set own parameters from the moments of some cells; returns the decoder's output bias (heads * n_genes)."""
+        scaled = batch.count / batch.size_factor[batch.row]
+        mean, variance = gene_moments(batch, scaled)
+        self._initialise(mean, variance - mean * (1 / batch.size_factor).mean())
+        half_a_count = 0.5 / batch.n_cells  # keeps a gene not seen in these cells finite
+        bias = torch.zeros(self.heads, self.n_genes, device=mean.device)
+        bias[0] = self.inverse_link(mean + half_a_count)
+        return bias.view(-1)
+
+    def _initialise(self, mean: Tensor, extra_variance: Tensor) -> None:
+        pass
+
+    def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
+        """Log-likelihood of each cell.
+
+        Parameters
+        ----------
+        raw
+            (n_cells, heads * n_genes), the decoder's output.
+        offset
+            (n_cells, 1), added to the log expression: the log of what the size factor multiplies.
+        batch
+            The counts.
+        """
+        log_mu = self.link(raw) + offset
+        seen = poisson(batch.count, batch.at_nonzeros(log_mu))
+        return _sum_cells(-log_mu.exp(), seen, batch)
+
+
+class NegativeBinomial(Poisson):
+    """Counts with a gene's own over-dispersion: variance = mean + mean^2 / theta (theta small: more dispersed)."""
+
+    def __init__(self, n_genes: int, n_dispersions: int, link: str) -> None:
+        super().__init__(n_genes, n_dispersions, link)
+        self.log_theta = nn.Parameter(torch.zeros(n_dispersions, n_genes))
+
+    def _initialise(self, mean: Tensor, extra_variance: Tensor) -> None:
+        # A gene without extra variance would have theta = infinity; the bounds keep every gene free to move.
+        theta = (mean**2 / extra_variance.clamp(min=1e-12)).clamp(0.05, 50.0)
+        self.log_theta.copy_(theta.log().expand_as(self.log_theta))
+
+    def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
+        return negative_binomial_cells(self.link(raw) + offset, self._log_theta(), batch)
+
+    def _log_theta(self) -> Tensor:
+        return self.log_theta.clamp(-9.2, 18.4)  # theta in 1e-4 .. 1e8, beyond which nothing can be told apart
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """Negative binomial with a share pi of extra zeros, which the decoder gives per cell and gene (as logits)."""
+
+    heads = 2
+
+    def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
+        rate, inflation = raw.split(self.n_genes, dim=1)
+        log_mu = self.link(rate) + offset
+        log_theta = self._log_theta()
+        log_theta = log_theta.expand_as(log_mu) if len(log_theta) == 1 else log_theta[batch.condition]
+        not_seen = -log_theta.exp() * softplus(log_mu - log_theta)
+        kept = -softplus(inflation)  # log(1 - pi)
+        seen = negative_binomial(batch.count, batch.at_nonzeros(log_mu), batch.at_nonzeros(log_theta))
+        return _sum_cells(kept + torch.logaddexp(inflation, not_seen), batch.at_nonzeros(kept) + seen, batch)
+
+
+class Gaussian(nn.Module):
+    """Log-normalised values, log1p(count / size factor), with a variance per gene. The link is not used."""
+
+    heads = 1
+
+    def __init__(self, n_genes: int, n_dispersions: int, link: str) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(n_dispersions, n_genes))
+
+    @torch.no_grad()
+    def initialise(self, batch: Minibatch) -> Tensor:
+        mean, variance = gene_moments(batch, torch.log1p(batch.count / batch.size_factor[batch.row]))
+        self.log_variance.copy_(variance.clamp(min=1e-4).log().expand_as(self.log_variance))
+        return mean
+
+    def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
+        log_variance = self.log_variance.clamp(-9.2, 9.2)
+        log_variance = log_variance if len(log_variance) == 1 else log_variance[batch.condition]
+        squares = (batch.log_normalised() - raw) ** 2 * (-log_variance).exp()
+        return -0.5 * (squares + log_variance).sum(1) - HALF_LOG_2PI * batch.n_genes
+
+
+def _sum_cells(zeros: Tensor, seen: Tensor, batch: Minibatch) -> Tensor:
+    """Sum of each cell: `zeros` (n_cells, n_genes) where the count is 0, `seen` (one per non-zero) elsewhere."""
+    unseen = zeros.reshape(-1).index_fill(0, batch.position, 0.0).view(zeros.shape)
+    return unseen.sum(1).index_add(0, batch.row, seen)
+
+
+Likelihood = Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial | Gaussian
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "nb": NegativeBinomial,
+    "zinb": ZeroInflatedNegativeBinomial,
+    "poisson": Poisson,
+    "gaussian": Gaussian,
+}

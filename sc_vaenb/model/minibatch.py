@@ -1,0 +1,57 @@
+"""The one thing that travels through a step: the counts of some cells, kept as their non-zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Minibatch:
+    """Counts of `n_cells` cells x `n_genes` genes as non-zeros, in row order, with what goes with each cell.
+
+    Attributes
+    ----------
+    row, gene
+        int64, one entry per non-zero: the cell (0 .. n_cells - 1) and the gene (0 .. n_genes - 1).
+    count
+        float32, one entry per non-zero, all positive.
+    size_factor
+        float32 per cell, scaled so that the mean over the fitted cells is 1.
+    condition
+        int64 per cell, the batch code; zeros where the model knows no batches.
+    n_genes
+        Number of genes, seen in these cells or not.
+    position
+        Derived, `row * n_genes + gene`: where a non-zero lies in the flattened dense matrix.
+    """
+
+    row: Tensor
+    gene: Tensor
+    count: Tensor
+    size_factor: Tensor
+    condition: Tensor
+    n_genes: int
+    position: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.position = self.row * self.n_genes + self.gene
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.size_factor)
+
+    def dense(self, values: Tensor) -> Tensor:
+        """One value per non-zero, spread over a (n_cells, n_genes) matrix of zeros."""
+        flat = values.new_zeros(self.n_cells * self.n_genes)
+        return flat.scatter_(0, self.position, values).view(self.n_cells, self.n_genes)
+
+    def at_nonzeros(self, matrix: Tensor) -> Tensor:
+        """The entries of a (n_cells, n_genes) matrix at the non-zeros, in their order."""
+        return matrix.reshape(-1).index_select(0, self.position)
+
+    def log_normalised(self) -> Tensor:
+        """Dense log1p of the counts, every cell brought to the size factor 1 (the mean depth)."""
+        return self.dense(torch.log1p(self.count / self.size_factor.index_select(0, self.row)))

@@ -1,0 +1,108 @@
+"""The count VAE: encode, sample, decode, likelihood, KL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .likelihood import LIKELIHOODS
+from .minibatch import Minibatch
+from .network import MLP, Condition
+from .prior import PRIORS
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that says which model this is; with the weights it is the model. See `tl.cvae` for the meanings."""
+
+    n_genes: int
+    n_conditions: int = 0
+    n_latent: int = 30
+    hidden: tuple[int, ...] = (128,)
+    decoder_hidden: tuple[int, ...] = (128,)
+    activation: str = "gelu"
+    norm: str = "layer"
+    dropout: float = 0.0
+    likelihood: str = "nb"
+    dispersion: str = "gene"
+    link: str = "softmax"
+    size_factor_as: str = "multiplier"
+    prior: str = "normal"
+    condition_width: int = 0
+    encode_batch: bool = False
+
+
+class Terms(NamedTuple):
+    """The objective of a minibatch, in nats per cell: loss = reconstruction + beta * kl (with free bits, if any)."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl_per_dim: Tensor
+
+
+class CountVAE(nn.Module):
+    """A variational autoencoder of counts (Kingma & Welling 2014; for single cells Lopez et al. 2018).
+
+    With `config.n_conditions` > 0 it is conditional: the decoder, and on request the encoder, knows the batch.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        conditional = config.n_conditions > 0
+        self.condition = Condition(config.n_conditions, config.condition_width) if conditional else None
+        n_side = self.condition.width if self.condition is not None else 0
+        covariate = config.size_factor_as == "covariate"
+        likelihood = LIKELIHOODS[config.likelihood]
+        style = (config.activation, config.norm, config.dropout)
+        self.encoder = MLP(
+            config.n_genes, n_side if config.encode_batch else 0, config.hidden, 2 * config.n_latent, *style
+        )
+        self.decoder = MLP(
+            config.n_latent, n_side + covariate, config.decoder_hidden, likelihood.heads * config.n_genes, *style
+        )
+        n_dispersions = config.n_conditions if config.dispersion == "gene-batch" else 1
+        self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
+        self.prior = PRIORS[config.prior](config.n_latent, config.n_conditions)
+        # With shares of the depth (softmax) the size factor 1 stands for this many counts.
+        self.depth = nn.Buffer(torch.ones(()))
+
+    @torch.no_grad()
+    def initialise(self, batch: Minibatch) -> None:
+        """Start at the mean expression and moment dispersions of some cells, so that no step is spent on them."""
+        self.depth.fill_(batch.count.sum() / batch.size_factor.sum())
+        self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
+
+    def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
+        side = [self.condition(batch.condition)] if self.condition is not None and self.config.encode_batch else []
+        mean, log_var = self.encoder(batch.log_normalised(), side).chunk(2, dim=1)
+        return mean, log_var.clamp(-12.0, 6.0)
+
+    def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
+        """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""
+        side = [self.condition(batch.condition)] if self.condition is not None else []
+        if self.config.size_factor_as == "covariate":
+            side.append(batch.size_factor.log().unsqueeze(1))
+        return self.decoder(z, side)
+
+    def offset(self, batch: Minibatch) -> Tensor:
+        """What is added to the log expression, (n_cells, 1): the log size factor, and with shares the log depth."""
+        log_size = batch.size_factor.log().unsqueeze(1)
+        if self.config.size_factor_as == "covariate":
+            log_size = torch.zeros_like(log_size)
+        return log_size + self.depth.log() if self.config.link == "softmax" else log_size
+
+    def loss(
+        self, batch: Minibatch, beta: float = 1.0, free_bits: float = 0.0, generator: torch.Generator | None = None
+    ) -> Terms:
+        """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension."""
+        mean, log_var = self.encode(batch)
+        noise = torch.randn(mean.shape, device=mean.device, generator=generator)
+        raw = self.decode(mean + (0.5 * log_var).exp() * noise, batch)
+        reconstruction = -self.likelihood.log_prob(raw, self.offset(batch), batch).mean()
+        kl = self.prior.kl(mean, log_var, batch.condition).mean(0)
+        return Terms(reconstruction + beta * kl.clamp(min=free_bits).sum(), reconstruction, kl)

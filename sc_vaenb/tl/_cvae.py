@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._fit import describe, fit_into
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@describe
+def cvae(
+    adata: AnnData,
+    batch_key: str,
+    *,
+    layer: str | None = "counts",
+    mask_var: str | NDArray[np.bool_] | None = "highly_variable",
+    size_factor: str | None = None,
+    size_factor_as: Literal["multiplier", "covariate"] = "multiplier",
+    likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
+    dispersion: Literal["gene", "gene-batch"] = "gene",
+    link: Literal["softmax", "exp", "softplus"] = "softmax",
+    condition: Literal["embedding", "onehot"] = "embedding",
+    encode_batch: bool = False,
+    prior: Literal["normal", "conditional"] = "normal",
+    n_latent: int = 30,
+    hidden: Sequence[int] = (128,),
+    decoder_hidden: Sequence[int] | None = None,
+    activation: Literal["relu", "gelu", "silu"] = "gelu",
+    norm: Literal["layer", "batch", "none"] = "layer",
+    dropout: float = 0.0,
+    beta: float = 1.0,
+    warmup: float = 0.3,
+    free_bits: float = 0.0,
+    n_steps: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 1e-2,
+    validation_fraction: float = 0.1,
+    patience: int = 10,
+    device: str = "auto",
+    rng: int | np.random.Generator | None = 0,
+    allow_non_integer: bool = False,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed cells with a conditional variational autoencoder of their counts, leaving batch effects out.
+
+    The decoder p(x | z, s) knows each cell's batch s, so that the latent state z need not say it (Sohn, Lee & Yan
+    2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x) is written as the embedding, to be used
+    where PCA's or Harmony's would be. Where batches differ in biology too (one time point each, say), what they
+    do not share is biology *and* batch, and no method can tell the two apart: compare with :func:`sc_vaenb.tl.vae`.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    batch_key
+        Column of `obs` with the batch (sample, donor, protocol) of each cell; two batches or more.
+    condition
+        How the networks see the batch: a learned `"embedding"` of up to 10 dimensions, or `"onehot"`.
+    encode_batch
+        Let the encoder know the batch too: q(z | x, s). The embedding of a cell then depends on its label.
+    prior
+        `"normal"`: z ~ N(0, I), whatever the batch, which draws the batches onto each other. `"conditional"`:
+        p(z | s), a normal per batch with learned mean and variance. It costs the model nothing to keep the
+        batches apart in the latent space then, so expect *less* mixing: it suits batches that differ in composition.
+    {parameters}
+
+    Returns
+    -------
+    {returns}
+
+    Raises
+    ------
+    {raises}
+
+    Examples
+    --------
+    >>> import scanpy as sc, sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata, batch_key="batch")
+    >>> sc_vaenb.tl.cvae(adata, "batch")
+    >>> sc.pp.neighbors(adata, use_rep="X_vae")
+    """
+    return fit_into(adata, "cvae", locals())

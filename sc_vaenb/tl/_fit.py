@@ -1,0 +1,270 @@
+"""What `tl.vae` and `tl.cvae` share: their parameters' meaning, and the way from an AnnData to a fitted model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scanpy import logging as logg
+from scanpy import settings
+
+from .. import _adata
+from ..fit.batches import Counts
+from ..fit.device import resolve_device
+from ..fit.embed import embed
+from ..fit.loop import FitConfig, fit
+from ..fit.schedule import default_steps
+from ..model.likelihood import LIKELIHOODS, LINKS
+from ..model.network import ACTIVATIONS, NORMS
+from ..model.prior import PRIORS
+from ..model.vae import ModelConfig
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
+
+PARAMETERS = """\
+layer
+        Where the raw counts are: a layer, or `None` for `X`. Non-negative integers.
+    mask_var
+        The genes to model: a boolean column of `var`, or an array with one value per gene. The default column,
+        which :func:`sc_vaenb.pp.prepare` and scanpy write, is used if it is there; `None` takes all genes.
+    size_factor
+        Column of `obs` with a positive size factor per cell. `None`: the depth, each cell's counts over the genes used.
+        Only ratios matter: size factors are divided by their mean.
+    size_factor_as
+        `"multiplier"`: the expected count is the size factor times the decoded expression. `"covariate"`: the decoder
+        gets the logarithm of the size factor beside the latent state and learns the rest (needs the link `"exp"` or
+        `"softplus"`).
+    likelihood
+        Distribution of a count given the latent state. `"nb"`: negative binomial with mean mu and inverse dispersion
+        theta, variance mu + mu^2 / theta. `"zinb"`: the same with a share of extra zeros per cell and gene.
+        `"poisson"`: no over-dispersion. `"gaussian"`: a normal distribution of log1p of the scaled counts.
+    dispersion
+        One theta (or variance) per `"gene"`, or per gene and batch (`"gene-batch"`, in `cvae` only).
+    link
+        From the decoder's output to the expected expression: `"softmax"` over the genes (shares of the cell's depth,
+        as scVI), or a free rate per gene through `"exp"` or `"softplus"`. Not used by `"gaussian"`.
+    n_latent
+        Dimensions of the embedding.
+    hidden
+        Widths of the encoder's hidden layers, from the genes to the latent space; `()` for a linear one.
+    decoder_hidden
+        Widths of the decoder's hidden layers, from the latent space to the genes. `None`: the encoder's, mirrored.
+    activation
+        Of the hidden layers: `"relu"`, `"gelu"` or `"silu"`.
+    norm
+        Of the hidden layers: `"layer"` (LayerNorm), `"batch"` (BatchNorm) or `"none"`.
+    dropout
+        Share of hidden units dropped in each step, at least 0 and below 1.
+    beta
+        Final weight of the KL divergence in the objective, reconstruction + beta * KL. Below 1, cells keep more of
+        what tells them apart; above 1, the embedding is smoother.
+    warmup
+        Share of the steps over which the weight of the KL rises from 0 to `beta`.
+    free_bits
+        Nats of KL that each latent dimension may carry at no cost (averaged over the cells of a step): above 0
+        (0.1, say) it keeps dimensions from collapsing onto the prior.
+    n_steps
+        Steps of the fit. `None`: a budget that follows from the number of cells.
+    batch_size
+        Cells per step (fewer if there are fewer).
+    learning_rate
+        Peak of the one-cycle schedule of AdamW.
+    weight_decay
+        Of AdamW.
+    validation_fraction
+        Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it; 0 for none.
+    patience
+        Stop after this many looks at the held-out cells without a lower loss (there are about 50 looks in a fit).
+    device
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+    rng
+        Seed, or a numpy Generator to draw one from; `None` for a random one. The same seed gives the same result on
+        the same machine and CPU; the global random state is neither read nor changed.
+    allow_non_integer
+        Accept counts with fractions, as ambient-RNA correction makes them.
+    key_added
+        Name for the results, `"vae"` by default: `obsm["X_" + key_added]` and `uns[key_added]`.
+    copy
+        Work on a copy of `adata` and return it."""
+
+RETURNS = """\
+`None`, or the copy if `copy`. Written are:
+
+    `obsm["X_vae"]`
+        The embedding: the posterior mean of each cell's latent state, float32, cells x `n_latent`.
+    `uns["vae"]["params"]`
+        The parameters as used (a parameter that is `None` is left out), with `method` and `version`.
+    `uns["vae"]["history"]`
+        Arrays with one value per look (once a pass over the cells, at most about 50 times): `step`, `epoch` (passes so
+        far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
+        in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
+        `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
+        at the final `beta`.
+    `uns["vae"]["verdict"]`
+        `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
+        (whose weights were kept) and `message`.
+    `uns["vae"]["model"]`
+        The model itself as strings and arrays; :func:`sc_vaenb.tl.embed` reads it."""
+
+RAISES = """\
+KeyError, TypeError, ValueError
+        An argument is unknown or impossible, or the counts, size factors or batches are not what they must be. The
+        message names the place and the first offender. `adata` is unchanged.
+    FloatingPointError
+        The loss left the numbers. `adata` is unchanged.
+    MemoryError
+        The device has too little memory. `adata` is unchanged."""
+
+
+def describe(function: Callable) -> Callable:
+    """Put the shared parts into a docstring."""
+    if function.__doc__:  # python -OO has none
+        for name, text in (("{parameters}", PARAMETERS), ("{returns}", RETURNS), ("{raises}", RAISES)):
+            function.__doc__ = function.__doc__.replace(name, text)
+    return function
+
+
+def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
+    """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
+    params = {name: value for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
+    key = arguments["key_added"] or "vae"
+    batch_key = params.get("batch_key")
+    _check(adata, params, key)
+    mask = _adata.gene_mask(adata, params["mask_var"])
+    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+    matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
+    size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
+    codes, batches = np.zeros(len(size_factor), np.int64), np.array([], dtype=str)
+    if batch_key is not None:
+        codes, batches = _adata.read_batches(adata, batch_key)
+    device = resolve_device(params["device"])
+    seed = _seed(params["rng"])
+    config = _model_config(params, len(genes), len(batches))
+    options = _fit_config(params, len(size_factor))
+
+    start = logg.info(
+        f"fitting {method} to {len(size_factor):,} cells x {len(genes):,} genes"
+        + (f" of {len(batches)} batches" if batch_key is not None else "")
+        + f" on {device} ({options.n_steps:,} steps)"
+    )
+    if key in adata.uns or f"X_{key}" in adata.obsm:
+        logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
+    adata = adata.copy() if arguments["copy"] else adata
+
+    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes)
+    try:
+        model, history, verdict = fit(config, counts, options, device, seed, progress=settings.verbosity.value > 0)
+        embedding = embed(model, counts, device)
+    except torch.OutOfMemoryError as error:
+        msg = f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
+        raise MemoryError(msg) from error
+    except FloatingPointError as error:
+        msg = f"The fit broke down: {error}. Lower learning_rate ({options.learning_rate:g}); look for extreme counts."
+        raise FloatingPointError(msg) from error
+
+    weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
+    model_config = asdict(config) | {"size_factor": params["size_factor"], "size_factor_mean": size_factor.mean()}
+    used = params | {"rng": seed, "n_steps": options.n_steps, "device": str(device)}
+    record = {
+        "params": _plain(used | {"method": method, "version": version("sc_vaenb")}),
+        "history": history.columns(),
+        "verdict": asdict(verdict),
+        "model": _adata.pack_model(model_config, weights, genes, batches),
+    }
+    _adata.write_result(adata, key, embedding, record)
+    level = logg.info if verdict.status == "converged" and not verdict.posterior_collapse else logg.warning
+    level(verdict.message)
+    added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
+    logg.info("    finished", time=start, deep=added)
+    return adata if arguments["copy"] else None
+
+
+def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
+    """Refuse what cannot be, before the counts are read."""
+    _adata.check_adata(adata)
+    choices: dict[str, Iterable[str]] = {
+        "likelihood": LIKELIHOODS,
+        "link": LINKS,
+        "activation": ACTIVATIONS,
+        "norm": NORMS,
+        "size_factor_as": ("multiplier", "covariate"),
+        "dispersion": ("gene", "gene-batch"),
+        "condition": ("embedding", "onehot"),
+        "prior": PRIORS,
+    }
+    for name, valid in choices.items():
+        if name in params:
+            _adata.check_choice(name, params[name], valid)
+    for name in ("n_latent", "n_steps", "batch_size", "patience"):
+        if params[name] is not None:
+            _adata.check_number(name, params[name], 1, whole=True)
+    for name in ("hidden", "decoder_hidden"):
+        for width in params[name] if params[name] is not None else ():
+            _adata.check_number(f"a width in {name}", width, 1, whole=True)
+    _adata.check_number("learning_rate", params["learning_rate"], 0, above=True)
+    for name, high in (("beta", np.inf), ("free_bits", np.inf), ("weight_decay", np.inf), ("warmup", 1)):
+        _adata.check_number(name, params[name], 0, high)
+    for name in ("dropout", "validation_fraction"):
+        _adata.check_number(name, params[name], 0, 0.9)
+    if params["size_factor_as"] == "covariate" and params["link"] == "softmax":
+        msg = (
+            "size_factor_as='covariate' needs rates free to follow the depth, but link='softmax' gives shares. "
+            "Choose link='exp' or 'softplus'."
+        )
+        raise ValueError(msg)
+    if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
+        msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
+        raise ValueError(msg)
+    if not isinstance(key, str) or "/" in key:
+        msg = f"key_added={key!r} is not possible. Give a name without '/'."
+        raise ValueError(msg)
+
+
+def _model_config(params: Mapping[str, Any], n_genes: int, n_batches: int) -> ModelConfig:
+    hidden = tuple(params["hidden"])
+    mirrored = params["decoder_hidden"] is None
+    names = ("n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as")
+    conditional = {}
+    if n_batches:
+        width = min(CONDITION_WIDTH, n_batches) if params["condition"] == "embedding" else 0
+        conditional = {"prior": params["prior"], "encode_batch": params["encode_batch"], "condition_width": width}
+    return ModelConfig(
+        n_genes=n_genes,
+        n_conditions=n_batches,
+        hidden=hidden,
+        decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
+        **{name: params[name] for name in names},
+        **conditional,
+    )
+
+
+def _fit_config(params: Mapping[str, Any], n_cells: int) -> FitConfig:
+    names = [field.name for field in fields(FitConfig) if field.name != "n_steps"]
+    n_steps = default_steps(n_cells) if params["n_steps"] is None else params["n_steps"]
+    return FitConfig(n_steps=n_steps, **{name: params[name] for name in names})
+
+
+def _seed(rng: int | np.random.Generator | None) -> int:
+    if isinstance(rng, int | np.integer) and not isinstance(rng, bool):
+        _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
+        return int(rng)
+    if rng is not None and not isinstance(rng, np.random.Generator):
+        msg = f"rng={rng!r} is not possible. Give a whole number, a numpy.random.Generator or None."
+        raise TypeError(msg)
+    return int(np.random.default_rng(rng).integers(2**31))
+
+
+def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as strings, numbers and arrays: what every file format can hold."""
+    return {
+        name: np.array(value, dtype=np.int64) if isinstance(value, tuple | list) else value
+        for name, value in params.items()
+        if value is not None
+    }

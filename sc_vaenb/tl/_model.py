@@ -1,0 +1,32 @@
+"""From the record in `uns` back to a model that computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from .. import _adata
+from ..model.vae import CountVAE, ModelConfig
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class Stored(NamedTuple):
+    model: CountVAE
+    genes: list[str]
+    batches: list[str]
+    size_factor_mean: float
+
+
+def load_model(adata: AnnData, key: str) -> Stored:
+    """The fitted model in `uns[key]`; only strings, numbers and arrays are read, nothing is executed."""
+    config, weights, genes, batches = _adata.unpack_model(_adata.find_record(adata, key), key)
+    mean = config.pop("size_factor_mean")
+    config.pop("size_factor")
+    for name in ("hidden", "decoder_hidden"):
+        config[name] = tuple(config[name])
+    model = CountVAE(ModelConfig(**config))
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+    return Stored(model.eval(), genes, batches, mean)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._fit import describe, fit_into
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@describe
+def vae(
+    adata: AnnData,
+    *,
+    layer: str | None = "counts",
+    mask_var: str | NDArray[np.bool_] | None = "highly_variable",
+    size_factor: str | None = None,
+    size_factor_as: Literal["multiplier", "covariate"] = "multiplier",
+    likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
+    dispersion: Literal["gene"] = "gene",
+    link: Literal["softmax", "exp", "softplus"] = "softmax",
+    n_latent: int = 30,
+    hidden: Sequence[int] = (128,),
+    decoder_hidden: Sequence[int] | None = None,
+    activation: Literal["relu", "gelu", "silu"] = "gelu",
+    norm: Literal["layer", "batch", "none"] = "layer",
+    dropout: float = 0.0,
+    beta: float = 1.0,
+    warmup: float = 0.3,
+    free_bits: float = 0.0,
+    n_steps: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    weight_decay: float = 1e-2,
+    validation_fraction: float = 0.1,
+    patience: int = 10,
+    device: str = "auto",
+    rng: int | np.random.Generator | None = 0,
+    allow_non_integer: bool = False,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed cells with a variational autoencoder of their counts.
+
+    Fits p(x | z) with z ~ N(0, I) and q(z | x), a diagonal normal, by maximising the evidence lower bound
+    (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI), and writes the mean of q(z | x) of each
+    cell as its embedding, to be used where PCA's would be. Batch effects stay in: see :func:`sc_vaenb.tl.cvae`.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    {parameters}
+
+    Returns
+    -------
+    {returns}
+
+    Raises
+    ------
+    {raises}
+
+    Examples
+    --------
+    >>> import scanpy as sc, sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata)
+    >>> sc_vaenb.tl.vae(adata)
+    >>> sc.pp.neighbors(adata, use_rep="X_vae")
+    """
+    return fit_into(adata, "vae", locals())
