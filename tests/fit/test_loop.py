@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from sc_vaenb.fit.batches import Counts
+from sc_vaenb.fit.device import own_random_state, resolve_device
+from sc_vaenb.fit.embed import embed
+from sc_vaenb.fit.history import History
+from sc_vaenb.fit.loop import Best, FitConfig, evaluate, fit
+from sc_vaenb.model.vae import CountVAE, ModelConfig, Terms
+
+CPU = torch.device("cpu")
+CONFIG = ModelConfig(n_genes=50, n_latent=3, hidden=(16,), decoder_hidden=(16,))
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Two kinds of cells that share no gene."""
+    rng = np.random.default_rng(0)
+    rate = np.kron(np.eye(2), np.full((100, 25), 4.0)) + 0.01
+    dense = rng.poisson(rate).astype(np.float32)
+    size = dense.sum(1)
+    return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), np.zeros(200, np.int64))
+
+
+def test_a_fit_finds_two_kinds_of_cells(counts):
+    model, history, verdict = fit(CONFIG, counts, FitConfig(n_steps=200, batch_size=64), CPU, seed=0)
+    z = embed(model, counts, CPU)
+    centres = z[:100].mean(0), z[100:].mean(0)
+    between = np.linalg.norm(centres[0] - centres[1])
+    within = max(np.linalg.norm(z[:100] - centres[0], axis=1).max(), np.linalg.norm(z[100:] - centres[1], axis=1).max())
+    assert between > within
+    loss = history.column("validation_loss")
+    assert loss[-1] < loss[0] - 30
+    assert verdict.best_step == history.column("step")[np.argmin(loss)]
+
+
+def test_held_out_cells_do_not_reach_the_fit(counts):
+    """Whatever the held-out cells hold, the weights are the same."""
+    options = FitConfig(n_steps=20, batch_size=64, patience=100)
+    spoiled = counts.matrix.copy()
+    from sc_vaenb.fit.batches import split
+
+    _, held_out = split(counts.condition, 0.1, 4096, np.random.default_rng(0))
+    spoiled[held_out] = spoiled[held_out] * 50
+    other = Counts(sparse.csr_matrix(spoiled), counts.size_factor, counts.condition)
+    fits = [fit(CONFIG, c, options, CPU, seed=0) for c in (counts, other)]
+    a, b = (history.column("train_loss") for _, history, _ in fits)
+    assert np.array_equal(a, b)
+    assert not np.array_equal(*(history.column("validation_loss") for _, history, _ in fits))
+
+
+def test_the_best_weights_come_back():
+    model = CountVAE(CONFIG)
+    best = Best(model)
+    for step, loss in enumerate([3.0, 1.0, 2.0, 2.5]):
+        with torch.no_grad():
+            model.depth.fill_(step)
+        best.offer(loss, step)
+    assert best.waited == 2
+    best.restore()
+    assert (model.depth.item(), best.step) == (1.0, 1)
+
+
+def test_a_fit_that_gets_worse_stops_early_and_goes_back(counts):
+    few = Counts(counts.matrix[:40], counts.size_factor[:40], counts.condition[:40])
+    options = FitConfig(n_steps=3000, batch_size=32, learning_rate=2e-2, patience=5, beta=0.01, warmup=0.01)
+    _, history, verdict = fit(CONFIG, few, options, CPU, seed=0)
+    assert verdict.status == "stopped_early"
+    steps, loss = history.column("step"), history.column("validation_loss")
+    assert steps[-1] < 3000
+    assert verdict.best_step == steps[-6]
+    assert loss[-6] == loss.min()
+
+
+def test_looks_at_held_out_cells_can_be_compared_and_change_nothing(counts):
+    torch.manual_seed(0)
+    model = CountVAE(CONFIG).train()
+    before = torch.get_rng_state()
+    looks = [evaluate(model, counts, np.arange(150), FitConfig(n_steps=1), CPU) for _ in range(2)]
+    assert looks[0].loss == looks[1].loss
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
+    parts = [evaluate(model, counts, cells, FitConfig(n_steps=1), CPU) for cells in (np.arange(75), np.arange(75, 150))]
+    kl = (parts[0].kl_per_dim + parts[1].kl_per_dim) / 2
+    torch.testing.assert_close(kl, looks[0].kl_per_dim)
+
+
+def test_the_seed_decides_and_the_global_state_is_left_alone(counts):
+    options = FitConfig(n_steps=15, batch_size=32)
+    before = torch.get_rng_state()
+    config = ModelConfig(n_genes=50, n_latent=3, hidden=(16,), decoder_hidden=(16,), dropout=0.2)
+    a, b, c = (embed(fit(config, counts, options, CPU, seed)[0], counts, CPU) for seed in (1, 1, 2))
+    assert np.array_equal(a, b)
+    assert not np.allclose(a, c)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_random_state_comes_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(MemoryError), own_random_state(5, CPU):  # noqa: PT012
+        torch.rand(3)
+        raise MemoryError
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_devices_by_name():
+    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
+
+
+def filled(losses, kl=1.0, n_steps=None):
+    history = History(per_step=0.5, n_steps=n_steps or len(losses))
+    for step, loss in enumerate(losses):
+        terms = Terms(torch.tensor(loss), torch.tensor(loss - 1), torch.full((4,), kl))
+        history.add(terms)
+        history.record(step, 1.0, 1e-3, terms)
+    return history
+
+
+@pytest.mark.parametrize(
+    ("losses", "status"),
+    [([900.0] + [500.0] * 20, "converged"), (np.linspace(900, 500, 21).tolist(), "still_improving")],
+)
+def test_the_verdict_follows_the_end_of_the_curve(losses, status):
+    assert filled(losses).verdict("", 3).status == status
+
+
+def test_the_verdict_says_when_the_latent_state_is_not_used():
+    assert not filled([500.0] * 20).verdict("", 1).posterior_collapse
+    collapsed = filled([500.0] * 20, kl=0.001).verdict("", 1)
+    assert collapsed.posterior_collapse
+    assert "free_bits" in collapsed.message
+
+
+def test_history_averages_the_steps_between_records():
+    history = History(per_step=0.25, n_steps=8)
+    assert history.interval == 4
+    for step, loss in enumerate([4.0, 2.0, 3.0, 7.0]):
+        history.add(Terms(torch.tensor(loss), torch.tensor(loss), torch.ones(2)))
+        assert history.due(step) == (step == 3)
+    history.record(3, 0.5, 1e-3, None)
+    columns = history.columns()
+    assert columns["train_loss"].tolist() == [4.0]
+    assert columns["epoch"].tolist() == [1.0]
+    assert "validation_loss" not in columns
+    assert columns["kl_per_dim"].tolist() == [[1.0, 1.0]]

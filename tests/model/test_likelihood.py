@@ -1,0 +1,137 @@
+"""Every likelihood against scipy, summed over the cells of a real minibatch."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sc_vaenb.model.distributions import negative_binomial
+from sc_vaenb.model.likelihood import INVERSE_LINKS, LIKELIHOODS, LINKS, gene_moments
+from sc_vaenb.model.nb_kernel import TABLE_SIZE, negative_binomial_cells
+
+
+def nb(x, mu, theta, log=True):
+    return (stats.nbinom.logpmf if log else stats.nbinom.pmf)(x, theta, theta / (theta + mu))
+
+
+@pytest.fixture
+def raw(batch):
+    return 2 * torch.randn(batch.n_cells, 2 * batch.n_genes, generator=torch.Generator().manual_seed(1))
+
+
+def numbers(name, batch, raw, dispersions=1):
+    """A likelihood with random parameters, and everything scipy needs, in float64."""
+    likelihood = LIKELIHOODS[name](batch.n_genes, dispersions, "exp")
+    generator = torch.Generator().manual_seed(2)
+    for parameter in likelihood.parameters():
+        parameter.data.normal_(generator=generator)
+    offset = batch.size_factor.log().unsqueeze(1)
+    x = batch.dense(batch.count).double().numpy()
+    mu = np.exp((raw[:, : batch.n_genes] + offset).double().numpy())
+    return likelihood, offset, x, mu
+
+
+@pytest.mark.parametrize("dispersions", [1, 3])
+def test_negative_binomial(batch, raw, dispersions):
+    likelihood, offset, x, mu = numbers("nb", batch, raw, dispersions)
+    theta = np.exp(likelihood.log_theta.detach().double().numpy())
+    theta = theta if dispersions == 1 else theta[batch.condition]
+    found = likelihood.log_prob(raw[:, : batch.n_genes], offset, batch).detach().numpy()
+    np.testing.assert_allclose(found, nb(x, mu, theta).sum(1), rtol=1e-5)
+
+
+def test_zero_inflated_negative_binomial(batch, raw):
+    likelihood, offset, x, mu = numbers("zinb", batch, raw)
+    theta = np.exp(likelihood.log_theta.detach().double().numpy())
+    extra = 1 / (1 + np.exp(-raw[:, batch.n_genes :].double().numpy()))
+    at_zero = np.log(extra + (1 - extra) * nb(0, mu, theta, log=False))
+    expected = np.where(x == 0, at_zero, np.log1p(-extra) + nb(x, mu, theta)).sum(1)
+    np.testing.assert_allclose(likelihood.log_prob(raw, offset, batch).detach().numpy(), expected, rtol=1e-5)
+
+
+def test_zero_inflation_of_zero_is_the_negative_binomial(batch, raw):
+    zinb, offset, *_ = numbers("zinb", batch, raw)
+    raw[:, batch.n_genes :] = -40.0
+    expected = negative_binomial_cells(raw[:, : batch.n_genes] + offset, zinb.log_theta, batch)
+    torch.testing.assert_close(zinb.log_prob(raw, offset, batch), expected)
+
+
+def test_poisson(batch, raw):
+    likelihood, offset, x, mu = numbers("poisson", batch, raw)
+    found = likelihood.log_prob(raw[:, : batch.n_genes], offset, batch).numpy()
+    np.testing.assert_allclose(found, stats.poisson.logpmf(x, mu).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dispersions", [1, 3])
+def test_gaussian(batch, raw, dispersions):
+    likelihood, offset, x, _ = numbers("gaussian", batch, raw, dispersions)
+    mean = raw[:, : batch.n_genes]
+    log_variance = likelihood.log_variance.detach().double().numpy()
+    sd = np.exp(0.5 * (log_variance if dispersions == 1 else log_variance[batch.condition]))
+    y = np.log1p(x / batch.size_factor.double().numpy()[:, None])
+    found = likelihood.log_prob(mean, offset, batch).detach().numpy()
+    np.testing.assert_allclose(found, stats.norm.logpdf(y, mean.double().numpy(), sd).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dispersions", [1, 3])
+@pytest.mark.parametrize("cells", [slice(0, 60), slice(0, 1)], ids=["table", "no table"])
+def test_the_fast_kernel_is_the_plain_sum_in_value_and_gradient(counts, raw, dispersions, cells):
+    batch = counts.minibatch(cells, torch.device("cpu"))
+    n = batch.n_cells
+    assert (batch.count > TABLE_SIZE).any()
+    log_theta = torch.linspace(-9, 18, dispersions * 40).view(dispersions, 40)
+    weight = torch.linspace(0.5, 2, n)  # a different gradient for every cell
+
+    def value_and_gradients(per_cell):
+        log_mu, theta = raw[:n, :40].clone().requires_grad_(), log_theta.clone().requires_grad_()
+        value = per_cell(log_mu, theta)
+        (value * weight).sum().backward()
+        return value, log_mu.grad, theta.grad
+
+    def plain(log_mu, theta):
+        each = theta.expand(n, -1) if dispersions == 1 else theta[batch.condition]
+        return negative_binomial(batch.dense(batch.count), log_mu, each).sum(1)
+
+    fast = value_and_gradients(lambda log_mu, theta: negative_binomial_cells(log_mu, theta, batch))
+    for found, expected in zip(fast, value_and_gradients(plain), strict=True):
+        torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_links_and_their_inverses(name):
+    mean = torch.logspace(-6, 3, 40)
+    raw = INVERSE_LINKS[name](mean).unsqueeze(0)
+    expected = mean / mean.sum() if name == "softmax" else mean
+    torch.testing.assert_close(LINKS[name](raw).exp().squeeze(0), expected, rtol=1e-4, atol=1e-10)
+
+
+def test_the_softplus_link_is_finite_with_a_gradient_far_below_zero():
+    raw = torch.tensor([[-80.0, -15.1, -14.9, 0.0, 80.0]], requires_grad=True)
+    log_rate = LINKS["softplus"](raw)
+    log_rate.sum().backward()
+    assert log_rate[0].tolist() == pytest.approx([-80.0, -15.1, -14.9, np.log(np.log(2)), np.log(80)], rel=1e-5)
+    assert raw.grad[0, :3].tolist() == pytest.approx([1.0, 1.0, 1.0], rel=1e-4)
+
+
+def test_gene_moments_count_the_zeros(batch):
+    dense = batch.dense(batch.count)
+    mean, variance = gene_moments(batch, batch.count)
+    torch.testing.assert_close(mean, dense.mean(0))
+    torch.testing.assert_close(variance, dense.var(0, correction=0), rtol=1e-4, atol=1e-4)
+
+
+def test_dispersions_start_near_the_truth():
+    from scipy import sparse
+
+    from sc_vaenb.fit.batches import Counts
+
+    rng = np.random.default_rng(0)
+    theta, n = np.array([0.2, 1.0, 5.0]), 20_000
+    size = rng.lognormal(sigma=0.3, size=n)
+    size /= size.mean()
+    x = rng.negative_binomial(theta, theta / (theta + 4.0 * size[:, None]))
+    counts = Counts(sparse.csr_matrix(x.astype(np.float32)), size.astype(np.float32), np.zeros(n, np.int64))
+    likelihood = LIKELIHOODS["nb"](3, 1, "exp")
+    bias = likelihood.initialise(counts.minibatch(slice(None), torch.device("cpu")))
+    np.testing.assert_allclose(likelihood.log_theta.exp().detach().numpy()[0], theta, rtol=0.1)
+    np.testing.assert_allclose(bias.exp().numpy(), 4.0, rtol=0.05)
