@@ -52,7 +52,9 @@ def embed(
         There is no such model, it cannot be read, genes of it are missing, or the counts are not what they must be.
         `adata` is unchanged.
     """
+    name = key if key_added is None else key_added
     _adata.check_adata(adata)
+    _adata.check_key(name)
     params = _adata.find_record(adata, key)["params"]
     stored = load_model(adata, key)
     order = _adata.locate_genes(adata, stored.genes, key)
@@ -70,7 +72,6 @@ def embed(
     adata = adata.copy() if copy else adata
     counts = Counts(matrix, size_factor.astype(np.float32), codes)
     embedding = embed_cells(stored.model, counts, resolve_device(device))
-    name = key_added or key
     _adata.write_result(adata, name, embedding)
     logg.info("    finished", time=start, deep=f"added\n    'X_{name}', the embedding (adata.obsm)")
     return adata if copy else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ layer
     norm
         Of the hidden layers: `"layer"` (LayerNorm), `"batch"` (BatchNorm) or `"none"`.
     dropout
-        Share of hidden units dropped in each step, at least 0 and below 1.
+        Share of hidden units dropped in each step, 0 to 0.9.
     beta
         Final weight of the KL divergence in the objective, reconstruction + beta * KL. Below 1, cells keep more of
         what tells them apart; above 1, the embedding is smoother.
@@ -79,7 +79,8 @@ layer
     weight_decay
         Of AdamW.
     validation_fraction
-        Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it; 0 for none.
+        Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it, at most
+        0.9; 0 for none.
     patience
         Stop after this many looks at the held-out cells without a lower loss (there are about 50 looks in a fit).
     device
@@ -133,17 +134,16 @@ def describe(function: Callable) -> Callable:
 
 def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
-    params = {name: value for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
-    key = arguments["key_added"] or "vae"
-    batch_key = params.get("batch_key")
+    params = {name: _builtin(value) for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
+    key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     _check(adata, params, key)
+    codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
+    if method == "cvae":
+        codes, batches = _adata.read_batches(adata, params["batch_key"])
     mask = _adata.gene_mask(adata, params["mask_var"])
     matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
-    codes, batches = np.zeros(len(size_factor), np.int64), np.array([], dtype=str)
-    if batch_key is not None:
-        codes, batches = _adata.read_batches(adata, batch_key)
     device = resolve_device(params["device"])
     seed = _seed(params["rng"])
     config = _model_config(params, len(genes), len(batches))
@@ -151,7 +151,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     start = logg.info(
         f"fitting {method} to {len(size_factor):,} cells x {len(genes):,} genes"
-        + (f" of {len(batches)} batches" if batch_key is not None else "")
+        + (f" of {len(batches)} batches" if len(batches) else "")
         + f" on {device} ({options.n_steps:,} steps)"
     )
     if key in adata.uns or f"X_{key}" in adata.obsm:
@@ -172,6 +172,8 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     model_config = asdict(config) | {"size_factor": params["size_factor"], "size_factor_mean": size_factor.mean()}
     used = params | {"rng": seed, "n_steps": options.n_steps, "device": str(device)}
+    if not isinstance(params["mask_var"], str | None):
+        used["mask_var"] = mask
     record = {
         "params": _plain(used | {"method": method, "version": version("sc_vaenb")}),
         "history": history.columns(),
@@ -179,8 +181,8 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         "model": _adata.pack_model(model_config, weights, genes, batches),
     }
     _adata.write_result(adata, key, embedding, record)
-    level = logg.info if verdict.status == "converged" and not verdict.posterior_collapse else logg.warning
-    level(verdict.message)
+    fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse
+    (logg.info if fine else logg.warning)(verdict.message)
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
     logg.info("    finished", time=start, deep=added)
     return adata if arguments["copy"] else None
@@ -203,10 +205,14 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
         if name in params:
             _adata.check_choice(name, params[name], valid)
     for name in ("n_latent", "n_steps", "batch_size", "patience"):
-        if params[name] is not None:
+        if name != "n_steps" or params[name] is not None:
             _adata.check_number(name, params[name], 1, whole=True)
     for name in ("hidden", "decoder_hidden"):
-        for width in params[name] if params[name] is not None else ():
+        widths = () if name == "decoder_hidden" and params[name] is None else params[name]
+        if not isinstance(widths, Sequence):
+            msg = f"{name}={widths!r} is not possible. Give a sequence of widths: (128,), or () for no hidden layer."
+            raise TypeError(msg)
+        for width in widths:
             _adata.check_number(f"a width in {name}", width, 1, whole=True)
     _adata.check_number("learning_rate", params["learning_rate"], 0, above=True)
     for name, high in (("beta", np.inf), ("free_bits", np.inf), ("weight_decay", np.inf), ("warmup", 1)):
@@ -222,9 +228,10 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
     if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
         msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
         raise ValueError(msg)
-    if not isinstance(key, str) or "/" in key:
-        msg = f"key_added={key!r} is not possible. Give a name without '/'."
+    if params["norm"] == "batch" and min(params["batch_size"], adata.n_obs) < 2:
+        msg = "norm='batch' needs two cells or more in each step. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
+    _adata.check_key(key)
 
 
 def _model_config(params: Mapping[str, Any], n_genes: int, n_batches: int) -> ModelConfig:
@@ -259,6 +266,13 @@ def _seed(rng: int | np.random.Generator | None) -> int:
         msg = f"rng={rng!r} is not possible. Give a whole number, a numpy.random.Generator or None."
         raise TypeError(msg)
     return int(np.random.default_rng(rng).integers(2**31))
+
+
+def _builtin(value: Any) -> Any:
+    """Numbers and arrays of numpy as Python's own, which the checks expect and JSON can hold."""
+    if isinstance(value, list | tuple):
+        return [_builtin(part) for part in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,289 @@
+"""Embeddings side by side: one row an embedding, one column a colouring."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, is_color_like, to_rgb, to_rgba, to_rgba_array
+from matplotlib.lines import Line2D
+from matplotlib.transforms import BboxTransformTo, ScaledTranslation
+from scanpy import logging
+
+from ._history import prepared, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure, SubFigure
+    from numpy.typing import NDArray
+
+# Told apart with all common kinds of colour vision: Okabe and Ito (2008), then Krzywinski's twelve colours.
+OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+TWELVE = [
+    "#9F0162",
+    "#009F81",
+    "#FF5AAF",
+    "#00FCCF",
+    "#8400CD",
+    "#008DF9",
+    "#00C2F9",
+    "#FFB2FD",
+    "#A40122",
+    "#E20134",
+    "#FF6E3A",
+    "#FFC33B",
+]
+# and, for more, scanpy's largest palette without what is too pale for a white page
+MANY = [c for c in sc.pl.palettes.default_102 if np.dot(to_rgb(c), (0.299, 0.587, 0.114)) < 0.85]
+PALETTES = OKABE_ITO, TWELVE, sc.pl.palettes.default_28, MANY
+MISSING, PLAIN = "#D3D3D3", "#4D4D4D"
+PANEL_WIDTH, PANEL_HEIGHT = 3.2, 3.3  # inches
+
+
+class Colouring(NamedTuple):
+    """What the cells look like, and what explains it."""
+
+    name: str  # empty if there is none
+    rgba: NDArray[np.float64]  # cells x 4
+    missing: NDArray[np.bool_]  # cells
+    categories: dict[str, Any]  # label -> colour
+    scale: ScalarMappable | None
+    extend: str
+
+
+def embedding(
+    adata: AnnData,
+    keys: str | Sequence[str] = "X_vae",
+    *,
+    color: str | Sequence[str] | None = None,
+    layer: str | None = None,
+    size: float | None = None,
+    rng: int = 0,
+    fig: Figure | SubFigure | None = None,
+    show: bool | None = None,
+) -> NDArray[np.object_] | None:
+    """Plot embeddings as rows against colourings as columns, all in two dimensions.
+
+    An embedding with two columns is plotted as it is. Of any other, say ``obsm['X_vae']``, its stored UMAP
+    (``obsm['X_umap_vae']``) is plotted or, where there is none, one that is computed for this plot from 15 exact
+    nearest neighbours (McInnes, Healy & Melville 2018); ``adata`` stays as it is. Cells are drawn in random order, so
+    that no batch hides another, those with missing values below all others. Categories have colours that can be told apart
+    with all common kinds of colour vision (up to twelve categories) or those in ``adata.uns[f'{color}_colors']``;
+    numbers are mapped to viridis between their first and 99th percentile.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with the embeddings.
+    keys
+        Keys of ``adata.obsm``, one a row.
+    color
+        Columns of ``adata.obs`` or names of genes, one a column of the grid. All cells look the same by default.
+    layer
+        Layer that the values of genes are read from; ``adata.X`` by default.
+    size
+        Area of a point in square points (1/72 inch squared); by default smaller the more cells there are.
+    rng
+        Seed of the UMAP and of the drawing order.
+    fig
+        Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
+        A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes (embeddings x colours), or `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If a key, colour or layer is not there.
+    ValueError
+        If an embedding holds a non-finite value, or a colour has more categories than can be told apart.
+    """
+    keys = [keys] if isinstance(keys, str) else list(keys)
+    colors = [color] if color is None or isinstance(color, str) else list(color)
+    _validate(adata, keys, colors, layer)
+
+    colourings = [_colouring(adata, name, layer) for name in colors]
+    planes = [_plane(adata, key, rng) for key in keys]
+
+    n_rows, n_columns = len(keys), len(colors)
+    figure = prepared(fig, (n_columns * PANEL_WIDTH, n_rows * PANEL_HEIGHT))
+    # beside each column of panels a strip of no width, out of which the legend hangs
+    grid = figure.add_gridspec(n_rows, 2 * n_columns, width_ratios=[1, 1e-3] * n_columns)
+    strips: list[Axes] = []
+    axes = np.empty((n_rows, n_columns), dtype=object)
+    area = np.clip(24_000 / adata.n_obs, 0.4, 16) if size is None else size
+    shuffled = np.random.default_rng(rng).permutation(adata.n_obs)
+    for j, colouring in enumerate(colourings):
+        order = shuffled[np.argsort(~colouring.missing[shuffled], kind="stable")]
+        for i, (name, xy) in enumerate(planes):
+            axes[i, j] = ax = figure.add_subplot(grid[i, 2 * j])
+            ax.scatter(xy[order, 0], xy[order, 1], c=colouring.rgba[order], s=area, linewidths=0, rasterized=True)
+            ax.set_title(" · ".join(filter(None, [name, colouring.name])), fontsize="medium")
+            ax.set(xticks=[], yticks=[])
+            ax.set_aspect("equal", adjustable="datalim")
+            ax.spines[:].set_color(MISSING)
+        strips.append(figure.add_subplot(grid[:, 2 * j + 1]))
+        _explain(strips[-1], colouring, n_rows)
+    if fig is None:  # as wide as the legends turned out
+        legends = sum(box.width for box in map(Axes.get_tightbbox, strips) if box is not None) / figure.dpi
+        figure.figure.set_figwidth(n_columns * PANEL_WIDTH + legends)
+    return shown(axes, show)
+
+
+def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], layer: str | None) -> None:
+    for what, names in {"keys": keys, "color": colors}.items():
+        if not names:
+            raise ValueError(f"{what} is empty: there is nothing to plot. Pass at least one name.")
+    for key in keys:
+        if key not in adata.obsm:
+            raise KeyError(
+                f"obsm has no {key!r}; found: {list(adata.obsm)}. "
+                f"Run sc_vaenb.tl.cvae(adata, ..., key_added={key.removeprefix('X_')!r}) first, or pass one of these."
+            )
+        finite = np.isfinite(np.asarray(adata.obsm[key], dtype=float)).all(axis=1)
+        if not finite.all():
+            cell = adata.obs_names[np.argmin(finite)]
+            raise ValueError(
+                f"obsm[{key!r}] holds non-finite values in {np.sum(~finite):,} of {adata.n_obs:,} cells "
+                f"(the first: {cell!r}). Leave these cells out, or compute the embedding again."
+            )
+    for name in colors:
+        if name is not None and name not in adata.obs and name not in adata.var_names:
+            raise KeyError(
+                f"color {name!r} is neither a column of obs nor one of the {adata.n_vars:,} genes in var_names; "
+                f"obs has: {list(adata.obs)}."
+            )
+    if layer is not None and layer not in adata.layers:
+        found = [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
+        raise KeyError(f"layers has no {layer!r}; found: {found}. Leave layer out to plot genes from X.")
+
+
+def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring:
+    if name is None:
+        n_cells = adata.n_obs
+        return Colouring("", np.tile(to_rgba(PLAIN), (n_cells, 1)), np.zeros(n_cells, bool), {}, None, "neither")
+    values = adata.obs[name] if name in adata.obs else sc.get.obs_df(adata, [name], layer=layer)[name]
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        return _numbers(name, values.to_numpy(dtype=float, na_value=np.nan))
+    return _categories(name, values.astype("category"), adata.uns.get(f"{name}_colors"))
+
+
+def _numbers(name: str, values: NDArray[np.float64]) -> Colouring:
+    missing = ~np.isfinite(values)
+    present = values[~missing]
+    scale, extend = None, "neither"
+    rgba = np.tile(to_rgba(MISSING), (len(values), 1))
+    if len(present):
+        low, high = np.quantile(present, [0.01, 0.99])
+        if low == high:  # as of a gene that few cells express
+            low, high = present.min(), present.max()
+        scale = ScalarMappable(Normalize(low, high), "viridis")
+        rgba[~missing] = scale.to_rgba(present)
+        extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+            int(present.min() < low), int(present.max() > high)
+        ]
+    return Colouring(name, rgba, missing, {}, scale, extend)
+
+
+def _categories(name: str, values: pd.Series, stored: Sequence[str] | None) -> Colouring:
+    """Colours as stored in ``uns``, by the order of the categories; else of the smallest palette that has enough."""
+    labels, n = values.cat.categories, len(values.cat.categories)
+    if n > len(PALETTES[-1]):
+        raise ValueError(
+            f"color {name!r} has {n:,} categories; at most {len(PALETTES[-1])} can be told apart. "
+            f"Pass a coarser column, or make it numeric."
+        )
+    palette = next(p for p in PALETTES if len(p) >= n)
+    if stored is not None:
+        if len(stored) >= n and all(map(is_color_like, stored)):
+            palette = list(stored)
+        else:
+            logging.warning(f"uns['{name}_colors'] does not hold a colour for each of the {n} categories: ignored.")
+    rgba = to_rgba_array([*palette[:n], MISSING])
+    codes = values.cat.codes.to_numpy()  # -1, the last colour, where missing
+    used = np.unique(codes[codes >= 0])
+    return Colouring(name, rgba[codes], codes < 0, {str(labels[c]): palette[c] for c in used}, None, "neither")
+
+
+def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]]:
+    """Two coordinates a cell, and how to call them."""
+    coordinates = np.asarray(adata.obsm[key], dtype=float)
+    if coordinates.shape[1] == 2:
+        return key, coordinates
+    stored = f"X_umap_{key.removeprefix('X_')}"
+    if stored in adata.obsm:
+        return f"UMAP of {key}", np.asarray(adata.obsm[stored], dtype=float)[:, :2]
+    start = logging.info(f"computing a UMAP of obsm[{key!r}], for this plot alone")
+    umap = _umap(coordinates, rng)
+    logging.info(
+        "    finished",
+        time=start,
+        deep=f"to keep one: sc.pp.neighbors(adata, use_rep={key!r}, key_added='neighbors_{key}'); "
+        f"sc.tl.umap(adata, neighbors_key='neighbors_{key}', key_added={stored!r})",
+    )
+    return f"UMAP of {key}", umap
+
+
+def _umap(coordinates: NDArray[np.float64], rng: int) -> NDArray[np.float64]:
+    """UMAP from exact neighbours (scanpy 1.11's approximate ones fail with pynndescent 0.7), begun at the PCA."""
+    n_cells, n_dims = coordinates.shape
+    if n_cells < 4:
+        raise ValueError(f"a UMAP needs at least 4 cells; found {n_cells}. Pass an embedding with two columns.")
+    centred = coordinates - coordinates.mean(axis=0)
+    start = np.random.default_rng(rng).normal(scale=1e-4, size=(n_cells, 2))
+    start[:, : min(n_dims, 2)] += centred @ np.linalg.eigh(centred.T @ centred)[1][:, : -min(n_dims, 2) - 1 : -1]
+    with warnings.catch_warnings(), sc.settings.verbosity.override("error"):
+        warnings.simplefilter("ignore")
+        alone = AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str)), obsm={"X": coordinates.astype("f4")})
+        sc.pp.neighbors(alone, min(15, n_cells - 1), use_rep="X", transformer="sklearn", random_state=rng)
+        sc.tl.umap(alone, init_pos=start, random_state=rng)
+    return np.asarray(alone.obsm["X_umap"], dtype=float)
+
+
+def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
+    """Legend or colour bar for one column of panels, hanging out of ``strip``, with an entry for missing values."""
+    strip.set_axis_off()
+    figure = strip.figure
+    inches = figure.dpi_scale_trans + ScaledTranslation(0, 1, BboxTransformTo(strip.bbox))  # from the strip's upper end
+    top = 0.0
+    if colouring.scale is not None:
+        bar = figure.colorbar(
+            colouring.scale, cax=strip.inset_axes((0, -1.65, 0.12, 1.3), transform=inches), extend=colouring.extend
+        )
+        bar.ax.set_title(colouring.name, loc="left", fontsize="small")
+        bar.ax.tick_params(labelsize="small")
+        bar.outline.set_visible(False)
+        top = -1.8
+    entries = colouring.categories | ({"missing": MISSING} if colouring.missing.any() else {})
+    if entries:
+        strip.legend(
+            handles=[
+                Line2D([], [], color=colour, marker="o", markersize=5, linestyle="", label=label)
+                for label, colour in entries.items()
+            ],
+            title=colouring.name if colouring.scale is None else None,
+            ncols=-(-len(entries) // (14 * n_rows)),
+            loc="upper left",
+            bbox_to_anchor=(0, top),
+            bbox_transform=inches,
+            alignment="left",
+            frameon=False,
+            fontsize="small",
+            title_fontsize="small",
+            borderaxespad=0,
+            borderpad=0,
+            handlelength=1,
+            handletextpad=0.4,
+            columnspacing=1.0,
+        )

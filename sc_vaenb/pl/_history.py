@@ -1,0 +1,214 @@
+"""How a fit went: its losses, its schedules and its verdict."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import scanpy as sc
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from .. import _adata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion of Okabe and Ito, grey
+PANELS = ("loss", "reconstruction", "kl"), ("learning_rate", "active_units", "kl_per_dim")
+
+
+def history(
+    adata: AnnData, key: str = "vae", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+) -> dict[str, Axes] | None:
+    """Plot how a fit went, step by step, with its verdict as the title.
+
+    Six panels over the optimiser's steps (epochs on top): loss, reconstruction error and KL divergence of the
+    training and validation cells in nats per cell, with the weight β of the KL on an axis of its own
+    (loss = reconstruction + β · KL); the learning rate; the number of active latent units; and the KL divergence of
+    each latent dimension. A dashed line marks the step whose weights were kept. The first steps of a fit can lie far
+    above all others: the y axes then follow what comes after the first fifth of the steps, and the panel's title says
+    how far the curve reaches.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit by :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`.
+    key
+        Where the fit is recorded in ``adata.uns``: the ``key_added`` of the call that made it.
+    fig
+        Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
+        A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes by panel (``'loss'``, ``'reconstruction'``, ``'kl'``, ``'learning_rate'``, ``'active_units'``,
+    ``'kl_per_dim'``), or `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If ``adata.uns[key]`` is no fit by sc_vaenb.
+    ValueError
+        If the fit ended before its first evaluation.
+    """
+    curves, verdict = _record(adata, key)
+
+    figure = prepared(fig, (10, 5.4))
+    axes: dict[str, Axes] = figure.subplot_mosaic([list(row) for row in PANELS], sharex=True)
+    for name, title in {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}.items():
+        _losses(axes[name], curves, name, title)
+    _beta(axes["kl"], curves)
+    _learning_rate(axes["learning_rate"], curves)
+    _active_units(axes["active_units"], curves)
+    _kl_per_dim(axes["kl_per_dim"], curves)
+    _mark_best(axes, verdict["best_step"])
+    _label_steps(axes, curves)
+    figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    figure.suptitle(_title(key, curves, verdict), x=0.01, ha="left", fontsize="medium", linespacing=1.4)
+    return shown(axes, show)
+
+
+def prepared(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
+    """The figure to draw into: the user's, or a new one of ``size`` inches."""
+    if fig is None:
+        return plt.figure(figsize=size, layout="constrained")
+    root = fig.figure
+    if root.get_layout_engine() is None:
+        root.set_layout_engine("constrained")
+    return fig
+
+
+def shown(axes: T, show: bool | None) -> T | None:
+    """Show the current figure if ``show``, or scanpy's settings, say so; else hand the axes back."""
+    if sc.settings.autoshow if show is None else show:
+        plt.show()
+        return None
+    return axes
+
+
+def _record(adata: AnnData, key: str) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]]:
+    """The curves, in the order of their steps, and the verdict of the fit in ``adata.uns[key]``."""
+    record = _adata.find_record(adata, key)
+    curves = {name: np.asarray(values) for name, values in record["history"].items()}
+    if not len(curves["step"]):
+        raise ValueError(f"the fit in uns[{key!r}] ended before its first evaluation: there is nothing to plot.")
+    return curves, record["verdict"]
+
+
+def _losses(ax: Axes, curves: dict[str, NDArray[Any]], name: str, title: str) -> None:
+    """Training and, where there is one, validation curve, the y axis made for reading their end."""
+    step = curves["step"]
+    both = {split: curves.get(f"{split}_{name}", np.full(len(step), np.nan)) for split in ("train", "validation")}
+    for (split, y), colour in zip(both.items(), (TRAIN, VALIDATION), strict=True):
+        if (finite := np.isfinite(y)).any():
+            ax.plot(step[finite], y[finite], color=colour, label=split, **_style(y[finite]))
+    ax.set_title(title, loc="left", fontsize="medium")
+    ax.set_ylabel("nats per cell")
+
+    _follow_the_end(ax, step, np.stack(list(both.values()), axis=1))
+
+
+def _follow_the_end(ax: Axes, step: NDArray[Any], values: NDArray[Any]) -> None:
+    """Where the first fifth of the steps would more than double the range of y, limit y to the others, and say so."""
+    later, finite = values[step >= 0.2 * step[-1]], values[np.isfinite(values)]
+    if not np.isfinite(later).any():
+        return
+    low, top, highest = finite.min(), later[np.isfinite(later)].max(), finite.max()
+    margin = 0.05 * (top - low) or 0.01 * abs(top) or 1.0
+    if highest > top + max(top - low, 4 * margin):
+        ax.set_ylim(low - margin, top + 4 * margin)
+        ax.set_title(f"first steps off scale,\nup to {highest:,.4g}", loc="right", fontsize="x-small", color=OTHER)
+
+
+def _beta(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
+    beta = curves["beta"]
+    twin = ax.twinx()
+    twin.plot(curves["step"], beta, color=OTHER, linestyle=":", label="β", **_style(beta))
+    twin.set_ylim(0, 1.05 * max(1.0, float(np.max(beta))))
+    twin.set_ylabel("β (dotted)", color=OTHER)
+    twin.tick_params(axis="y", colors=OTHER)
+    twin.spines["top"].set_visible(False)
+
+
+def _learning_rate(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
+    rate = curves["learning_rate"]
+    ax.plot(curves["step"], rate, color=OTHER, **_style(rate))
+    ax.set_title("Learning rate", loc="left", fontsize="medium")
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+
+
+def _active_units(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
+    n_latent = curves["kl_per_dim"].shape[1]
+    ax.plot(curves["step"], curves["active_units"], color=OTHER, drawstyle="steps-post", **_style(curves["step"]))
+    ax.axhline(n_latent, color=OTHER, linewidth=0.8, linestyle="-.")
+    ax.set_title(f"Active units (of {n_latent})", loc="left", fontsize="medium")
+    ax.set_ylim(0, 1.08 * n_latent)
+    ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+
+
+def _kl_per_dim(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
+    """One line a latent dimension, the darker the more it holds at the end."""
+    kl = curves["kl_per_dim"]
+    ax.set_title("KL per dimension (dark: highest)", loc="left", fontsize="medium")
+    ax.set_ylabel("nats per cell")
+    if not np.isfinite(kl).any():
+        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=OTHER)
+        return
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, kl.shape[1]))
+    for column, colour in zip(np.argsort(kl[-1]), shades, strict=True):
+        ax.plot(curves["step"], kl[:, column], color=colour, **_style(kl) | {"linewidth": 0.9})
+    _follow_the_end(ax, curves["step"], kl)
+    ax.set_ylim(bottom=0)
+
+
+def _style(values: NDArray[Any]) -> dict[str, Any]:
+    """A line, or a point where there is but one record."""
+    return {"linewidth": 1.4, "marker": "o" if len(values) == 1 else None, "markersize": 4}
+
+
+def _mark_best(axes: dict[str, Axes], best: int) -> None:
+    for name in PANELS[0]:
+        for line in axes[name].lines[-1:]:  # validation where there is one, else training
+            y = np.interp(best, *np.asarray(line.get_data(), float))
+            axes[name].plot(best, y, "o", color=line.get_color(), markeredgecolor="black", markersize=5, zorder=3)
+    for ax in axes.values():
+        ax.axvline(best, color="black", linewidth=0.9, linestyle="--", zorder=1, label=f"best step: {best:,}")
+
+
+def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None:
+    """Steps below, epochs above; the epoch is proportional to the step."""
+    step, epoch = float(curves["step"][-1]), float(curves["epoch"][-1])
+    rate = epoch / step if step and epoch else 1.0
+    for ax in axes.values():
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.02)
+    for name in PANELS[0]:
+        top = axes[name].secondary_xaxis("top", functions=(partial(np.multiply, rate), partial(np.multiply, 1 / rate)))
+        top.set_xlabel("epoch", fontsize="small")
+        top.tick_params(labelsize="small")
+    for name in PANELS[1]:
+        axes[name].set_xlabel("step")
+        axes[name].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes[name].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _title(key: str, curves: dict[str, NDArray[Any]], verdict: Mapping[str, Any]) -> str:
+    parts = [
+        f"{key}: {str(verdict['status']).replace('_', ' ')}",
+        *(["posterior collapse"] if verdict["posterior_collapse"] else []),
+        f"{curves['step'][-1]:,} steps",
+        f"{curves['epoch'][-1]:,.3g} epochs",
+        f"{curves['seconds'][-1]:,.3g} s",
+    ]
+    return "\n".join([" · ".join(parts), *textwrap.wrap(str(verdict["message"]), 125)])
