@@ -74,8 +74,8 @@ def embedding(
     An embedding with two columns is plotted as it is. Of any other, say ``obsm['X_vae']``, its stored UMAP
     (``obsm['X_umap_vae']``) is plotted or, where there is none, one that is computed for this plot from 15 exact
     nearest neighbours (McInnes, Healy & Melville 2018); ``adata`` stays as it is. Cells are drawn in random order, so
-    that no batch hides another, those with missing values below all others. Categories have colours that can be told apart
-    with all common kinds of colour vision (up to twelve categories) or those in ``adata.uns[f'{color}_colors']``;
+    that no batch hides another, those with missing values below all others. Categories have colours that can be told
+    apart with all common kinds of colour vision (up to twelve categories) or those in ``adata.uns[f'{color}_colors']``;
     numbers are mapped to viridis between their first and 99th percentile.
 
     Parameters
