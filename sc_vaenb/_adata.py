@@ -37,13 +37,19 @@ def check_choice(name: str, value: object, valid: Iterable[str]) -> None:
 def check_number(
     name: str, value: object, low: float, high: float = np.inf, *, whole: bool = False, above: bool = False
 ) -> None:
-    """Refuse what is no number, no whole number where one is needed, or not within low .. high (`above`: not low)."""
+    """Refuse what is no finite or no whole number, or is not within low .. high (`above`: not low either)."""
     kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and value < np.inf
     if not good or (above and value == low):
         bounds = f"above {low:g}" if above else f"at least {low:g}"
         bounds += "" if high == np.inf else f" and at most {high:g}"
         msg = f"{name}={value!r} is not possible. Give a {'whole number' if whole else 'number'} {bounds}."
+        raise ValueError(msg)
+
+
+def check_key(key: object) -> None:
+    if not isinstance(key, str) or not key or "/" in key:
+        msg = f"key_added={key!r} is not possible. Give a name without '/'."
         raise ValueError(msg)
 
 
@@ -67,7 +73,7 @@ def check_adata(adata: object) -> None:
 
 
 def check_obs_key(adata: AnnData, name: str, key: str) -> None:
-    if key not in adata.obs:
+    if key not in list(adata.obs.columns):
         msg = f"{name}={key!r} is not in adata.obs. Its columns are {list(map(str, adata.obs.columns))}."
         raise KeyError(msg)
 
@@ -89,7 +95,7 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
             raise ValueError(msg)
         mask = column.to_numpy(dtype=bool)
     else:
-        mask = np.asarray(mask_var)
+        mask = np.array(mask_var)
         if mask.dtype != bool or mask.shape != (adata.n_vars,):
             msg = f"mask_var has dtype {mask.dtype} and shape {mask.shape}; give {adata.n_vars} booleans, one per gene."
             raise ValueError(msg)
@@ -145,6 +151,20 @@ def _blocks(matrix: Any, where: str, genes: NDArray[np.bool_]) -> Iterator[spars
         yield block
 
 
+def read_matrix(
+    matrix: Any, where: str, cells: pd.Index, genes: pd.Index, mask: NDArray[np.bool_], allow_non_integer: bool
+) -> sparse.csr_matrix:
+    """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked."""
+    blocks: list[sparse.csr_matrix] = []
+    start = 0
+    for block in _blocks(matrix, where, mask):
+        check_values(block, where, cells[start:], genes, allow_non_integer)
+        block.eliminate_zeros()
+        blocks.append(block.astype(np.float32, copy=False))
+        start += block.shape[0]
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+
+
 def read_counts(
     adata: AnnData, layer: str | None, mask: NDArray[np.bool_], *, allow_non_integer: bool = False
 ) -> sparse.csr_matrix:
@@ -158,14 +178,7 @@ def read_counts(
     """
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
-    blocks: list[sparse.csr_matrix] = []
-    start = 0
-    for block in _blocks(matrix, where, mask):
-        check_values(block, where, adata.obs_names[start:], genes, allow_non_integer)
-        block.eliminate_zeros()
-        blocks.append(block.astype(np.float32, copy=False))
-        start += block.shape[0]
-    counts = sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+    counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer)
     empty = np.flatnonzero(np.diff(counts.indptr) == 0)
     if len(empty):
         msg = (
@@ -237,7 +250,7 @@ def read_size_factor(adata: AnnData, key: str | None, counts: sparse.csr_matrix)
     return column
 
 
-def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Codes of the batches (one per cell) and their names; categories without cells do not count."""
     check_obs_key(adata, "batch_key", batch_key)
     column = adata.obs[batch_key]
@@ -253,10 +266,15 @@ def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
     else:
         column = column.astype("category")
     codes = column.cat.codes.to_numpy(dtype=np.int64)
-    names = np.array([str(name) for name in column.cat.categories])
+    return codes, np.array([str(name) for name in column.cat.categories])
+
+
+def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Codes and names of two batches or more, of two cells or more each: what a fit needs."""
+    codes, names = batch_labels(adata, batch_key)
     if len(names) < 2:
         msg = (
-            f"obs[{batch_key!r}] holds only one batch ({names[0]!r}): there is nothing to integrate. "
+            f"obs[{batch_key!r}] holds only one batch ({str(names[0])!r}): there is nothing to integrate. "
             "Use sc_vaenb.tl.vae(adata), or another batch_key."
         )
         raise ValueError(msg)
@@ -272,7 +290,7 @@ def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
 
 def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.int64]:
     """Codes of the cells' batches among those a model knows; refuses a batch that it does not know."""
-    codes, names = read_batches(adata, batch_key)
+    codes, names = batch_labels(adata, batch_key)
     new = [str(name) for name in names if name not in known]
     if new:
         msg = f"obs[{batch_key!r}] holds batches that the model was not fitted on: {new}. It knows {known}."

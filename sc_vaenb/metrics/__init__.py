@@ -1,0 +1,49 @@
+"""Integration metrics: arrays in, numbers out. No AnnData here; see :func:`score` for all of them at once."""
+
+from .catalogue import METRICS, Case, Metric, aggregate
+from .clustering import RESOLUTIONS, ClusterScore, best_nmi, cluster_scores, leiden
+from .connectivity import graph_connectivity
+from .isolated import isolated_labels
+from .kbet import kbet_label, kbet_per_label
+from .lisi import clisi, ilisi, lisi
+from .mixing import Mixing, same_batch_share
+from .neighbors import Neighbors, fuzzy_graph, knn
+from .overcorrection import label_purity, neighborhood_overlap, overlap_per_batch, purity_kept, purity_per_label
+from .pcr import pcr_comparison, variance_explained
+from .scoring import score
+from .silhouette import bras, silhouette_label, silhouette_samples
+
+__all__ = [
+    "METRICS",
+    "RESOLUTIONS",
+    "Case",
+    "ClusterScore",
+    "Metric",
+    "Mixing",
+    "Neighbors",
+    "aggregate",
+    "best_nmi",
+    "bras",
+    "clisi",
+    "cluster_scores",
+    "fuzzy_graph",
+    "graph_connectivity",
+    "ilisi",
+    "isolated_labels",
+    "kbet_label",
+    "kbet_per_label",
+    "knn",
+    "label_purity",
+    "leiden",
+    "lisi",
+    "neighborhood_overlap",
+    "overlap_per_batch",
+    "pcr_comparison",
+    "purity_kept",
+    "purity_per_label",
+    "same_batch_share",
+    "score",
+    "silhouette_label",
+    "silhouette_samples",
+    "variance_explained",
+]

@@ -1,0 +1,165 @@
+"""Exact nearest neighbours, found once and shared by the metrics, and the fuzzy graph built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+
+from ._check import FloatArray, Groups, IntArray, check_embedding, check_positive
+
+_BLOCK = 2_000_000  # floats held at once while distances are recomputed
+_UMAP_TOLERANCE = 1e-5
+_UMAP_ITERATIONS = 64
+_UMAP_MIN_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Each cell's nearest cells, the cell itself first (as in scanpy and scib-metrics).
+
+    Attributes
+    ----------
+    indices
+        Shape (n_cells, k): column 0 is the cell itself, then its neighbours from near to far.
+    distances
+        Shape (n_cells, k): Euclidean distances; column 0 is 0.
+    """
+
+    indices: IntArray
+    distances: FloatArray
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return int(self.indices.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Number of columns: the cell itself and its `k - 1` neighbours."""
+        return int(self.indices.shape[1])
+
+    def first(self, k: int) -> Neighbors:
+        """Return the nearest `k` columns (itself included); all of them if there are fewer."""
+        return Neighbors(self.indices[:, :k], self.distances[:, :k])
+
+
+def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
+    """Find each cell's exact `k` nearest cells (itself included) in Euclidean distance.
+
+    scib-metrics searches approximately (pynndescent, float32); here the search is exact (blocks of a matrix product),
+    because at the sizes that are scored it takes less than a second and it makes scores independent of a seed.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions).
+    k
+        Cells per row, the cell itself included; reduced to `n_cells` where there are fewer.
+
+    Returns
+    -------
+    The neighbours, with the cell itself in column 0 even where other cells lie on the same point.
+    """
+    x = check_embedding(embedding)
+    k = min(check_positive(k, "k"), x.shape[0])
+    from sklearn.neighbors import NearestNeighbors  # here, so that importing the package stays light
+
+    x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
+    indices = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(x, return_distance=False)
+    indices = indices.astype(np.intp)
+    own = np.arange(x.shape[0])[:, None]
+    absent = ~(indices == own).any(axis=1)
+    indices[absent, -1] = own[absent, 0]  # k or more other cells on the same point pushed the cell out of its own list
+
+    distances = np.empty(indices.shape)
+    step = max(1, _BLOCK // (k * x.shape[1]))
+    for start in range(0, x.shape[0], step):
+        rows = slice(start, start + step)
+        distances[rows] = np.linalg.norm(x[indices[rows]] - x[rows, None, :], axis=2)
+    order = np.argsort(np.where(indices == own, -1.0, distances), axis=1, kind="stable")
+    return Neighbors(np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1))
+
+
+def capped_k(k: int, n_cells: int) -> int:
+    """Return `k`, but at most a quarter of the other cells (and at least 1).
+
+    Where `k` comes close to the size of the group that is searched, every neighbourhood is the whole group, and any
+    embedding would look unchanged and perfectly mixed.
+    """
+    return min(k, max(1, (n_cells - 1) // 4))
+
+
+def knn_within(embedding: FloatArray, groups: Groups, k: int) -> Iterator[tuple[int, IntArray, IntArray]]:
+    """Find neighbours among the cells of the same group only.
+
+    Parameters
+    ----------
+    embedding
+        Checked embedding, shape (n_cells, n_dimensions).
+    groups
+        The groups; those with one cell are left out.
+    k
+        Neighbours without the cell itself, capped per group (:func:`capped_k`).
+
+    Yields
+    ------
+    The group's code, its cells (n_group,), and their neighbours (n_group, k) as positions within these cells.
+    """
+    for code in range(len(groups.names)):
+        cells = np.flatnonzero(groups.codes == code)
+        if len(cells) > 1:
+            yield code, cells, knn(embedding[cells], capped_k(k, len(cells)) + 1).indices[:, 1:]
+
+
+def fuzzy_graph(neighbors: Neighbors) -> csr_array:
+    """Weigh the neighbour graph as UMAP and `scanpy.pp.neighbors` do.
+
+    A neighbour at distance d weighs exp(-(d - rho) / sigma), with rho the distance of the nearest other point and sigma
+    such that a cell's weights sum to log2(k); the two directions of an edge are united, w + w' - w w' [1]_.
+    In float64 instead of umap-learn's float32 (differences about 1e-5), and without its compile time.
+
+    Returns
+    -------
+    Symmetric, shape (n_cells, n_cells), without diagonal.
+
+    References
+    ----------
+    .. [1] McInnes, Healy and Melville (2018), UMAP: uniform manifold approximation and projection, arXiv:1802.03426.
+    """
+    d, k, n = neighbors.distances, neighbors.k, neighbors.n_cells
+    positive = d > 0
+    rho = np.where(positive.any(axis=1), np.take_along_axis(d, positive.argmax(axis=1)[:, None], axis=1)[:, 0], 0.0)
+    beyond = np.maximum(d[:, 1:] - rho[:, None], 0.0)
+
+    target = np.log2(k)
+    low, high, sigma = np.zeros(n), np.full(n, np.inf), np.ones(n)
+    open_rows = np.arange(n)
+    for _ in range(_UMAP_ITERATIONS):
+        error = np.exp(-beyond[open_rows] / sigma[open_rows, None]).sum(axis=1) - target
+        keep = np.abs(error) >= _UMAP_TOLERANCE
+        open_rows, error = open_rows[keep], error[keep]
+        if len(open_rows) == 0:
+            break
+        too_wide, too_narrow = open_rows[error > 0], open_rows[error <= 0]
+        high[too_wide] = sigma[too_wide]
+        low[too_narrow] = sigma[too_narrow]
+        bounded = np.isfinite(high[open_rows])
+        sigma[open_rows[~bounded]] *= 2
+        inside = open_rows[bounded]
+        sigma[inside] = (low[inside] + high[inside]) / 2
+    sigma = np.maximum(sigma, _UMAP_MIN_SCALE * np.where(rho > 0, d.mean(axis=1), d.mean()))
+
+    # where sigma is 0 all cells lie on one point, so `beyond` is 0 too and every weight is 1
+    weights = np.exp(-beyond / np.where(sigma > 0, sigma, 1.0)[:, None])
+    indptr = np.arange(0, n * (k - 1) + 1, k - 1) if k > 1 else np.zeros(n + 1, dtype=np.intp)
+    directed = csr_array((weights.ravel(), neighbors.indices[:, 1:].ravel(), indptr), shape=(n, n))
+    directed.sort_indices()
+    transpose = directed.T.tocsr()
+    graph = (directed + transpose - directed * transpose).tocsr()
+    graph.eliminate_zeros()
+    graph.sort_indices()
+    return graph

@@ -1,0 +1,133 @@
+"""All metrics of one embedding in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._check import FloatArray, IntArray, check_embedding, check_groups, check_positive
+from .catalogue import METRICS, Case, Metric, aggregate
+from .pcr import check_reference
+from .subsample import stratified_draw
+
+_MIN_CELLS = 10
+
+
+def _chosen(metrics: Sequence[str] | None, given: set[str]) -> dict[str, Metric]:
+    if metrics is None:
+        return {name: metric for name, metric in METRICS.items() if given.issuperset(metric.needs)}
+    for name in metrics:
+        if name not in METRICS:
+            raise ValueError(f"metrics names {name!r}, which does not exist: choose from {', '.join(METRICS)}.")
+        missing = [need for need in METRICS[name].needs if need not in given]
+        if missing:
+            raise ValueError(f"metric {name!r} needs {' and '.join(missing)}: pass {'them' if missing[1:] else 'it'}.")
+    return {name: METRICS[name] for name in metrics}
+
+
+def _values(chosen: dict[str, Metric], case: Case) -> dict[str, float]:
+    values = {name: float(metric.function(case)) for name, metric in chosen.items()}
+    return values | aggregate(values)
+
+
+def score(
+    embedding: ArrayLike,
+    labels: ArrayLike | None = None,
+    batch: ArrayLike | None = None,
+    *,
+    reference: ArrayLike | None = None,
+    metrics: Sequence[str] | None = None,
+    k: int = 90,
+    max_cells: int | None = 20_000,
+    n_draws: int = 3,
+    rng: int | np.random.Generator = 0,
+) -> dict[str, float]:
+    """Score an embedding: is biology kept, are batches mixed, and what did the mixing destroy?
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions).
+    labels
+        One label (such as the cell type) per cell; without labels the metrics that need them are left out.
+    batch
+        One batch per cell; without batches the metrics that need them are left out.
+    reference
+        An unintegrated embedding of the same cells, such as the PCA of the log-normalised counts; without it principal
+        component regression and the comparisons with before are left out.
+    metrics
+        Names from `METRICS`; default: all for which the inputs are given.
+    k
+        Size of the neighbourhood (the cell itself included) that LISI looks at. Clusters, connectivity and purity use
+        its nearest 15, kBET its nearest 50. Reduced where there are fewer cells.
+    max_cells
+        Above this number of cells, scores are means over `n_draws` stratified draws (by batch and label) of this size.
+        Neighbourhoods of a draw are wider than those of all cells, so compare only scores of the same `max_cells`.
+        None: always use all cells, which costs time in n².
+    n_draws
+        Number of draws.
+    rng
+        Seed or generator for draws and Leiden. Global random states are not touched.
+
+    Returns
+    -------
+    Metric values by name (NaN where undefined on these data, such as a purity of private labels where there are none),
+    then scIB's means "bio", "batch" and "total" (see :func:`aggregate`) where they exist. If cells were drawn, also
+    "<name>_sd" for each: the standard deviation over draws (NaN for a single draw).
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to score by, lengths differ, values are missing or not finite, or there is a single label
+        or batch.
+
+    References
+    ----------
+    .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
+    """
+    x = check_embedding(embedding, min_cells=_MIN_CELLS)
+    if labels is None and batch is None:
+        raise ValueError("labels and batch are both None: pass at least one of them, there is nothing to score by.")
+    label_codes = None if labels is None else check_groups(labels, len(x), "labels", min_groups=2).codes
+    batch_codes = None if batch is None else check_groups(batch, len(x), "batch", min_groups=2).codes
+    before = None if reference is None else check_reference(reference, x)
+    if check_positive(k, "k") < 6:
+        raise ValueError(f"k is {k}: pass at least 6.")
+    check_positive(n_draws, "n_draws")
+    inputs = {"labels": labels, "batch": batch, "reference": reference}
+    chosen = _chosen(metrics, {name for name, value in inputs.items() if value is not None})
+    generator = np.random.default_rng(rng)
+
+    def values_of(cells: IntArray | slice) -> dict[str, float]:
+        case = Case(
+            x[cells],
+            None if label_codes is None else label_codes[cells],
+            None if batch_codes is None else batch_codes[cells],
+            None if before is None else before[cells],
+            k=k,
+            seed=int(generator.integers(2**31)),
+        )
+        return _values(chosen, case)
+
+    if max_cells is None or len(x) <= check_positive(max_cells, "max_cells"):
+        return values_of(slice(None))
+    strata = np.zeros(len(x), dtype=np.intp)
+    for codes in (label_codes, batch_codes):
+        if codes is not None:
+            strata = strata * (int(codes.max()) + 1) + codes
+    draws = [values_of(stratified_draw(strata, max_cells, generator)) for _ in range(n_draws)]
+    table = {name: np.array([draw.get(name, np.nan) for draw in draws]) for name in draws[0]}
+    means = {name: _mean(column) for name, column in table.items()}
+    return means | {f"{name}_sd": _spread(column) for name, column in table.items()}
+
+
+def _mean(column: FloatArray) -> float:
+    finite = column[~np.isnan(column)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _spread(column: FloatArray) -> float:
+    finite = column[~np.isnan(column)]
+    return float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")

@@ -1,0 +1,5 @@
+"""Getting an AnnData ready for a count model."""
+
+from ._prepare import prepare
+
+__all__ = ["prepare"]
