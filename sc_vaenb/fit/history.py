@@ -13,6 +13,7 @@ from ..model.vae import Terms
 
 RECORDS = 50  # at most about this many in a fit
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
+OVERFITTED = 1e-2  # share of the loss: a larger rise above its lowest point is worth a word
 STILL_FALLING = 2e-3  # share of the loss: a larger fall over the last fifth of the steps is not the end
 
 
@@ -22,7 +23,8 @@ class Verdict:
 
     status: str  # converged, still_improving, stopped_early, interrupted
     posterior_collapse: bool
-    best_step: int
+    best_step: int  # with the lowest loss
+    kept_step: int  # whose weights the model has
     message: str
 
 
@@ -72,7 +74,7 @@ class History:
         self._sums, self._steps = [], 0
 
     @property
-    def loss(self) -> str:
+    def judge(self) -> str:
         """The column that judges the fit: held out where there are cells held out."""
         return "validation_loss" if self.rows and "validation_loss" in self.rows[0] else "train_loss"
 
@@ -87,8 +89,8 @@ class History:
     def verdict(self, status: str, best_step: int) -> Verdict:
         """Judge the fit; `status` is what ended the loop before its last step, if anything."""
         if not self.rows:
-            return Verdict(status, False, best_step, "Interrupted before the first look: the model is not fitted.")
-        losses, last = self.column(self.loss), self.rows[-1]
+            return Verdict(status, False, 0, 0, "Interrupted before the first look: the model is not fitted.")
+        losses, last = self.column(self.judge), self.rows[-1]
         tail = losses[-max(len(losses) // 5, 1) - 1 :]
         fall = (tail[0] - tail[-1]) / abs(tail[-1])
         if not status:
@@ -99,7 +101,14 @@ class History:
             "stopped_early": "The loss of the held-out cells no longer fell; its best weights are kept.",
             "interrupted": "Interrupted; the best weights so far are kept.",
         }[status]
+        rise = losses[-1] / losses.min() - 1
+        if status == "converged" and rise > OVERFITTED:
+            message += (
+                f" It was {rise:.1%} lower for held-out cells at step {best_step}: the model knows the fitted cells "
+                "better than it would know new ones. To decode or compare likelihoods, set patience=10."
+            )
         collapse = last["active_units"] < 2
         if collapse:
             message += " Posterior collapse: the latent state ignores the cells. Lower beta, or set free_bits=0.1."
-        return Verdict(status, bool(collapse), best_step, message)
+        kept = int(last["step"]) if status in {"converged", "still_improving"} else best_step
+        return Verdict(status, bool(collapse), best_step, kept, message)

@@ -33,15 +33,16 @@ class FitConfig:
     warmup: float = 0.3
     free_bits: float = 0.0
     validation_fraction: float = 0.1
-    patience: int = 10
+    patience: int | None = None
 
 
 def fit(
     config: ModelConfig, counts: Counts, options: FitConfig, device: torch.device, seed: int, progress: bool = False
 ) -> tuple[CountVAE, History, Verdict]:
-    """Fit a new model and return it with the weights that did best on the cells held out.
+    """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
 
-    Ctrl-C ends the fit and keeps the best weights so far. A loss that is no longer a number raises FloatingPointError.
+    Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells. A loss that is no
+    longer a number raises FloatingPointError.
     """
     rng = np.random.default_rng(seed)
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
@@ -67,16 +68,17 @@ def fit(
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     history.record(step, beta, rate, held_out)
                     bar.update(step + 1 - bar.n)
-                    loss = history.rows[-1][history.loss]
+                    loss = history.rows[-1][history.judge]
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss} after {step + 1} steps")
-                    best.offer(loss if held_out is not None else -step, step + 1)
-                    if best.waited >= options.patience and beta == options.beta:
+                    best.offer(loss, step + 1)
+                    if options.patience and best.waited >= options.patience and beta == options.beta:
                         status = "stopped_early"
                         break
         except KeyboardInterrupt:
             status = "interrupted"
-        best.restore()
+        if status:
+            best.restore()
     return model, history, history.verdict(status, best.step)
 
 

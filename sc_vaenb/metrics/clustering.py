@@ -47,9 +47,9 @@ def _igraph_seed(seed: int) -> Iterator[None]:
 
 
 def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int = 0) -> list[IntArray]:
-    """Cluster a weighted graph by the Leiden algorithm [1]_, maximising modularity at each resolution.
+    """Cluster a weighted graph by the Leiden algorithm, maximising modularity at each resolution.
 
-    As `scanpy.tl.leiden(flavor="igraph", n_iterations=2)`. Each undirected edge is entered once, where scanpy and
+    As `scanpy.tl.leiden(flavor="igraph", n_iterations=2)` [1]_. Each undirected edge is entered once, where scanpy and
     scib-metrics enter it twice: the modularity is the same, the work halves, the random path differs.
 
     Parameters

@@ -53,7 +53,7 @@ class Poisson(nn.Module):
     def __init__(self, n_genes: int, n_dispersions: int, link: str) -> None:
         super().__init__()
         self.n_genes = n_genes
-        self.link, self.inverse_link = LINKS[link], INVERSE_LINKS[link]
+        self.link, self.inverse_link, self.shares = LINKS[link], INVERSE_LINKS[link], link == "softmax"
 
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> Tensor:
@@ -99,7 +99,9 @@ class NegativeBinomial(Poisson):
         self.log_theta.copy_(theta.log().expand_as(self.log_theta))
 
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
-        return negative_binomial_cells(self.link(raw) + offset, self._log_theta(), batch)
+        if self.shares:  # softmax and likelihood in one
+            return negative_binomial_cells(raw, offset, self._log_theta(), batch, shares=True)
+        return negative_binomial_cells(self.link(raw), offset, self._log_theta(), batch)
 
     def _log_theta(self) -> Tensor:
         return self.log_theta.clamp(-9.2, 18.4)  # theta in 1e-4 .. 1e8, beyond which nothing can be told apart

@@ -1,9 +1,11 @@
-"""The negative binomial log-likelihood of whole cells, and its gradient, at the cost of the non-zeros.
+"""The negative binomial log-likelihood of whole cells and its gradient, at little more than the cost of the non-zeros.
 
-Where x = 0 the log-probability is `-theta * log1p(mu / theta)`: no gamma function. Where x is small,
-`lgamma(x + theta) - lgamma(theta) - x log(theta) = sum over k < x of log1p(k / theta)` is read from a table with a
-row per gene. Only the few larger counts take the general formula of `distributions`, which stays the reference for all.
-One autograd node for the whole matrix keeps no graph over the genes.
+With the odds u = mu / theta the log-probability of a zero is `-theta * log1p(u)`: no gamma function. A count x > 0
+adds `x * log(u / (1 + u))` and `lgamma(x + theta) - lgamma(theta) - lgamma(x + 1)`, which for small x is a sum of x
+logarithms, read from a table with a row per gene; only the few larger counts need gamma functions (in float64, where
+the textbook formula is sound). The gradients are closed forms of what the forward pass has at hand, so that autograd
+keeps no graph over the genes. `distributions.negative_binomial` says the same for single counts; the tests hold this
+to it.
 """
 
 from __future__ import annotations
@@ -12,21 +14,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from .distributions import negative_binomial, theta_gradient
 from .minibatch import Minibatch
 
 TABLE_SIZE = 16  # counts up to here are looked up
+TINY = 1e-37  # stands for odds that underflow, so that their logarithm stays a number
+LARGEST_LOG_ODDS = 80.0
 
 
-def negative_binomial_cells(log_mu: Tensor, log_theta: Tensor, batch: Minibatch) -> Tensor:
-    """Sum over the genes of log NB(x | mu, theta) for each cell.
+def negative_binomial_cells(
+    log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, *, shares: bool = False
+) -> Tensor:
+    """Sum over the genes of log NB(x | mean, inverse dispersion) for each cell.
 
     Parameters
     ----------
-    log_mu
-        (n_cells, n_genes)
+    log_rate
+        (n_cells, n_genes); the mean is exp(log_rate + offset), or with `shares` softmax(log_rate) * exp(offset).
+    offset
+        (n_cells, 1), not differentiated.
     log_theta
         (1, n_genes), or (n_conditions, n_genes) to look up each cell's row by `batch.condition`.
     batch
@@ -34,66 +40,102 @@ def negative_binomial_cells(log_mu: Tensor, log_theta: Tensor, batch: Minibatch)
 
     Returns
     -------
-    (n_cells,), differentiable in `log_mu` and `log_theta`.
+    (n_cells,), differentiable in `log_rate` and `log_theta`.
     """
-    return _NegativeBinomialCells.apply(log_mu, log_theta, batch)
+    return _NegativeBinomialCells.apply(log_rate, offset, log_theta, batch, shares)
 
 
 class _NegativeBinomialCells(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, log_mu: Tensor, log_theta: Tensor, batch: Minibatch) -> Tensor:
+    def forward(
+        ctx: Any, log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
+    ) -> Tensor:
         shared = len(log_theta) == 1
         theta = log_theta.exp()
-        # `entry` finds each non-zero's theta in the flattened parameter
-        entry = batch.gene if shared else batch.condition[batch.row] * batch.n_genes + batch.gene
-        cell_theta = theta if shared else theta[batch.condition]
-        odds = log_mu - (log_theta if shared else log_theta[batch.condition])
-        shrink = softplus(odds)  # log1p(mu / theta)
+        of_cell = slice(None) if shared else batch.condition  # rows of theta, broadcast or one per cell
+        cell_theta = theta[of_cell]
 
-        # A table that would be larger than what is looked up in it does not pay.
-        n_table = TABLE_SIZE if theta.numel() <= len(entry) else 0
-        large = torch.nonzero(batch.count > n_table).squeeze(1)
-        k = torch.arange(n_table, device=theta.device, dtype=theta.dtype)
-        at = entry * n_table + batch.count.long().clamp_(max=n_table) - 1
-        seen_log_mu = batch.at_nonzeros(log_mu)
-        if n_table:
-            rising = torch.cumsum(torch.log1p(k / theta.view(-1, 1)), 1) - torch.lgamma(k + 2)
-            seen = rising.view(-1).index_select(0, at)
-            seen += batch.count * (seen_log_mu - batch.at_nonzeros(shrink))
+        def weigh(matrix: Tensor) -> Tensor:
+            return matrix @ theta[0] if shared else (matrix * cell_theta).sum(1)
+
+        size = offset.exp()
+        if shares:
+            odds = (log_rate - log_rate.amax(1, keepdim=True)).sub_(log_theta[of_cell]).exp_()
+            odds *= size / weigh(odds).unsqueeze(1)  # theta * odds = exp(log_rate): their sum is the softmax's
         else:
-            seen = torch.empty_like(batch.count)
-        large_args = (
-            batch.count[large],
-            seen_log_mu[large],
-            log_theta.reshape(-1)[entry[large]],
-        )
-        seen[large] = negative_binomial(*large_args)
-        shrink.view(-1)[batch.position[large]] = 0.0  # already in the general formula
+            odds = (log_rate + offset).sub_(log_theta[of_cell]).clamp_(max=LARGEST_LOG_ODDS).exp_()
+        log1p_odds = torch.log1p(odds)
+        used = (odds + 1).reciprocal_().mul_(odds)  # mu / (theta + mu)
 
-        zeros = shrink @ theta[0] if shared else (shrink * cell_theta).sum(1)
-        ctx.batch, ctx.shared = batch, shared
+        x, seen_odds = batch.count, batch.at_nonzeros(odds).clamp_(min=TINY)
+        unused = 1 / (1 + seen_odds)  # theta / (theta + mu)
+        entry = batch.gene if shared else batch.condition[batch.row] * batch.n_genes + batch.gene
+        gamma, gamma_slope, large = _gamma_terms(x, theta, entry)
+        seen = gamma.addcmul_(x, torch.log(seen_odds * unused))
+        if len(large):
+            # Here the large terms of zeros and counts cancel: taken together, in float64, and not again as zeros.
+            wide, wide_theta = _wide(seen_odds[large]), _wide(theta.view(-1)[entry[large]])
+            log1p_wide = torch.log1p(wide)
+            seen[large] = _large_count(_wide(x[large]), wide, wide_theta).to(seen.dtype)
+            gamma_slope[large] -= (wide_theta * log1p_wide).to(seen.dtype)
+            log1p_odds.view(-1)[batch.position[large]] = 0.0
+        value = weigh(log1p_odds).neg_().index_add_(0, batch.row, seen)
+
         if any(ctx.needs_input_grad):
-            slope = torch.sigmoid(odds).mul_(-cell_theta)
-            # sigmoid(-odds) at the non-zeros, from what is at hand: 1 + slope / theta
-            slope.view(-1).index_add_(0, batch.position, batch.count * torch.sigmoid(-batch.at_nonzeros(odds)))
-            if n_table:
-                of_theta = torch.cumsum(1 / (1 + k / theta.view(-1, 1)), 1).view(-1).index_select(0, at)
+            slope_of_count = x * unused  # the gradient in log mu is this, less theta * used
+            if shares:
+                total = slope_of_count.new_zeros(batch.n_cells).index_add_(0, batch.row, slope_of_count) - weigh(used)
+                grad = torch.addcmul(used, odds, total.unsqueeze(1) / size).mul_(cell_theta).neg_()
             else:
-                of_theta = torch.empty_like(batch.count)
-            x, large_log_mu, large_log_theta = large_args
-            of_theta[large] = theta_gradient(x, large_log_mu.exp(), large_log_theta.exp())
-            of_theta[large] += slope.view(-1)[batch.position[large]]
-            ctx.save_for_backward(slope, shrink, theta, entry, of_theta)
-        return (-zeros).index_add_(0, batch.row, seen)
+                grad = used * -cell_theta
+            grad.view(-1).index_add_(0, batch.position, slope_of_count)
+            ctx.batch, ctx.shared = batch, shared
+            ctx.save_for_backward(grad, theta, used.sub_(log1p_odds), entry, gamma_slope.sub_(slope_of_count))
+        return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        slope, shrink, theta, entry, of_theta = ctx.saved_tensors
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+        grad, theta, of_zeros, entry, of_counts = ctx.saved_tensors
         batch: Minibatch = ctx.batch
         if ctx.shared:
-            grad_theta = -(theta[0] * (grad @ shrink) + grad @ slope).unsqueeze(0)
+            grad_theta = (weight @ of_zeros).unsqueeze(0)
         else:
-            dense = torch.addcmul(slope, shrink, theta[batch.condition]).mul_(grad.unsqueeze(1))
-            grad_theta = torch.zeros_like(theta).index_add_(0, batch.condition, dense, alpha=-1)
-        grad_theta.view(-1).index_add_(0, entry, of_theta * grad[batch.row])
-        return slope * grad.unsqueeze(1), grad_theta, None
+            grad_theta = torch.zeros_like(theta).index_add_(0, batch.condition, of_zeros * weight.unsqueeze(1))
+        grad_theta = grad_theta * theta
+        grad_theta.view(-1).index_add_(0, entry, of_counts * weight[batch.row])
+        return grad * weight.unsqueeze(1), None, grad_theta, None, None
+
+
+def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Terms of each count x with the theta at `entry`, and where x is too large for the table.
+
+    The terms are lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), undefined for large x, and theta times its
+    derivative in theta. A table larger than what is looked up in it does not pay: then every x is large.
+    """
+    n = TABLE_SIZE if theta.numel() <= len(entry) else 0
+    large = torch.nonzero(x > n).squeeze(1)
+    if n:
+        k = torch.arange(n, device=theta.device, dtype=theta.dtype)
+        factor = theta.view(-1, 1) + k
+        at = (entry * n).add_(x.long().clamp_(max=n)).sub_(1)
+        value = (factor.log() - torch.log1p(k)).cumsum(1).view(-1).index_select(0, at)
+        slope = (theta.view(-1, 1) / factor).cumsum(1).view(-1).index_select(0, at)
+    else:
+        value, slope = torch.empty_like(x), torch.empty_like(x)
+    if len(large):
+        wide_x, wide_theta = _wide(x[large]), _wide(theta.view(-1)[entry[large]])
+        steps = torch.digamma(wide_x + wide_theta) - torch.digamma(wide_theta)
+        slope[large] = (wide_theta * steps).to(slope.dtype)
+        value[large] = 0.0
+    return value, slope, large
+
+
+def _large_count(x: Tensor, odds: Tensor, theta: Tensor) -> Tensor:
+    """The whole log-probability, by the textbook formula."""
+    gamma = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1)
+    return gamma + x * odds.log() - (x + theta) * torch.log1p(odds)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Float64 where the device has it."""
+    return values if values.device.type == "mps" else values.double()

@@ -33,8 +33,8 @@ def history(
     Six panels over the optimiser's steps (epochs on top): loss, reconstruction error and KL divergence of the
     training and validation cells in nats per cell, with the weight β of the KL on an axis of its own
     (loss = reconstruction + β · KL); the learning rate; the number of active latent units; and the KL divergence of
-    each latent dimension. A dashed line marks the step whose weights were kept. The first steps of a fit can lie far
-    above all others: the y axes then follow what comes after the first fifth of the steps, and the panel's title says
+    each latent dimension. A dashed line marks the step whose weights the model has (`kept_step` of the verdict). The
+    first steps of a fit can lie far above all others: the y axes then follow what comes after the first fifth of the steps, and the panel's title says
     how far the curve reaches.
 
     Parameters
@@ -71,7 +71,7 @@ def history(
     _learning_rate(axes["learning_rate"], curves)
     _active_units(axes["active_units"], curves)
     _kl_per_dim(axes["kl_per_dim"], curves)
-    _mark_best(axes, verdict["best_step"])
+    _mark_kept(axes, verdict["kept_step"])
     _label_steps(axes, curves)
     figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     figure.suptitle(_title(key, curves, verdict), x=0.01, ha="left", fontsize="medium", linespacing=1.4)
@@ -177,13 +177,13 @@ def _style(values: NDArray[Any]) -> dict[str, Any]:
     return {"linewidth": 1.4, "marker": "o" if len(values) == 1 else None, "markersize": 4}
 
 
-def _mark_best(axes: dict[str, Axes], best: int) -> None:
+def _mark_kept(axes: dict[str, Axes], kept: int) -> None:
     for name in PANELS[0]:
         for line in axes[name].lines[-1:]:  # validation where there is one, else training
-            y = np.interp(best, *np.asarray(line.get_data(), float))
-            axes[name].plot(best, y, "o", color=line.get_color(), markeredgecolor="black", markersize=5, zorder=3)
+            y = np.interp(kept, *np.asarray(line.get_data(), float))
+            axes[name].plot(kept, y, "o", color=line.get_color(), markeredgecolor="black", markersize=5, zorder=3)
     for ax in axes.values():
-        ax.axvline(best, color="black", linewidth=0.9, linestyle="--", zorder=1, label=f"best step: {best:,}")
+        ax.axvline(kept, color="black", linewidth=0.9, linestyle="--", zorder=1, label=f"weights of step {kept:,}")
 
 
 def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None:

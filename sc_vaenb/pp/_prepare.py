@@ -54,10 +54,10 @@ def prepare(
     looked for in ``layers['counts']``, ``X``, ``raw`` (the genes of `adata`, matched by name), and layers with count,
     raw or umi in their name, in this order, and the first place without negative and non-integer values is taken.
 
-    Variable genes are those of ``scanpy.pp.highly_variable_genes(flavor='seurat_v3')`` :cite:p:`Stuart2019`, on the
+    Variable genes are those of ``scanpy.pp.highly_variable_genes(flavor='seurat_v3')`` (Stuart et al. 2019), on the
     counts, batch by batch. Its loess fit fails in batches with few cells or low counts. Where these hold at most a
     tenth of the cells, they have no say in the choice; where they hold more, ``flavor='seurat'``
-    :cite:p:`Satija2015` on log-normalised counts takes its place; a warning says so. Genes without counts are never
+    (Satija et al. 2015) on log-normalised counts takes its place; a warning says so. Genes without counts are never
     chosen; where no more than `n_top_genes` genes have counts, all of these are.
 
     Parameters

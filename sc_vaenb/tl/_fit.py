@@ -82,7 +82,9 @@ layer
         Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it, at most
         0.9; 0 for none.
     patience
-        Stop after this many looks at the held-out cells without a lower loss (there are about 50 looks in a fit).
+        Stop after this many looks at the held-out cells (there are about 50 in a fit) without a lower loss, and go back
+        to the weights with the lowest. `None`: use all steps and keep the last weights. On small data the held-out
+        loss turns up long before the embedding is at its best, so stop early for the sake of decoding, not embedding.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     rng
@@ -110,7 +112,7 @@ RETURNS = """\
         at the final `beta`.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
-        (whose weights were kept) and `message`.
+        (with the lowest held-out loss), `kept_step` (whose weights the model has) and `message`.
     `uns["vae"]["model"]`
         The model itself as strings and arrays; :func:`sc_vaenb.tl.embed` reads it."""
 

@@ -27,6 +27,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
     config.pop("size_factor")
     for name in ("hidden", "decoder_hidden"):
         config[name] = tuple(config[name])
-    model = CountVAE(ModelConfig(**config))
-    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+    with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
+        model = CountVAE(ModelConfig(**config))
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, assign=True)
     return Stored(model.eval(), genes, batches, mean)

@@ -37,7 +37,7 @@ def vae(
     learning_rate: float = 3e-3,
     weight_decay: float = 1e-2,
     validation_fraction: float = 0.1,
-    patience: int = 10,
+    patience: int | None = None,
     device: str = "auto",
     rng: int | np.random.Generator | None = 0,
     allow_non_integer: bool = False,

@@ -34,11 +34,12 @@ def test_a_fit_finds_two_kinds_of_cells(counts):
     loss = history.column("validation_loss")
     assert loss[-1] < loss[0] - 30
     assert verdict.best_step == history.column("step")[np.argmin(loss)]
+    assert verdict.kept_step == 200
 
 
 def test_held_out_cells_do_not_reach_the_fit(counts):
     """Whatever the held-out cells hold, the weights are the same."""
-    options = FitConfig(n_steps=20, batch_size=64, patience=100)
+    options = FitConfig(n_steps=20, batch_size=64)
     spoiled = counts.matrix.copy()
     from sc_vaenb.fit.batches import split
 
@@ -70,7 +71,7 @@ def test_a_fit_that_gets_worse_stops_early_and_goes_back(counts):
     assert verdict.status == "stopped_early"
     steps, loss = history.column("step"), history.column("validation_loss")
     assert steps[-1] < 3000
-    assert verdict.best_step == steps[-6]
+    assert verdict.best_step == verdict.kept_step == steps[-6]
     assert loss[-6] == loss.min()
 
 
@@ -125,6 +126,13 @@ def filled(losses, kl=1.0, n_steps=None):
 )
 def test_the_verdict_follows_the_end_of_the_curve(losses, status):
     assert filled(losses).verdict("", 3).status == status
+
+
+def test_the_verdict_says_when_the_fitted_cells_are_known_better_than_new_ones():
+    verdict = filled([600.0, 500.0, *[520.0] * 20]).verdict("", 2)
+    assert verdict.status == "converged"
+    assert "4.0% lower for held-out cells at step 2" in verdict.message
+    assert (verdict.best_step, verdict.kept_step) == (2, 22)
 
 
 def test_the_verdict_says_when_the_latent_state_is_not_used():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import sparse, stats
 
+from sc_vaenb.fit.batches import Counts
 from sc_vaenb.model.distributions import negative_binomial
 from sc_vaenb.model.likelihood import INVERSE_LINKS, LIKELIHOODS, LINKS, gene_moments
 from sc_vaenb.model.nb_kernel import TABLE_SIZE, negative_binomial_cells
@@ -52,7 +53,7 @@ def test_zero_inflated_negative_binomial(batch, raw):
 def test_zero_inflation_of_zero_is_the_negative_binomial(batch, raw):
     zinb, offset, *_ = numbers("zinb", batch, raw)
     raw[:, batch.n_genes :] = -40.0
-    expected = negative_binomial_cells(raw[:, : batch.n_genes] + offset, zinb.log_theta, batch)
+    expected = negative_binomial_cells(raw[:, : batch.n_genes], offset, zinb.log_theta, batch)
     torch.testing.assert_close(zinb.log_prob(raw, offset, batch), expected)
 
 
@@ -73,28 +74,55 @@ def test_gaussian(batch, raw, dispersions):
     np.testing.assert_allclose(found, stats.norm.logpdf(y, mean.double().numpy(), sd).sum(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize("dispersions", [1, 3])
 @pytest.mark.parametrize("cells", [slice(0, 60), slice(0, 1)], ids=["table", "no table"])
-def test_the_fast_kernel_is_the_plain_sum_in_value_and_gradient(counts, raw, dispersions, cells):
+def test_the_fast_kernel_is_the_plain_sum_in_value_and_gradient(counts, raw, dispersions, cells, shares):
     batch = counts.minibatch(cells, torch.device("cpu"))
     n = batch.n_cells
     assert (batch.count > TABLE_SIZE).any()
+    offset = batch.size_factor.log().unsqueeze(1) + (4.0 if shares else 0.0)
     log_theta = torch.linspace(-9, 18, dispersions * 40).view(dispersions, 40)
     weight = torch.linspace(0.5, 2, n)  # a different gradient for every cell
 
     def value_and_gradients(per_cell):
-        log_mu, theta = raw[:n, :40].clone().requires_grad_(), log_theta.clone().requires_grad_()
-        value = per_cell(log_mu, theta)
+        rate, theta = raw[:n, :40].clone().requires_grad_(), log_theta.clone().requires_grad_()
+        value = per_cell(rate, theta)
         (value * weight).sum().backward()
-        return value, log_mu.grad, theta.grad
+        return value, rate.grad, theta.grad
 
-    def plain(log_mu, theta):
+    def plain(rate, theta):
         each = theta.expand(n, -1) if dispersions == 1 else theta[batch.condition]
+        log_mu = (rate.log_softmax(1) if shares else rate) + offset
         return negative_binomial(batch.dense(batch.count), log_mu, each).sum(1)
 
-    fast = value_and_gradients(lambda log_mu, theta: negative_binomial_cells(log_mu, theta, batch))
+    fast = value_and_gradients(lambda rate, theta: negative_binomial_cells(rate, offset, theta, batch, shares=shares))
     for found, expected in zip(fast, value_and_gradients(plain), strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("log_theta", [-9.2, 0.0, 18.4])
+@pytest.mark.parametrize("log_mu", [-18.0, -2.0, 2.0, 13.8])
+def test_the_fast_kernel_is_right_for_single_counts_over_the_extremes(log_theta, log_mu):
+    x = np.array([0, 1, 2, 15, 16, 17, 300, 1_000_000])
+    one_gene = Counts(sparse.csr_matrix(x[:, None].astype(np.float32)), np.ones(8, np.float32), np.zeros(8, np.int64))
+    batch = one_gene.minibatch(slice(None), torch.device("cpu"))
+    rate, theta = torch.full((8, 1), log_mu), torch.full((1, 1), log_theta)
+    found = negative_binomial_cells(rate, torch.zeros(8, 1), theta, batch).double()
+    expected = negative_binomial(torch.tensor(x)[:, None].double(), rate.double(), theta.double().expand(8, 1))[:, 0]
+    assert ((found - expected).abs() / expected.abs().clamp(min=1e-3)).max() < 1e-4
+
+
+def test_the_fast_kernel_is_finite_where_rates_underflow_or_overflow(batch):
+    for scale in (-300.0, 300.0):
+        rate = torch.full((60, 40), scale, requires_grad=True)
+        with torch.no_grad():
+            rate[:, ::2] *= -1
+        theta = torch.zeros(1, 40, requires_grad=True)
+        for shares in (False, True):
+            value = negative_binomial_cells(rate, torch.zeros(60, 1), theta, batch, shares=shares)
+            gradients = torch.autograd.grad(value.sum(), [rate, theta])
+            assert all(torch.isfinite(t).all() for t in (value, *gradients))
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -121,10 +149,6 @@ def test_gene_moments_count_the_zeros(batch):
 
 
 def test_dispersions_start_near_the_truth():
-    from scipy import sparse
-
-    from sc_vaenb.fit.batches import Counts
-
     rng = np.random.default_rng(0)
     theta, n = np.array([0.2, 1.0, 5.0]), 20_000
     size = rng.lognormal(sigma=0.3, size=n)

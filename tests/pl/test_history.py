@@ -25,7 +25,7 @@ def _close_figures():
 
 
 def fitted(n=21, *, first=5000.0, validation=True, status="converged", collapse=False):
-    """Cells with the record of ``n`` evaluations, 100 steps and two epochs apart; the last but one is best."""
+    """Cells with the record of ``n`` evaluations, 100 steps and two epochs apart; the last but one was kept."""
     t = np.linspace(0, 1, n)
     reconstruction, kl, beta = 1000 + 50 * (1 - t), 20 * t, np.minimum(1, 2 * t)
     reconstruction[:1] = first
@@ -46,7 +46,8 @@ def fitted(n=21, *, first=5000.0, validation=True, status="converged", collapse=
     verdict = {
         "status": status,
         "posterior_collapse": collapse,
-        "best_step": 100 * max(n - 2, 0),
+        "best_step": 100,
+        "kept_step": 100 * max(n - 2, 0),
         "message": "The loss is flat.",
     }
     adata = ad.AnnData(np.zeros((3, 2), np.float32))
@@ -80,14 +81,14 @@ def test_train_and_validation_differ_in_colour_and_are_explained():
     lines = by_label(axes["loss"])
     assert not same_color(lines["train"].get_color(), lines["validation"].get_color())
     (legend,) = axes["loss"].figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["train", "validation", "best step: 1,900"]
+    assert [text.get_text() for text in legend.get_texts()] == ["train", "validation", "weights of step 1,900"]
 
 
-def test_best_step_is_marked():
+def test_the_step_that_was_kept_is_marked():
     adata = fitted()
     axes = pl.history(adata, show=False)
     for ax in axes.values():
-        assert list(by_label(ax)["best step: 1,900"].get_xdata()) == [1900, 1900]
+        assert list(by_label(ax)["weights of step 1,900"].get_xdata()) == [1900, 1900]
     for name in ("loss", "reconstruction", "kl"):
         (point,) = [line for line in axes[name].lines if line.get_marker() == "o"]
         assert point.get_xdata() == [1900]
