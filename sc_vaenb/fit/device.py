@@ -11,12 +11,25 @@ import torch
 def resolve_device(name: str) -> torch.device:
     """`"auto"` takes CUDA, then MPS, then CPU; anything else is torch's name of a device."""
     if name != "auto":
-        return torch.device(name)
+        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        try:
+            device = torch.device(name)
+        except (RuntimeError, TypeError):
+            device = None
+        if device is None or not available.get(device.type) or (device.index or 0) >= _count(device):
+            found = ["auto", *(kind for kind, there in available.items() if there)]
+            msg = f"device={name!r} is not available here. Choose one of {found}, or an index such as 'cuda:0'."
+            raise ValueError(msg)
+        return device
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def _count(device: torch.device) -> int:
+    return torch.cuda.device_count() if device.type == "cuda" else 1
 
 
 @contextmanager

@@ -88,8 +88,6 @@ class History:
 
     def verdict(self, status: str, best_step: int) -> Verdict:
         """Judge the fit; `status` is what ended the loop before its last step, if anything."""
-        if not self.rows:
-            return Verdict(status, False, 0, 0, "Interrupted before the first look: the model is not fitted.")
         losses, last = self.column(self.judge), self.rows[-1]
         tail = losses[-max(len(losses) // 5, 1) - 1 :]
         fall = (tail[0] - tail[-1]) / abs(tail[-1])

@@ -41,8 +41,8 @@ def fit(
 ) -> tuple[CountVAE, History, Verdict]:
     """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
 
-    Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells. A loss that is no
-    longer a number raises FloatingPointError.
+    Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells; Ctrl-C before the
+    first look at them ends it all. A loss that is no longer a number raises FloatingPointError.
     """
     rng = np.random.default_rng(seed)
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
@@ -76,6 +76,8 @@ def fit(
                         status = "stopped_early"
                         break
         except KeyboardInterrupt:
+            if best.weights is None:  # nothing to keep yet
+                raise
             status = "interrupted"
         if status:
             best.restore()

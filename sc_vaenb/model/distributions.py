@@ -45,7 +45,7 @@ class _NegativeBinomial(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
         ctx.save_for_backward(x, log_mu, log_theta)
         mu, theta, odds = log_mu.exp(), log_theta.exp(), log_mu - log_theta
-        count = x.clamp(min=1.0)  # only keeps the branch for x > 0 finite where x = 0
+        count = torch.where(x > 0, x, 1.0)  # only keeps the branch for x > 0 finite where x = 0
         total = count + theta
         # The deviance of the count from its share of the total, and of theta from the rest: they differ by +-excess.
         excess = torch.sigmoid(-odds) * (count - mu)
@@ -66,7 +66,7 @@ class _NegativeBinomial(torch.autograd.Function):
 class _Poisson(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_mu: Tensor) -> Tensor:
-        mu, count = log_mu.exp(), x.clamp(min=1.0)
+        mu, count = log_mu.exp(), torch.where(x > 0, x, 1.0)
         ctx.save_for_backward(x - mu)
         deviance = _deviance(count, mu, count - mu, count.log() - log_mu)
         return torch.where(x > 0, -deviance - _stirling_error(count) - 0.5 * count.log() - HALF_LOG_2PI, -mu)

@@ -107,17 +107,18 @@ class _NegativeBinomialCells(torch.autograd.Function):
 
 
 def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Terms of each count x with the theta at `entry`, and where x is too large for the table.
+    """Terms of each count x with the theta at `entry`, and where x is too large for the table, or has a fraction.
 
     The terms are lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), undefined for large x, and theta times its
     derivative in theta. A table larger than what is looked up in it does not pay: then every x is large.
     """
     n = TABLE_SIZE if theta.numel() <= len(entry) else 0
-    large = torch.nonzero(x > n).squeeze(1)
+    whole = x.long()
+    large = torch.nonzero((whole > n) | (whole != x)).squeeze(1)
     if n:
         k = torch.arange(n, device=theta.device, dtype=theta.dtype)
         factor = theta.view(-1, 1) + k
-        at = (entry * n).add_(x.long().clamp_(max=n)).sub_(1)
+        at = (entry * n).add_(whole.clamp(1, n)).sub_(1)
         value = (factor.log() - torch.log1p(k)).cumsum(1).view(-1).index_select(0, at)
         slope = (theta.view(-1, 1) / factor).cumsum(1).view(-1).index_select(0, at)
     else:

@@ -34,8 +34,8 @@ def history(
     training and validation cells in nats per cell, with the weight β of the KL on an axis of its own
     (loss = reconstruction + β · KL); the learning rate; the number of active latent units; and the KL divergence of
     each latent dimension. A dashed line marks the step whose weights the model has (`kept_step` of the verdict). The
-    first steps of a fit can lie far above all others: the y axes then follow what comes after the first fifth of the steps, and the panel's title says
-    how far the curve reaches.
+    first steps of a fit can lie far above all others: the y axes then follow what comes after the first fifth of the
+    steps, and the panel's title says how far the curve reaches.
 
     Parameters
     ----------

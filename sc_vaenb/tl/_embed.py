@@ -55,6 +55,7 @@ def embed(
     name = key if key_added is None else key_added
     _adata.check_adata(adata)
     _adata.check_key(name)
+    where = resolve_device(device)
     params = _adata.find_record(adata, key)["params"]
     stored = load_model(adata, key)
     order = _adata.locate_genes(adata, stored.genes, key)
@@ -71,7 +72,7 @@ def embed(
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata
     counts = Counts(matrix, size_factor.astype(np.float32), codes)
-    embedding = embed_cells(stored.model, counts, resolve_device(device))
+    embedding = embed_cells(stored.model, counts, where)
     _adata.write_result(adata, name, embedding)
     logg.info("    finished", time=start, deep=f"added\n    'X_{name}', the embedding (adata.obsm)")
     return adata if copy else None

@@ -207,7 +207,7 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
         if name in params:
             _adata.check_choice(name, params[name], valid)
     for name in ("n_latent", "n_steps", "batch_size", "patience"):
-        if name != "n_steps" or params[name] is not None:
+        if name not in {"n_steps", "patience"} or params[name] is not None:
             _adata.check_number(name, params[name], 1, whole=True)
     for name in ("hidden", "decoder_hidden"):
         widths = () if name == "decoder_hidden" and params[name] is None else params[name]

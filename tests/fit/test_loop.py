@@ -111,6 +111,12 @@ def test_devices_by_name():
     assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
 
 
+@pytest.mark.parametrize("name", ["foo", "cuda:99", None, "meta"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ValueError, match=r"device=.* is not available here\. Choose one of \['auto', 'cpu'"):
+        resolve_device(name)
+
+
 def filled(losses, kl=1.0, n_steps=None):
     history = History(per_step=0.5, n_steps=n_steps or len(losses))
     for step, loss in enumerate(losses):

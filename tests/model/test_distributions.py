@@ -98,6 +98,13 @@ def test_gradients_agree_with_autograd_of_the_plain_formula():
         torch.testing.assert_close(mine.double(), theirs, rtol=2e-4, atol=2e-4)
 
 
+def test_fractions_are_interpolated():
+    x = torch.tensor([0.01, 0.3, 1.5, 20.5])
+    log_mu, log_theta = torch.tensor([0.3, -2, 1.1, 4]), torch.tensor([0.5, 3, -1, 2.2])
+    expected = plain(x.double(), log_mu.double(), log_theta.double())
+    torch.testing.assert_close(negative_binomial(x, log_mu, log_theta).double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_pass_gradcheck():
     x = torch.tensor([0.0, 1, 4, 30, 500], dtype=torch.float64)
     log_mu = torch.tensor([0.3, -2, 1.1, 4, 5], dtype=torch.float64, requires_grad=True)

@@ -101,6 +101,16 @@ def test_the_fast_kernel_is_the_plain_sum_in_value_and_gradient(counts, raw, dis
         torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
 
 
+def test_the_fast_kernel_takes_fractions(counts, raw):
+    batch = counts.minibatch(slice(0, 60), torch.device("cpu"))
+    batch.count = batch.count * torch.linspace(0.1, 1.3, len(batch.count))
+    theta = torch.linspace(-2, 5, 40).view(1, 40)
+    found = negative_binomial_cells(raw[:, :40], torch.zeros(60, 1), theta, batch)
+    plain = negative_binomial(batch.dense(batch.count).double(), raw[:, :40].double(), theta.double().expand(60, -1))
+    assert (batch.count < 1).any()
+    torch.testing.assert_close(found.double(), plain.sum(1), rtol=1e-5, atol=1e-3)
+
+
 @pytest.mark.parametrize("log_theta", [-9.2, 0.0, 18.4])
 @pytest.mark.parametrize("log_mu", [-18.0, -2.0, 2.0, 13.8])
 def test_the_fast_kernel_is_right_for_single_counts_over_the_extremes(log_theta, log_mu):

@@ -1,0 +1,159 @@
+"""The conventions of the house: which file may know which, and what every public function looks like."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import sc_vaenb
+
+ROOT = Path(sc_vaenb.__file__).parent
+ARROWS = {  # what may be imported from where, within the package
+    "model": {"model"},
+    "fit": {"fit", "model"},
+    "metrics": {"metrics"},
+    "datasets": set(),
+    "_adata": set(),
+    "pp": {"pp", "_adata", "metrics", "fit", "model"},
+    "tl": {"tl", "_adata", "metrics", "fit", "model"},
+    "pl": {"pl", "_adata", "metrics", "fit", "model"},
+}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") in ARROWS)
+FUNCTIONS = [
+    pytest.param(module, name, id=f"{module}.{name}")
+    for module in ("pp", "tl", "pl", "datasets")
+    for name in import_module(f"sc_vaenb.{module}").__all__
+]
+every_function = pytest.mark.parametrize(("module", "name"), FUNCTIONS)
+
+
+def imports(path):
+    """Full names of all that a file imports, anywhere in it."""
+    package = ["sc_vaenb", *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = [*base, *((node.module or "").split(".") if node.module else [])]
+            yield from (".".join([*module, alias.name]) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_point_one_way(path):
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    found = set(imports(path))
+    own = {name.split(".")[1] for name in found if name.startswith("sc_vaenb.")}
+    assert own <= ARROWS[part]
+    if part in {"model", "fit", "metrics"}:
+        assert not {name.split(".")[0] for name in found} & {"anndata", "scanpy"}
+
+
+def test_the_import_check_sees_imports(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "fit").mkdir()
+    path = tmp_path / "fit" / "loop.py"
+    path.write_text(
+        "import torch.nn\nfrom .. import _adata\nfrom ..model.vae import X\nfrom . import device\n"
+        "def f():\n    from anndata import AnnData\n"
+    )
+    expected = {"torch.nn", "sc_vaenb._adata", "sc_vaenb.model.vae.X", "sc_vaenb.fit.device", "anndata.AnnData"}
+    assert set(imports(path)) == expected
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, sc_vaenb\n"
+        "heavy = {'torch', 'scanpy', 'anndata', 'pandas', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert sc_vaenb.__version__\n"
+        "sc_vaenb.tl\n"
+        "assert {'torch', 'scanpy'} <= set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    assert sc_vaenb.__version__ == project["version"]
+
+
+def test_the_package_offers_its_public_parts():
+    public = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix in {".py", ""}}
+    public = {name for name in public if not name.startswith("_")} - {"cli", "report", "fit", "model"}
+    assert set(sc_vaenb.__all__) == public
+    assert {*sc_vaenb.__all__, "__version__"} == set(dir(sc_vaenb))
+    for name in sc_vaenb.__all__:
+        assert getattr(sc_vaenb, name).__name__ == f"sc_vaenb.{name}"
+    with pytest.raises(AttributeError, match="module 'sc_vaenb' has no attribute 'nothing'"):
+        _ = sc_vaenb.nothing
+
+
+@pytest.mark.parametrize("module", ["pp", "tl", "pl", "datasets", "metrics"])
+def test_all_lists_what_is_public(module):
+    module = import_module(f"sc_vaenb.{module}")
+    own = {
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith(module.__name__)
+    }
+    assert own <= set(module.__all__)
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize("module", ["pp", "tl", "pl"])
+def test_one_public_function_a_file(module):
+    for name in import_module(f"sc_vaenb.{module}").__all__:
+        function = getattr(import_module(f"sc_vaenb.{module}"), name)
+        assert function.__module__ == f"sc_vaenb.{module}._{name}"
+
+
+def described(doc):
+    """The names in the section "Parameters" of a docstring, and the lines that name them."""
+    section = re.search(r"^Parameters\n-+\n(.*?)(?=^\w+\n-+\n|\Z)", doc, re.MULTILINE | re.DOTALL)
+    lines = [line for line in section[1].splitlines() if line and not line.startswith(" ")] if section else []
+    return [name for line in lines for name in re.split(r",\s*", line)]
+
+
+@every_function
+def test_every_public_function_has_the_signature_of_the_house(module, name):
+    function = getattr(getattr(sc_vaenb, module), name)
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    if module != "datasets":
+        assert parameters[0].name == "adata"
+    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    assert len(positional) <= 3
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(positional) :])
+    assert all(p.annotation is not p.empty for p in parameters)
+    assert signature.return_annotation is not signature.empty
+    assert all("mutable" not in str(type(p.default)) and not isinstance(p.default, list | dict) for p in parameters)
+    if "copy" in signature.parameters:
+        assert signature.parameters["copy"].default is False
+        assert signature.return_annotation == "AnnData | None"
+
+
+@every_function
+def test_every_public_function_has_the_docstring_of_the_house(module, name):
+    function = getattr(getattr(sc_vaenb, module), name)
+    doc = inspect.getdoc(function)
+    first = doc.splitlines()[0]
+    assert first.endswith(".")
+    assert len(first) <= 120
+    for section in ("Parameters", "Returns", "Examples") if module == "tl" and name != "embed" else ("Returns",):
+        assert re.search(rf"^{section}\n-+$", doc, re.MULTILINE), f"no section {section}"
+    assert sorted(described(doc)) == sorted(inspect.signature(function).parameters)  # no more, no less, no types
+    assert not re.search(r"^\s*\{\w+\}$", doc, re.MULTILINE), "a placeholder is left"
+
+
+def test_the_docstring_check_sees_what_is_missing():
+    doc = "Do it.\n\nParameters\n----------\nadata\n    Cells.\nlow, high\n    Bounds.\n\nReturns\n-------\nNothing\n"
+    assert described(doc) == ["adata", "low", "high"]
+    assert described("Do it.") == []
