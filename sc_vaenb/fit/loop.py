@@ -28,7 +28,7 @@ class FitConfig:
     n_steps: int
     batch_size: int = 128
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 1.0
     beta: float = 1.0
     warmup: float = 0.3
     free_bits: float = 0.0

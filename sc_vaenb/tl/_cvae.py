@@ -39,7 +39,7 @@ def cvae(
     n_steps: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
-    weight_decay: float = 1e-2,
+    weight_decay: float = 1.0,
     validation_fraction: float = 0.1,
     patience: int | None = None,
     device: str = "auto",

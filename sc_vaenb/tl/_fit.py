@@ -77,7 +77,8 @@ layer
     learning_rate
         Peak of the one-cycle schedule of AdamW.
     weight_decay
-        Of AdamW.
+        Of AdamW: every step shrinks all weights by this times the learning rate. It keeps small data from being learned
+        by heart and batches from being drawn together further than they belong.
     validation_fraction
         Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it, at most
         0.9; 0 for none.

@@ -1,5 +1,7 @@
 """`tl.cvae`: batches go in, and their effect stays out. What it shares with `tl.vae` is tested there."""
 
+import traceback
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 import sc_vaenb
+from sc_vaenb.model.likelihood import NegativeBinomial
 from sc_vaenb.tl import _fit
 
 
@@ -253,3 +256,20 @@ def test_fits_that_break_down_leave_everything_as_it_was(adata, fast, refused, m
     monkeypatch.setattr(_fit, "fit", fit)
     with refused(adata, MemoryError, r"cpu ran out of memory\. Lower batch_size \(128\) or hidden"):
         sc_vaenb.tl.cvae(adata, "batch", **fast)
+
+
+def test_the_way_of_a_minibatch_is_short(adata, fast, monkeypatch):
+    """From the public function to the log-likelihood: at most five files and six frames."""
+    ways, log_prob = [], NegativeBinomial.log_prob
+
+    def traced(self, *args):
+        ways.append(traceback.extract_stack())
+        return log_prob(self, *args)
+
+    monkeypatch.setattr(NegativeBinomial, "log_prob", traced)
+    sc_vaenb.tl.cvae(adata, "batch", **fast)
+    names = [frame.name for frame in ways[0]]
+    way = ways[0][names.index("cvae") : -1]  # the last frame is this test's, in the place of log_prob
+    assert [frame.name for frame in way] == ["cvae", "fit_into", "fit", "loss"]
+    assert len({frame.filename for frame in way}) + 1 <= 5
+    assert len(way) + 1 <= 6
