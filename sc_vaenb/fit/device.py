@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,22 @@ def resolve_device(name: str) -> torch.device:
 
 def _count(device: torch.device) -> int:
     return torch.cuda.device_count() if device.type == "cuda" else 1
+
+
+@contextmanager
+def threads_as_asked() -> Iterator[None]:
+    """Hold torch to OMP_NUM_THREADS, where that is set, for a block.
+
+    numba, which scanpy uses, shares torch's pool of threads and resizes it to all processors. Small steps on more
+    threads than a job was given processors are many times slower.
+    """
+    before, asked = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and 0 < int(asked) < before:
+        torch.set_num_threads(int(asked))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

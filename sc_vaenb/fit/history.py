@@ -101,9 +101,9 @@ class History:
         }[status]
         rise = losses[-1] / losses.min() - 1
         if status == "converged" and rise > OVERFITTED:
-            message += (
-                f" It was {rise:.1%} lower for held-out cells at step {best_step}: the model knows the fitted cells "
-                "better than it would know new ones. To decode or compare likelihoods, set patience=10."
+            message = (
+                f"The loss of held-out cells has risen by {rise:.1%} since step {best_step}: the model knows the "
+                "fitted cells better than new ones. Their embedding need not suffer; to decode, fit with patience=10."
             )
         collapse = last["active_units"] < 2
         if collapse:

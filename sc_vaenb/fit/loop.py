@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..model.vae import CountVAE, ModelConfig, Terms
 from .batches import Counts, shuffled, split
-from .device import own_random_state
+from .device import own_random_state, threads_as_asked
 from .history import History, Verdict
 from .schedule import one_cycle, warm_up
 
@@ -48,7 +48,8 @@ def fit(
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
     minibatches = shuffled(train, options.batch_size, rng)
     history = History(min(options.batch_size, len(train)) / len(train), options.n_steps)
-    with own_random_state(seed, device), tqdm(total=options.n_steps, disable=not progress, leave=False) as bar:
+    bar = tqdm(total=options.n_steps, disable=not progress, leave=False)
+    with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
         optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay, fused=True)

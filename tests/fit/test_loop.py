@@ -4,7 +4,7 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.device import own_random_state, resolve_device
+from sc_vaenb.fit.device import own_random_state, resolve_device, threads_as_asked
 from sc_vaenb.fit.embed import embed
 from sc_vaenb.fit.history import History
 from sc_vaenb.fit.loop import Best, FitConfig, evaluate, fit
@@ -106,6 +106,19 @@ def test_random_state_comes_back_after_an_error():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_threads_are_held_to_what_was_asked_and_put_back(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for asked, expected in (("1", 1), ("8", 2), ("", 2), ("a lot", 2)):
+            monkeypatch.setenv("OMP_NUM_THREADS", asked)
+            with threads_as_asked():
+                assert torch.get_num_threads() == expected
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_devices_by_name():
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in {"cpu", "cuda", "mps"}
@@ -137,7 +150,7 @@ def test_the_verdict_follows_the_end_of_the_curve(losses, status):
 def test_the_verdict_says_when_the_fitted_cells_are_known_better_than_new_ones():
     verdict = filled([600.0, 500.0, *[520.0] * 20]).verdict("", 2)
     assert verdict.status == "converged"
-    assert "4.0% lower for held-out cells at step 2" in verdict.message
+    assert "held-out cells has risen by 4.0% since step 2" in verdict.message
     assert (verdict.best_step, verdict.kept_step) == (2, 22)
 
 

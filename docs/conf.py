@@ -1,0 +1,89 @@
+"""Sphinx: builds without network; the notebooks are run at every build."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from docutils.nodes import SkipNode
+from docutils.utils.math.latex2mathml import tex2mathml
+
+HERE = Path(__file__).parent
+
+# Sphinx reads below its own folder only, and the notebooks live beside it: take fresh copies
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*", "*.h5ad", "*.zarr"))
+
+# scanpy's numba would raise the number of threads that a build was given, and waiting threads cost more than they do
+if "OMP_NUM_THREADS" in os.environ:
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+
+project = "sc_vaenb"
+author = "The sc_vaenb developers"
+copyright = "the sc_vaenb developers"
+release = version = installed("sc_vaenb")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build", "generated/.*", "jupyter_execute"]
+templates_path = ["_templates"]
+default_role = "literal"  # `name` in a docstring is code
+
+autosummary_generate = True
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_use_unqualified_type_names = True
+maximum_signature_line_length = 88  # longer ones get a line for each parameter
+add_module_names = False
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "smartquotes"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_raise_on_error = True
+nb_execution_timeout = 900
+nb_merge_streams = True
+
+suppress_warnings = ["ref.footnote"]  # a source listed in a docstring need not be cited in its text
+
+html_theme = "sphinx_book_theme"
+html_math_renderer = "mathml"  # see setup: formulas need no script from elsewhere
+html_title = "sc_vaenb"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],
+}
+
+
+def setup(app: Any) -> None:
+    """Formulas as MathML, which browsers draw by themselves, also without network."""
+
+    def inline(translator: Any, node: Any) -> None:
+        translator.body.append(tex2mathml(node.astext(), as_block=False))
+        raise SkipNode
+
+    def block(translator: Any, node: Any) -> None:
+        formula = tex2mathml(" ".join(node.astext().split()), as_block=True)
+        translator.body.append(f'<div class="formula">{formula}</div>')
+        raise SkipNode
+
+    app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))

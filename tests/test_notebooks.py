@@ -1,0 +1,105 @@
+"""The notebooks run from top to bottom, show what their text says, and are committed without outputs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+
+PROBES = {  # appended to a notebook: what its text relies on, as JSON
+    "quickstart": """
+import json
+verdict = adata.uns["cvae"]["verdict"]
+print(json.dumps({"table": table.to_dict("index"), "difference": float(difference), "verdict": verdict}))
+""",
+}
+
+
+def read(path: Path) -> NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNode:
+    """The notebook with its outputs and those of its probe, run in `folder / "work"`; a cell that fails raises."""
+    # a kernel of this very interpreter, whatever kernels are registered on the machine, and nothing of the user's
+    spec, work = folder / "kernels" / "of-the-tests", folder / "work"
+    spec.mkdir(parents=True)
+    work.mkdir()
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "tests", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(folder))
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(folder / name.lower()))
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # numba, in scanpy, would raise torch's threads again
+        monkeypatch.setenv(name, "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+    notebook = read(path)
+    notebook.cells.append(nbformat.v4.new_code_cell(PROBES[path.stem], id="probe"))
+    resources = {"metadata": {"path": str(work)}}
+    client = NotebookClient(notebook, kernel_name=spec.name, timeout=900, resources=resources, coalesce_streams=True)
+    return client.execute()
+
+
+def streams(notebook: NotebookNode, name: str) -> dict[str, str]:
+    """What each cell printed to a stream; cells that printed nothing are left out."""
+    texts = {
+        cell.id: "".join(out.text for out in cell.outputs if out.output_type == "stream" and out.name == name)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
+    return {cell: text for cell, text in texts.items() if text}
+
+
+def test_every_notebook_is_tested() -> None:
+    assert [path.stem for path in PATHS] == sorted(PROBES)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_is_committed_clean(path: Path) -> None:
+    notebook = read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.id for cell in code if cell.outputs or cell.execution_count is not None] == []
+    assert notebook.metadata.kernelspec.name == "python3"
+    nbformat.validate(notebook)
+
+
+def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "quickstart.ipynb", tmp_path, monkeypatch)
+
+    shown = [
+        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+    ]
+    assert shown == ["mean-variance", "history", "umap"]
+    # warnings would stand there; the progress bars of the fits may, and what tqdm says where ipywidgets are missing
+    errors = streams(notebook, "stderr")
+    assert set(errors) <= {"vae", "cvae", "downstream"}
+    assert "Warning" not in errors.get("downstream", "").replace("TqdmWarning: IProgress not found", "")
+
+    printed = streams(notebook, "stdout")
+    for method, goal in {"vae": "", "cvae": " of 3 batches"}.items():
+        assert f"fitting {method} to 700 cells x 765 genes{goal} on" in printed[method]
+        assert f"'X_{method}', the embedding (adata.obsm)" in printed[method]
+
+    result = json.loads(printed["probe"])
+    assert result["verdict"]["status"] in {"converged", "stopped_early"}
+    assert not result["verdict"]["posterior_collapse"]
+    assert result["difference"] < 1e-5
+    table = result["table"]
+    assert list(table) == ["pca", "vae", "cvae"]
+    # batches keep together with PCA and VAE, CVAE is close to perfect mixing, and clusters match types about as well
+    assert table["pca"]["excess"] > 0.2
+    assert table["vae"]["excess"] > 0.1
+    assert abs(table["cvae"]["excess"]) < 0.1
+    assert min(row["NMI"] for row in table.values()) > 0.5
+    assert abs(table["cvae"]["NMI"] - table["pca"]["NMI"]) < 0.1
+    (written,) = (tmp_path / "work").iterdir()
+    assert written.name == "quickstart.h5ad"
