@@ -26,9 +26,9 @@ class FitConfig:
     """How a model is fitted; see `tl.cvae` for the meanings."""
 
     n_steps: int
+    weight_decay: float
     batch_size: int = 128
     learning_rate: float = 3e-3
-    weight_decay: float = 1.0
     beta: float = 1.0
     warmup: float = 0.3
     free_bits: float = 0.0
@@ -48,7 +48,7 @@ def fit(
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
     minibatches = shuffled(train, options.batch_size, rng)
     history = History(min(options.batch_size, len(train)) / len(train), options.n_steps)
-    bar = tqdm(total=options.n_steps, disable=not progress, leave=False)
+    bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))

@@ -1,4 +1,4 @@
-"""What depends on the step, and how many steps there are."""
+"""What depends on the step, and what a fit takes from the number of cells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import math
 
 def default_steps(n_cells: int) -> int:
     """Steps of a fit: a budget, not a number of passes, so that a million cells cost what ten thousand do."""
-    return 1000
+    return min(600 + n_cells // 10, 1000)
+
+
+def default_weight_decay(n_cells: int) -> float:
+    """Weight decay of a fit to so many cells: what matters is how many passes over them the weights remember.
+
+    Wang & Aitchison 2024, "How to set AdamW's weight decay as you scale model and dataset size", arXiv:2405.13698.
+    """
+    return min(900 / n_cells, 1.0)
 
 
 def one_cycle(step: int, n_steps: int, rise: float = 0.15) -> float:

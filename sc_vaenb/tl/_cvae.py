@@ -39,7 +39,7 @@ def cvae(
     n_steps: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 3e-3,
-    weight_decay: float = 1.0,
+    weight_decay: float | None = None,
     validation_fraction: float = 0.1,
     patience: int | None = None,
     device: str = "auto",

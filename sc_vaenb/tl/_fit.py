@@ -17,7 +17,7 @@ from ..fit.batches import Counts
 from ..fit.device import resolve_device
 from ..fit.embed import embed
 from ..fit.loop import FitConfig, fit
-from ..fit.schedule import default_steps
+from ..fit.schedule import default_steps, default_weight_decay
 from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
@@ -77,8 +77,9 @@ layer
     learning_rate
         Peak of the one-cycle schedule of AdamW.
     weight_decay
-        Of AdamW: every step shrinks all weights by this times the learning rate. It keeps small data from being learned
-        by heart and batches from being drawn together further than they belong.
+        Of AdamW: every step shrinks all weights by this times the learning rate, which keeps few cells from being
+        learned by heart. `None`: 900 / number of cells, 1 at most, so that the weights remember the same number of
+        passes over the cells.
     validation_fraction
         Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it, at most
         0.9; 0 for none.
@@ -174,7 +175,12 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     model_config = asdict(config) | {"size_factor": params["size_factor"], "size_factor_mean": size_factor.mean()}
-    used = params | {"rng": seed, "n_steps": options.n_steps, "device": str(device)}
+    used = params | {
+        "rng": seed,
+        "n_steps": options.n_steps,
+        "weight_decay": options.weight_decay,
+        "device": str(device),
+    }
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = mask
     record = {
@@ -219,7 +225,8 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
             _adata.check_number(f"a width in {name}", width, 1, whole=True)
     _adata.check_number("learning_rate", params["learning_rate"], 0, above=True)
     for name, high in (("beta", np.inf), ("free_bits", np.inf), ("weight_decay", np.inf), ("warmup", 1)):
-        _adata.check_number(name, params[name], 0, high)
+        if name != "weight_decay" or params[name] is not None:
+            _adata.check_number(name, params[name], 0, high)
     for name in ("dropout", "validation_fraction"):
         _adata.check_number(name, params[name], 0, 0.9)
     if params["size_factor_as"] == "covariate" and params["link"] == "softmax":
@@ -256,9 +263,12 @@ def _model_config(params: Mapping[str, Any], n_genes: int, n_batches: int) -> Mo
 
 
 def _fit_config(params: Mapping[str, Any], n_cells: int) -> FitConfig:
-    names = [field.name for field in fields(FitConfig) if field.name != "n_steps"]
-    n_steps = default_steps(n_cells) if params["n_steps"] is None else params["n_steps"]
-    return FitConfig(n_steps=n_steps, **{name: params[name] for name in names})
+    chosen = {field.name: params[field.name] for field in fields(FitConfig)}
+    if chosen["n_steps"] is None:
+        chosen["n_steps"] = default_steps(n_cells)
+    if chosen["weight_decay"] is None:
+        chosen["weight_decay"] = default_weight_decay(n_cells)
+    return FitConfig(**chosen)
 
 
 def _seed(rng: int | np.random.Generator | None) -> int:

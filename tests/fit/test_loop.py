@@ -25,7 +25,7 @@ def counts():
 
 
 def test_a_fit_finds_two_kinds_of_cells(counts):
-    model, history, verdict = fit(CONFIG, counts, FitConfig(n_steps=200, batch_size=64), CPU, seed=0)
+    model, history, verdict = fit(CONFIG, counts, FitConfig(weight_decay=0.1, n_steps=200, batch_size=64), CPU, seed=0)
     z = embed(model, counts, CPU)
     centres = z[:100].mean(0), z[100:].mean(0)
     between = np.linalg.norm(centres[0] - centres[1])
@@ -39,7 +39,7 @@ def test_a_fit_finds_two_kinds_of_cells(counts):
 
 def test_held_out_cells_do_not_reach_the_fit(counts):
     """Whatever the held-out cells hold, the weights are the same."""
-    options = FitConfig(n_steps=20, batch_size=64)
+    options = FitConfig(weight_decay=0.1, n_steps=20, batch_size=64)
     spoiled = counts.matrix.copy()
     from sc_vaenb.fit.batches import split
 
@@ -66,7 +66,9 @@ def test_the_best_weights_come_back():
 
 def test_a_fit_that_gets_worse_stops_early_and_goes_back(counts):
     few = Counts(counts.matrix[:40], counts.size_factor[:40], counts.condition[:40])
-    options = FitConfig(n_steps=3000, batch_size=32, learning_rate=2e-2, patience=5, beta=0.01, warmup=0.01)
+    options = FitConfig(
+        weight_decay=0.1, n_steps=3000, batch_size=32, learning_rate=2e-2, patience=5, beta=0.01, warmup=0.01
+    )
     _, history, verdict = fit(CONFIG, few, options, CPU, seed=0)
     assert verdict.status == "stopped_early"
     steps, loss = history.column("step"), history.column("validation_loss")
@@ -79,17 +81,20 @@ def test_looks_at_held_out_cells_can_be_compared_and_change_nothing(counts):
     torch.manual_seed(0)
     model = CountVAE(CONFIG).train()
     before = torch.get_rng_state()
-    looks = [evaluate(model, counts, np.arange(150), FitConfig(n_steps=1), CPU) for _ in range(2)]
+    looks = [evaluate(model, counts, np.arange(150), FitConfig(weight_decay=0.1, n_steps=1), CPU) for _ in range(2)]
     assert looks[0].loss == looks[1].loss
     assert torch.equal(before, torch.get_rng_state())
     assert model.training
-    parts = [evaluate(model, counts, cells, FitConfig(n_steps=1), CPU) for cells in (np.arange(75), np.arange(75, 150))]
+    parts = [
+        evaluate(model, counts, cells, FitConfig(weight_decay=0.1, n_steps=1), CPU)
+        for cells in (np.arange(75), np.arange(75, 150))
+    ]
     kl = (parts[0].kl_per_dim + parts[1].kl_per_dim) / 2
     torch.testing.assert_close(kl, looks[0].kl_per_dim)
 
 
 def test_the_seed_decides_and_the_global_state_is_left_alone(counts):
-    options = FitConfig(n_steps=15, batch_size=32)
+    options = FitConfig(weight_decay=0.1, n_steps=15, batch_size=32)
     before = torch.get_rng_state()
     config = ModelConfig(n_genes=50, n_latent=3, hidden=(16,), decoder_hidden=(16,), dropout=0.2)
     a, b, c = (embed(fit(config, counts, options, CPU, seed)[0], counts, CPU) for seed in (1, 1, 2))

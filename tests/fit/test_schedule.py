@@ -1,6 +1,6 @@
 import pytest
 
-from sc_vaenb.fit.schedule import one_cycle, warm_up
+from sc_vaenb.fit.schedule import default_steps, default_weight_decay, one_cycle, warm_up
 
 
 @pytest.mark.parametrize("n", [1, 7, 1000])
@@ -22,3 +22,14 @@ def test_the_weight_of_the_kl_reaches_its_end_within_its_share_of_the_steps():
     assert weights[28] < 1
     assert weights[29:] == [1.0] * 71
     assert warm_up(0, 100, 0.0) == 1.0
+
+
+def test_a_million_cells_take_no_more_steps_than_ten_thousand():
+    steps = [default_steps(n) for n in (10, 500, 10_000, 1_000_000)]
+    assert steps == sorted(steps)
+    assert steps[-1] == steps[-2]
+
+
+def test_weights_remember_the_same_number_of_passes_over_many_cells():
+    assert default_weight_decay(20_000) * 20_000 == pytest.approx(default_weight_decay(1_000_000) * 1_000_000)
+    assert default_weight_decay(100) == 1.0
