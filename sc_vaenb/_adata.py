@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 ROWS_AT_ONCE = 16_384  # cells read together, so that a dense or backed matrix is never doubled in memory
+MANY_GENES = 10_000  # more than anyone chooses to model
+LARGEST = 3e38  # what float32 holds
 FORMAT = "sc_vaenb model 1"
 
 
@@ -53,8 +55,8 @@ def check_key(key: object) -> None:
         raise ValueError(msg)
 
 
-def check_adata(adata: object) -> None:
-    """Refuse what is no AnnData, has nothing in it, or names genes twice."""
+def check_adata(adata: object, *, copy: bool = False) -> None:
+    """Refuse what is no AnnData, has nothing in it, cannot take a result, or names genes twice."""
     from anndata import AnnData
 
     if not isinstance(adata, AnnData):
@@ -62,6 +64,11 @@ def check_adata(adata: object) -> None:
         raise TypeError(msg)
     if adata.n_obs == 0 or adata.n_vars == 0:
         msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
+        raise ValueError(msg)
+    if adata.isbacked and (adata.is_view or copy):
+        msg = (
+            "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
+        )
         raise ValueError(msg)
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()]
@@ -83,7 +90,16 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
 
     The default column "highly_variable" is used where it exists and means all genes where it does not.
     """
-    if mask_var is None or (isinstance(mask_var, str) and mask_var == "highly_variable" and mask_var not in adata.var):
+    from scanpy import logging as logg
+
+    if isinstance(mask_var, str) and mask_var == "highly_variable" and mask_var not in adata.var:
+        if adata.n_vars > MANY_GENES:
+            logg.warning(
+                f"var has no column 'highly_variable', so all {adata.n_vars:,} genes are used; "
+                "sc_vaenb.pp.prepare(adata) chooses 2,000."
+            )
+        mask_var = None
+    if mask_var is None:
         return np.ones(adata.n_vars, dtype=bool)
     if isinstance(mask_var, str):
         if mask_var not in adata.var:
@@ -135,7 +151,7 @@ def _blocks(matrix: Any, where: str, genes: NDArray[np.bool_]) -> Iterator[spars
     if sparse.issparse(matrix) and matrix.format not in {"csr", "csc"}:
         msg = f"{where} is a sparse matrix in {matrix.format} format. Convert it with .tocsr() first."
         raise TypeError(msg)
-    if sparse.issparse(matrix) and matrix.format == "csc":
+    if getattr(matrix, "format", "") == "csc":  # in memory or backed: rows of it would be read one by one
         matrix = matrix[:, np.flatnonzero(genes)].tocsr()
         genes = np.ones(matrix.shape[1], dtype=bool)
     chosen = np.flatnonzero(genes)
@@ -146,7 +162,8 @@ def _blocks(matrix: Any, where: str, genes: NDArray[np.bool_]) -> Iterator[spars
         if rows.dtype.kind not in "fiub":
             msg = f"{where} has dtype {rows.dtype}, which is not a number. Give integer counts."
             raise TypeError(msg)
-        block = sparse.csr_matrix(rows, copy=True)
+        # scipy knows no sparse float16, and float32 holds every count up to 16.7 million
+        block = sparse.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows, copy=True)
         block.sum_duplicates()
         yield block
 
@@ -196,7 +213,8 @@ def without_silent_genes(
     """Leave out genes without a single count, and log it: there is nothing to learn about them."""
     from scanpy import logging as logg
 
-    seen = np.bincount(counts.indices, minlength=len(genes)) > 0
+    seen = np.zeros(len(genes), dtype=bool)
+    seen[counts.indices] = True
     if seen.all():
         return counts, genes
     silent = genes[~seen]
@@ -220,8 +238,9 @@ def check_values(
         msg = f"{where} holds {what} (cell {str(cell)!r}, gene {gene!r}: {data[at]:.6g}){advice}"
         raise ValueError(msg)
 
-    if data.dtype.kind == "f" and not np.isfinite(data).all():
-        refuse(~np.isfinite(data), "values that are not finite", ". Give raw counts; a missing value is not a zero.")
+    finite = np.abs(data) < LARGEST  # False for NaN
+    if not finite.all():
+        refuse(~finite, "values that are not finite", ". Give raw counts; a missing value is not a zero.")
     if data.size and data.min() < 0:
         refuse(data < 0, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts.")
     if data.dtype.kind == "f" and not allow_non_integer and (data != np.rint(data)).any():
@@ -265,8 +284,11 @@ def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
         column = column.cat.remove_unused_categories()
     else:
         column = column.astype("category")
-    codes = column.cat.codes.to_numpy(dtype=np.int64)
-    return codes, np.array([str(name) for name in column.cat.categories])
+    names = [str(name) for name in column.cat.categories]
+    if len(set(names)) < len(names):
+        msg = f"obs[{batch_key!r}] holds batches of one name and different types: {names}. Make all of them strings."
+        raise ValueError(msg)
+    return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
 
 
 def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:

@@ -93,7 +93,7 @@ def _demo(options: argparse.Namespace) -> None:
     axes = pl.embedding(adata, [f"X_{m.lower()}" for m in methods], color=["batch", "cell_type"], show=False)
     _save(axes[0, 0], out / "umap.png")  # type: ignore[index]
     _write(adata, out / RESULT)
-    files = "".join(f"\n  {path}" for path in sorted(out.iterdir()))
+    files = "".join(f"\n  {out / name}" for name in (RESULT, "history_vae.png", "history_cvae.png", "umap.png"))
     print(f"written in {time.perf_counter() - start:.0f} s:{files}")
 
 
@@ -101,9 +101,10 @@ def _pca(adata: AnnData, *, key_added: str) -> None:
     """What scanpy's tutorials do: log-normalise, PCA of the variable genes."""
     import scanpy as sc
 
-    plain = adata[:, adata.var["highly_variable"]].copy()
+    plain = adata.copy()
     sc.pp.normalize_total(plain)
     sc.pp.log1p(plain)
+    plain = plain[:, plain.var["highly_variable"]].copy()
     sc.pp.pca(plain, n_comps=30)
     adata.obsm[f"X_{key_added}"] = plain.obsm["X_pca"]
 

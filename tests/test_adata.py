@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse as sp
 
+import sc_vaenb
 from sc_vaenb import _adata
 
 KINDS = {
@@ -479,3 +480,38 @@ def test_a_result_on_a_view_makes_it_its_own(table, unchanged):
     assert not view.is_view
     np.testing.assert_array_equal(view.obsm["X_mine"], 1)
     assert view.uns["mine"] == {"params": {}}
+
+
+def test_batches_of_one_name_and_two_types_are_refused(adata, refused):
+    adata.obs["mixed"] = pd.Series([1, "1"] * (adata.n_obs // 2), index=adata.obs_names, dtype=object).astype(
+        "category"
+    )
+    with refused(adata, ValueError, "batches of one name and different types"):
+        sc_vaenb.tl.cvae(adata, "mixed", n_steps=2)
+
+
+def test_values_beyond_float32_are_refused(adata, refused):
+    adata.layers["huge"] = adata.layers["counts"].astype(np.float64)
+    adata.layers["huge"].data[0] = 1e39
+    with refused(adata, ValueError, "values that are not finite .*1e\\+39"):
+        sc_vaenb.tl.vae(adata, layer="huge", n_steps=2)
+
+
+def test_half_precision_counts_are_read(adata, fast):
+    adata.layers["half"] = adata.layers["counts"].toarray().astype(np.float16)
+    a, b = (sc_vaenb.tl.vae(adata, layer=layer, copy=True, **fast).obsm["X_vae"] for layer in ("half", "counts"))
+    assert np.array_equal(a, b)
+
+
+def test_all_of_many_genes_are_used_with_a_warning(monkeypatch, adata, fast, log):
+    monkeypatch.setattr(_adata, "MANY_GENES", 50)
+    sc_vaenb.tl.vae(adata, **fast)
+    assert f"so all {adata.n_vars:,} genes are used; sc_vaenb.pp.prepare(adata) chooses 2,000" in log.getvalue()
+
+
+def test_a_backed_view_or_copy_is_refused_before_the_fit(adata, tmp_path):
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    for target, kwargs in ((backed[:20], {}), (backed, {"copy": True})):
+        with pytest.raises(ValueError, match=r"backed by a file, where no view .* Call adata\.to_memory\(\) first"):
+            sc_vaenb.tl.vae(target, n_steps=2, **kwargs)

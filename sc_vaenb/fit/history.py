@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..model.vae import Terms
 
-RECORDS = 50  # at most about this many in a fit
+FEWEST, MOST = 20, 50  # rows of a fit, where it has as many steps
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
 OVERFITTED = 1e-2  # share of the loss: a larger rise above its lowest point is worth a word
 STILL_FALLING = 2e-3  # share of the loss: a larger fall over the last fifth of the steps is not the end
@@ -29,11 +29,12 @@ class Verdict:
 
 
 class History:
-    """One row per pass over the cells, or per fiftieth of the steps where a pass is shorter than that."""
+    """One row per pass over the cells, though no fewer than 20 and no more than 50 in a fit."""
 
-    def __init__(self, per_step: float, n_steps: int) -> None:
+    def __init__(self, per_step: float, n_steps: int, beta: float) -> None:
         self.per_step, self.n_steps = per_step, n_steps  # passes over the cells in a step; steps planned
-        self.interval = min(max(round(1 / per_step), n_steps // RECORDS, 1), n_steps)
+        self.beta = beta  # at the end
+        self.interval = int(np.clip(round(1 / per_step), max(n_steps // MOST, 1), max(n_steps // FEWEST, 1)))
         self.rows: list[dict[str, float]] = []
         self.kl_per_dim: list[NDArray[np.float32]] = []
         self.start = time.perf_counter()
@@ -73,10 +74,10 @@ class History:
         self.kl_per_dim.append(kl.astype(np.float32))
         self._sums, self._steps = [], 0
 
-    @property
-    def judge(self) -> str:
-        """The column that judges the fit: held out where there are cells held out."""
-        return "validation_loss" if self.rows and "validation_loss" in self.rows[0] else "train_loss"
+    def losses(self) -> NDArray[np.float64]:
+        """What judges the fit, always at the final beta: the loss of the held-out cells where there are any."""
+        of = "validation" if "validation_loss" in self.rows[0] else "train"
+        return self.column(f"{of}_reconstruction") + self.beta * self.column(f"{of}_kl")
 
     def column(self, name: str) -> NDArray:
         return np.array([row[name] for row in self.rows])
@@ -88,21 +89,25 @@ class History:
 
     def verdict(self, status: str, best_step: int) -> Verdict:
         """Judge the fit; `status` is what ended the loop before its last step, if anything."""
-        losses, last = self.column(self.judge), self.rows[-1]
+        losses, last = self.losses(), self.rows[-1]
+        held_out = " of held-out cells" if "validation_loss" in last else ""
         tail = losses[-max(len(losses) // 5, 1) - 1 :]
-        fall = (tail[0] - tail[-1]) / abs(tail[-1])
+        scale = max(abs(losses.min()), losses.max() - losses.min())  # a loss may be negative, or cross zero
+        fall, rise = (tail[0] - tail[-1]) / scale, (losses[-1] - losses.min()) / scale
         if not status:
-            status = "still_improving" if len(tail) > 1 and fall > STILL_FALLING else "converged"
+            status = "still_improving" if len(losses) < FEWEST or fall > STILL_FALLING else "converged"
+        few = len(losses) < FEWEST
         message = {
             "converged": "The loss has settled.",
-            "still_improving": f"The loss still fell by {fall:.1%} over the last fifth of the steps: raise n_steps.",
-            "stopped_early": "The loss of the held-out cells no longer fell; its best weights are kept.",
+            "still_improving": f"{len(losses)} steps are too few to tell: raise n_steps."
+            if few
+            else f"The loss still fell by {fall:.1%} over the last fifth of the steps: raise n_steps.",
+            "stopped_early": f"The loss{held_out} no longer fell; its best weights are kept.",
             "interrupted": "Interrupted; the best weights so far are kept.",
         }[status]
-        rise = losses[-1] / losses.min() - 1
-        if status == "converged" and rise > OVERFITTED:
+        if status == "converged" and held_out and rise > OVERFITTED:
             message = (
-                f"The loss of held-out cells has risen by {rise:.1%} since step {best_step}: the model knows the "
+                f"The loss{held_out} has risen by {rise:.1%} since step {best_step}: the model knows the "
                 "fitted cells better than new ones. Their embedding need not suffer; to decode, fit with patience=10."
             )
         collapse = last["active_units"] < 2

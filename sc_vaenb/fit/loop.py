@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from .history import History, Verdict
 from .schedule import one_cycle, warm_up
 
 FIRST_LOOK = 4096  # cells whose mean expression and dispersion the model starts from
-HELD_OUT = 4096  # cells at most: more would not sharpen the estimate of the loss
+HELD_OUT = 2048  # cells at most: more would cost time and hardly sharpen the estimate of the loss
 CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
 
 
@@ -47,18 +48,19 @@ def fit(
     rng = np.random.default_rng(seed)
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
     minibatches = shuffled(train, options.batch_size, rng)
-    history = History(min(options.batch_size, len(train)) / len(train), options.n_steps)
+    history = History(min(options.batch_size, len(train)) / len(train), options.n_steps, options.beta)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
-        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=options.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
         best, status = Best(model), ""
         try:
             for step in range(options.n_steps):
                 rate = options.learning_rate * one_cycle(step, options.n_steps)
                 beta = options.beta * warm_up(step, options.n_steps, options.warmup)
-                optimizer.param_groups[0]["lr"] = rate
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
                 terms = model.loss(counts.minibatch(next(minibatches), device), beta, options.free_bits)
                 optimizer.zero_grad()
                 terms.loss.backward()
@@ -69,7 +71,7 @@ def fit(
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     history.record(step, beta, rate, held_out)
                     bar.update(step + 1 - bar.n)
-                    loss = history.rows[-1][history.judge]
+                    loss = history.losses()[-1]
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss} after {step + 1} steps")
                     best.offer(loss, step + 1)
@@ -83,6 +85,17 @@ def fit(
         if status:
             best.restore()
     return model, history, history.verdict(status, best.step)
+
+
+def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any]]:
+    """What decays (matrices, batch vectors, log dispersions: towards theta = 1) and what does not (biases, norms).
+
+    To shrink a bias would be to pull a gene's mean expression towards that of all others. A dispersion that few cells
+    speak for is better held back: a large theta makes the fit chase single counts.
+    """
+    tables = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 class Best:

@@ -22,6 +22,8 @@ def _log_softplus(raw: Tensor) -> Tensor:
     return torch.where(raw < -15, raw, softplus(raw.clamp(min=-15)).log())
 
 
+FEW_EXTRA_ZEROS = -4.0  # where the logit of the share of extra zeros starts: 2 %
+
 LINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda raw: torch.log_softmax(raw, 1),
     "exp": lambda raw: raw,
@@ -62,7 +64,7 @@ class Poisson(nn.Module):
         mean, variance = gene_moments(batch, scaled)
         self._initialise(mean, variance - mean * (1 / batch.size_factor).mean())
         half_a_count = 0.5 / batch.n_cells  # keeps a gene not seen in these cells finite
-        bias = torch.zeros(self.heads, self.n_genes, device=mean.device)
+        bias = torch.full((self.heads, self.n_genes), FEW_EXTRA_ZEROS, device=mean.device)
         bias[0] = self.inverse_link(mean + half_a_count)
         return bias.view(-1)
 

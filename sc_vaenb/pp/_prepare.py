@@ -24,9 +24,7 @@ Place = Callable[[], tuple[Any, str]]  # a matrix and its name
 
 LIKELY = re.compile("count|raw|umi", re.IGNORECASE)  # names of layers that are searched for counts besides "counts"
 FEWEST_POINTS = 16  # loess fails on fewer points, and below 4 of them it crashes the whole process
-MOST_LEFT_OUT = (
-    0.1  # share of the cells whose batches may have no say in the choice of genes, rather than change it for all
-)
+MOST_LEFT_OUT = 0.1  # share of the cells whose batches may have no say, rather than change the choice for all
 
 
 class Genes(NamedTuple):

@@ -53,7 +53,7 @@ def embed(
         `adata` is unchanged.
     """
     name = key if key_added is None else key_added
-    _adata.check_adata(adata)
+    _adata.check_adata(adata, copy=copy)
     _adata.check_key(name)
     where = resolve_device(device)
     params = _adata.find_record(adata, key)["params"]
@@ -61,9 +61,10 @@ def embed(
     order = _adata.locate_genes(adata, stored.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True
-    allowed = bool(params["allow_non_integer"])
+    allowed = bool(params.get("allow_non_integer", False))
     matrix = _adata.read_counts(adata, params.get("layer"), mask, allow_non_integer=allowed)
-    matrix = matrix[:, np.argsort(np.argsort(order))]
+    if (np.diff(order) < 0).any():  # the genes stand in another order than in the model
+        matrix = matrix[:, np.argsort(np.argsort(order))]
     size_factor = _adata.read_size_factor(adata, params.get("size_factor"), matrix) / stored.size_factor_mean
     codes = np.zeros(len(size_factor), np.int64)
     if stored.model.config.encode_batch:

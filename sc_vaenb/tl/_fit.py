@@ -71,27 +71,28 @@ layer
         Nats of KL that each latent dimension may carry at no cost (averaged over the cells of a step): above 0
         (0.1, say) it keeps dimensions from collapsing onto the prior.
     n_steps
-        Steps of the fit. `None`: a budget that follows from the number of cells.
+        Steps of the fit. `None`: 600 and one for every ten cells, 1,000 at most, so that large data cost no more (of a
+        million cells, a fit of 1,000 steps of 128 sees an eighth).
     batch_size
         Cells per step (fewer if there are fewer).
     learning_rate
         Peak of the one-cycle schedule of AdamW.
     weight_decay
-        Of AdamW: every step shrinks all weights by this times the learning rate, which keeps few cells from being
-        learned by heart. `None`: 900 / number of cells, 1 at most, so that the weights remember the same number of
-        passes over the cells.
+        Of AdamW: every step shrinks the networks' matrices, the batch vectors and the logarithms of the dispersions by
+        this times the learning rate, which keeps few cells from being learned by heart. `None`: 900 / number of cells,
+        1 at most, so that the weights remember the same number of passes over the cells.
     validation_fraction
-        Share of each batch's cells (4,096 cells in all at most) that is held out from the fit to judge it, at most
+        Share of each batch's cells (2,048 cells in all at most) that is held out from the fit to judge it, at most
         0.9; 0 for none.
     patience
-        Stop after this many looks at the held-out cells (there are about 50 in a fit) without a lower loss, and go back
+        Stop after this many looks at the held-out cells (there are 20 to 50 in a fit) without a lower loss, and go back
         to the weights with the lowest. `None`: use all steps and keep the last weights. On small data the held-out
         loss turns up long before the embedding is at its best, so stop early for the sake of decoding, not embedding.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     rng
         Seed, or a numpy Generator to draw one from; `None` for a random one. The same seed gives the same result on
-        the same machine and CPU; the global random state is neither read nor changed.
+        the same machine and CPU with the same number of threads; the global random state is neither read nor changed.
     allow_non_integer
         Accept counts with fractions, as ambient-RNA correction makes them.
     key_added
@@ -107,7 +108,7 @@ RETURNS = """\
     `uns["vae"]["params"]`
         The parameters as used (a parameter that is `None` is left out), with `method` and `version`.
     `uns["vae"]["history"]`
-        Arrays with one value per look (once a pass over the cells, at most about 50 times): `step`, `epoch` (passes so
+        Arrays with one value per look (once a pass over the cells, but 20 to 50 times): `step`, `epoch` (passes so
         far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
         in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
@@ -140,7 +141,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
     params = {name: _builtin(value) for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
-    _check(adata, params, key)
+    _check(adata, params, key, copy=arguments["copy"])
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
@@ -158,15 +159,13 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         + (f" of {len(batches)} batches" if len(batches) else "")
         + f" on {device} ({options.n_steps:,} steps)"
     )
-    if key in adata.uns or f"X_{key}" in adata.obsm:
-        logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     adata = adata.copy() if arguments["copy"] else adata
 
     counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes)
     try:
         model, history, verdict = fit(config, counts, options, device, seed, progress=settings.verbosity.value > 0)
         embedding = embed(model, counts, device)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
         msg = f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
         raise MemoryError(msg) from error
     except FloatingPointError as error:
@@ -174,7 +173,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         raise FloatingPointError(msg) from error
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    model_config = asdict(config) | {"size_factor": params["size_factor"], "size_factor_mean": size_factor.mean()}
+    model_config = asdict(config) | {"size_factor_mean": size_factor.mean()}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
@@ -189,6 +188,8 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         "verdict": asdict(verdict),
         "model": _adata.pack_model(model_config, weights, genes, batches),
     }
+    if key in adata.uns or f"X_{key}" in adata.obsm:
+        logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.write_result(adata, key, embedding, record)
     fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse
     (logg.info if fine else logg.warning)(verdict.message)
@@ -197,9 +198,9 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     return adata if arguments["copy"] else None
 
 
-def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
+def _check(adata: AnnData, params: Mapping[str, Any], key: str, *, copy: bool) -> None:
     """Refuse what cannot be, before the counts are read."""
-    _adata.check_adata(adata)
+    _adata.check_adata(adata, copy=copy)
     choices: dict[str, Iterable[str]] = {
         "likelihood": LIKELIHOODS,
         "link": LINKS,
@@ -229,7 +230,7 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
             _adata.check_number(name, params[name], 0, high)
     for name in ("dropout", "validation_fraction"):
         _adata.check_number(name, params[name], 0, 0.9)
-    if params["size_factor_as"] == "covariate" and params["link"] == "softmax":
+    if params["size_factor_as"] == "covariate" and params["link"] == "softmax" and params["likelihood"] != "gaussian":
         msg = (
             "size_factor_as='covariate' needs rates free to follow the depth, but link='softmax' gives shares. "
             "Choose link='exp' or 'softplus'."
@@ -238,7 +239,8 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str) -> None:
     if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
         msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
         raise ValueError(msg)
-    if params["norm"] == "batch" and min(params["batch_size"], adata.n_obs) < 2:
+    n_fitted = adata.n_obs - round(params["validation_fraction"] * adata.n_obs)
+    if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
         msg = "norm='batch' needs two cells or more in each step. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
     _adata.check_key(key)

@@ -7,7 +7,7 @@ from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.device import own_random_state, resolve_device, threads_as_asked
 from sc_vaenb.fit.embed import embed
 from sc_vaenb.fit.history import History
-from sc_vaenb.fit.loop import Best, FitConfig, evaluate, fit
+from sc_vaenb.fit.loop import Best, FitConfig, evaluate, fit, parameter_groups
 from sc_vaenb.model.vae import CountVAE, ModelConfig, Terms
 
 CPU = torch.device("cpu")
@@ -136,9 +136,9 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 
 def filled(losses, kl=1.0, n_steps=None):
-    history = History(per_step=0.5, n_steps=n_steps or len(losses))
+    history = History(per_step=0.5, n_steps=n_steps or len(losses), beta=1.0)
     for step, loss in enumerate(losses):
-        terms = Terms(torch.tensor(loss), torch.tensor(loss - 1), torch.full((4,), kl))
+        terms = Terms(torch.tensor(loss), torch.tensor(loss - 4 * kl), torch.full((4,), kl))
         history.add(terms)
         history.record(step, 1.0, 1e-3, terms)
     return history
@@ -166,15 +166,51 @@ def test_the_verdict_says_when_the_latent_state_is_not_used():
     assert "free_bits" in collapsed.message
 
 
+def test_the_verdict_takes_negative_losses_and_steps_too_few():
+    rising = filled([-50.0, -100.0, *[-60.0] * 20]).verdict("", 2)
+    assert "held-out cells has risen by 40.0% since step 2" in rising.message
+    few = filled([500.0] * 3).verdict("", 3)
+    assert (few.status, few.message) == ("still_improving", "3 steps are too few to tell: raise n_steps.")
+
+
+def test_without_held_out_cells_looks_are_compared_at_the_final_beta():
+    history = History(per_step=0.5, n_steps=20, beta=2.0)
+    for step, beta in enumerate([0.1, 2.0]):  # the loss rises with beta alone
+        kl = torch.ones(3)
+        history.add(Terms(torch.tensor(100.0) + beta * kl.sum(), torch.tensor(100.0), kl))
+        history.record(step, beta, 1e-3, None)
+    assert history.losses().tolist() == [106.0, 106.0]
+    assert "held-out" not in history.verdict("stopped_early", 1).message
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "n_steps", "rows"), [(500, 1000, 50), (10_000, 1000, 20), (10**6, 1000, 20), (3_000, 5, 5)]
+)
+def test_there_are_enough_looks_and_not_too_many(n_cells, n_steps, rows):
+    history = History(per_step=min(128, n_cells) / n_cells, n_steps=n_steps, beta=1.0)
+    assert sum(history.due(step) for step in range(n_steps)) == pytest.approx(rows, abs=1)
+    assert history.due(n_steps - 1)
+
+
 def test_history_averages_the_steps_between_records():
-    history = History(per_step=0.25, n_steps=8)
-    assert history.interval == 4
-    for step, loss in enumerate([4.0, 2.0, 3.0, 7.0]):
+    history = History(per_step=0.01, n_steps=200, beta=1.0)
+    assert history.interval == 10
+    for loss in (4.0, 2.0, 3.0, 7.0):
         history.add(Terms(torch.tensor(loss), torch.tensor(loss), torch.ones(2)))
-        assert history.due(step) == (step == 3)
     history.record(3, 0.5, 1e-3, None)
     columns = history.columns()
     assert columns["train_loss"].tolist() == [4.0]
-    assert columns["epoch"].tolist() == [1.0]
+    assert columns["epoch"].tolist() == [0.04]
     assert "validation_loss" not in columns
     assert columns["kl_per_dim"].tolist() == [[1.0, 1.0]]
+
+
+def test_biases_and_norms_do_not_decay():
+    model = CountVAE(ModelConfig(n_genes=50, n_conditions=2, n_latent=3, condition_width=2, prior="conditional"))
+    decayed, others = parameter_groups(model, 0.5)
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
+    kept = {id(parameter) for parameter in others["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in kept}
+    assert {"decoder.rest.3.bias", "encoder.first.bias", "encoder.rest.0.weight"} <= names
+    assert not {"decoder.rest.3.weight", "condition.embedding.weight", "likelihood.log_theta"} & names
+    assert len(decayed["params"]) + len(names) == len(list(model.parameters()))

@@ -18,6 +18,8 @@ def test_a_new_model_starts_at_the_mean_expression(batch, link, likelihood):
     model.decoder.output.weight.data.zero_()
     raw = model.decode(torch.zeros(60, 4), batch)[:, :40]
     mu = (model.likelihood.link(raw) + model.offset(batch)).exp()
+    if likelihood == "zinb":
+        assert (torch.sigmoid(model.decoder.output.bias[40:]) < 0.02).all()
     mean = batch.dense(batch.count / batch.size_factor[batch.row]).mean(0)
     if link == "softmax":  # shares: the cell's depth is the sum of its counts
         mean = mean / mean.sum() * batch.count.sum() / batch.size_factor.sum()

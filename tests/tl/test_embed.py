@@ -199,3 +199,17 @@ def test_no_anndata_is_refused(fitted, refused):
         sc_vaenb.tl.embed({})
     with refused(fitted, ValueError, "adata has 0 cells"):
         sc_vaenb.tl.embed(fitted[:0])
+
+
+@pytest.mark.parametrize("part", ["shape", "missing", "config"])
+def test_a_damaged_model_is_refused_in_words(fitted, refused, part):
+    adata = fitted.copy()
+    model = adata.uns["vae"]["model"]
+    if part == "shape":
+        model["weights"]["encoder.first.bias"] = np.zeros(3, np.float32)
+    elif part == "missing":
+        del model["weights"]["encoder.first.bias"]
+    else:
+        model["config"] = "{}"
+    with refused(adata, ValueError, r"uns\['vae'\]\['model'\] is damaged"):
+        sc_vaenb.tl.embed(adata)
