@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..model.vae import CountVAE
 from .batches import Counts
+from .device import threads_as_asked
 
 CELLS_AT_ONCE = 4096
 
@@ -17,7 +18,8 @@ def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.f
     """Posterior means (cells x latent dimensions), in one pass over the counts."""
     model = model.to(device).eval()
     out = np.empty((len(counts), model.config.n_latent), np.float32)
-    for start in range(0, len(counts), CELLS_AT_ONCE):
-        cells = slice(start, start + CELLS_AT_ONCE)
-        out[cells] = model.encode(counts.minibatch(cells, device))[0].cpu().numpy()
+    with threads_as_asked():
+        for start in range(0, len(counts), CELLS_AT_ONCE):
+            cells = slice(start, start + CELLS_AT_ONCE)
+            out[cells] = model.encode(counts.minibatch(cells, device))[0].cpu().numpy()
     return out
