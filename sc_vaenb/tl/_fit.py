@@ -71,7 +71,7 @@ layer
         Nats of KL that each latent dimension may carry at no cost (averaged over the cells of a step): above 0
         (0.1, say) it keeps dimensions from collapsing onto the prior.
     n_steps
-        Steps of the fit. `None`: 600 and one for every ten cells, 1,000 at most, so that large data cost no more (of a
+        Steps of the fit. `None`: 400 and one for every ten cells, 1,000 at most, so that large data cost no more (of a
         million cells, a fit of 1,000 steps of 128 sees an eighth).
     batch_size
         Cells per step (fewer if there are fewer).
