@@ -27,6 +27,19 @@ FEWEST_POINTS = 16  # loess fails on fewer points, and below 4 of them it crashe
 MOST_LEFT_OUT = 0.1  # share of the cells whose batches may have no say, rather than change the choice for all
 
 
+CHOICE = {  # columns of var that scanpy.pp.highly_variable_genes writes, in one flavor or another
+    "highly_variable",
+    "highly_variable_intersection",
+    "highly_variable_nbatches",
+    "highly_variable_rank",
+    "means",
+    "dispersions",
+    "dispersions_norm",
+    "variances",
+    "variances_norm",
+}
+
+
 class Genes(NamedTuple):
     """Variable genes: columns for var, the flavor that chose them, why not seurat_v3, and batches that had no say."""
 
@@ -125,6 +138,9 @@ def prepare(
     depth = _depth(adata, counts, source)
 
     start = logg.info(f"preparing raw counts found in {source}")
+    for slot, column in (("var", "highly_variable"), ("obs", "size_factor")):
+        if column in getattr(adata, slot):
+            logg.info(f"    replacing {slot}[{column!r}]")
     adata = adata.copy() if copy else adata
     genes = _variable_genes(counts, adata.var_names, batches, labels, n_top_genes)
     logged = _log_normalised(counts) if log1p else None
@@ -357,6 +373,10 @@ def _write(
         # writing to a view makes it an AnnData of its own, as everywhere in scanpy
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         adata.obs["size_factor"] = size_factor
+    # what an earlier choice of genes left must not be read as part of this one
+    for name in CHOICE.intersection(adata.var) - set(genes.columns):
+        del adata.var[name]
+    adata.uns.pop("hvg", None)
     for name, column in genes.columns.items():
         adata.var[name] = column
     if genes.flavor != "all":

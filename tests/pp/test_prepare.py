@@ -587,3 +587,15 @@ def test_pancreas_falls_back(log):
     assert adata.uns["prepare"]["fallback"].endswith("in batches ['celseq', 'indrop']")
     assert adata.var["highly_variable"].sum() == 1000
     assert "flavor='seurat_v3' is not possible here: loess failed" in log.getvalue()
+
+
+def test_a_second_choice_of_genes_leaves_nothing_of_the_first(adata, log):
+    prepare(adata, "batch", n_top_genes=30)
+    assert {"highly_variable_rank", "variances_norm"} <= set(adata.var)
+    prepare(adata, n_top_genes=1000)  # all genes
+    assert adata.uns["prepare"]["flavor"] == "all"
+    assert "hvg" not in adata.uns
+    assert not {"highly_variable_rank", "highly_variable_nbatches", "variances_norm", "means"} & set(adata.var)
+    assert "is_marker" in adata.var  # what the user had stays
+    assert "replacing var['highly_variable']" in log.getvalue()
+    assert "replacing obs['size_factor']" in log.getvalue()
