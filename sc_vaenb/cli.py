@@ -138,7 +138,10 @@ def _save(ax, path: Path) -> None:  # type: ignore[no-untyped-def]
 
 
 def _write(adata: AnnData, path: Path) -> None:
-    """Write beside the target and rename: a killed run leaves no broken file."""
+    """Write beside the target and rename: a run that fails or is killed leaves no broken file in its place."""
     partial = path.with_name(f".{path.name}.partial")
-    adata.write_h5ad(partial)
-    partial.replace(path)
+    try:
+        adata.write_h5ad(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

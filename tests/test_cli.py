@@ -1,0 +1,92 @@
+"""The command line: what it prints, writes and refuses."""
+
+import re
+import subprocess
+import sys
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import sc_vaenb
+from sc_vaenb import cli
+from sc_vaenb.tl import _fit
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(_fit, "default_steps", lambda n_cells: 60)
+
+
+@pytest.mark.usefixtures("quick")
+def test_demo_prints_a_table_and_writes_figures_and_data(tmp_path, capsys):
+    assert cli.main(["demo", "--out", str(tmp_path / "new" / "demo")]) == 0
+    out = capsys.readouterr().out
+    shares = {name: float(share) for name, share in re.findall(r"^(PCA|VAE|CVAE) .* (0\.\d\d) \(mixed", out, re.M)}
+    assert shares.keys() == {"PCA", "VAE", "CVAE"}
+    assert shares["CVAE"] < shares["PCA"] - 0.1  # the known batch effect is smaller, even after few steps
+    names = {"demo.h5ad", "history_vae.png", "history_cvae.png", "umap.png"}
+    assert {path.name for path in (tmp_path / "new" / "demo").iterdir()} == names
+    assert all(name in out for name in names)
+    adata = ad.read_h5ad(tmp_path / "new" / "demo" / "demo.h5ad")
+    again = sc_vaenb.tl.embed(adata, "cvae", copy=True).obsm["X_cvae"]
+    np.testing.assert_allclose(again, adata.obsm["X_cvae"], atol=1e-5)
+    assert {"leiden_pca", "leiden_vae", "leiden_cvae"} <= set(adata.obs)
+    assert "X_umap_cvae" in adata.obsm
+
+
+def test_nothing_is_replaced_unasked(tmp_path, capsys):
+    (tmp_path / "demo.h5ad").write_text("mine")
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "already there. Pass --force to replace it, or another --out." in error
+    assert (tmp_path / "demo.h5ad").read_text() == "mine"
+
+
+def test_a_file_is_no_folder(tmp_path, capsys):
+    (tmp_path / "taken").touch()
+    assert cli.main(["demo", "--out", str(tmp_path / "taken")]) == 1
+    assert "taken is a file, not a folder. Pass another --out." in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(FileExistsError):
+        cli.main(["--debug", "demo", "--out", str(tmp_path / "taken")])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyError("no such layer"), 1, "sc-vaenb: no such layer\n"),
+        (KeyboardInterrupt(), 130, "sc-vaenb: interrupted\n"),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(monkeypatch, tmp_path, capsys, error, code, text):
+    def broken(**_):
+        raise error
+
+    monkeypatch.setattr(sc_vaenb.datasets, "demo", broken)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == code
+    assert capsys.readouterr().err == text
+
+
+def test_a_write_that_fails_leaves_what_was_there(monkeypatch, tmp_path):
+    target = tmp_path / "demo.h5ad"
+    target.write_text("before")
+
+    def broken(self, path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", broken)
+    with pytest.raises(OSError, match="disk full"):
+        cli._write(ad.AnnData(np.ones((2, 2), np.float32)), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.h5ad"]
+    assert target.read_text() == "before"
+
+
+def test_python_m_answers():
+    answer = subprocess.run([sys.executable, "-m", "sc_vaenb", "--version"], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == sc_vaenb.__version__
