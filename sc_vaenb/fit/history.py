@@ -76,8 +76,9 @@ class History:
 
     def losses(self) -> NDArray[np.float64]:
         """What judges the fit, always at the final beta: the loss of the held-out cells where there are any."""
-        of = "validation" if "validation_loss" in self.rows[0] else "train"
-        return self.column(f"{of}_reconstruction") + self.beta * self.column(f"{of}_kl")
+        if "validation_loss" in self.rows[0]:
+            return self.column("validation_loss")
+        return self.column("train_reconstruction") + self.beta * self.column("train_kl")
 
     def column(self, name: str) -> NDArray:
         return np.array([row[name] for row in self.rows])
@@ -94,9 +95,9 @@ class History:
         tail = losses[-max(len(losses) // 5, 1) - 1 :]
         scale = max(abs(losses.min()), losses.max() - losses.min())  # a loss may be negative, or cross zero
         fall, rise = (tail[0] - tail[-1]) / scale, (losses[-1] - losses.min()) / scale
-        if not status:
-            status = "still_improving" if len(losses) < FEWEST or fall > STILL_FALLING else "converged"
         few = len(losses) < FEWEST
+        if not status:
+            status = "still_improving" if few or fall > STILL_FALLING else "converged"
         message = {
             "converged": "The loss has settled.",
             "still_improving": f"{len(losses)} steps are too few to tell: raise n_steps."

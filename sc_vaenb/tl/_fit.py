@@ -142,6 +142,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     params = {name: _builtin(value) for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     _check(adata, params, key, copy=arguments["copy"])
+    device, seed = resolve_device(params["device"]), _seed(params["rng"])
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
@@ -149,8 +150,6 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
-    device = resolve_device(params["device"])
-    seed = _seed(params["rng"])
     config = _model_config(params, len(genes), len(batches))
     options = _fit_config(params, len(size_factor))
 

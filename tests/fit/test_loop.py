@@ -183,6 +183,14 @@ def test_without_held_out_cells_looks_are_compared_at_the_final_beta():
     assert "held-out" not in history.verdict("stopped_early", 1).message
 
 
+def test_free_bits_count_in_what_judges_held_out_cells():
+    history = History(per_step=0.5, n_steps=20, beta=1.0)
+    terms = Terms(torch.tensor(130.0), torch.tensor(100.0), torch.ones(3))  # 10 nats free in each dimension
+    history.add(terms)
+    history.record(0, 1.0, 1e-3, terms)
+    assert history.losses().tolist() == [130.0]
+
+
 @pytest.mark.parametrize(
     ("n_cells", "n_steps", "rows"), [(500, 1000, 50), (10_000, 1000, 20), (10**6, 1000, 20), (3_000, 5, 5)]
 )
