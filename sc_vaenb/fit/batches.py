@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from ..model.minibatch import Minibatch
 
 
-@dataclass(frozen=True)
+@dataclass
 class Counts:
     """What a fit needs to know of the cells.
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
 from .batches import Counts, shuffled, split
 from .device import own_random_state, threads_as_asked
@@ -18,8 +19,8 @@ from .history import History, Verdict
 from .schedule import one_cycle, warm_up
 
 FIRST_LOOK = 4096  # cells whose mean expression and dispersion the model starts from
-HELD_OUT = 2048  # cells at most: more would cost time and hardly sharpen the estimate of the loss
 CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
+HELD_OUT = 2048  # cells at most: more would cost time and hardly sharpen the estimate of the loss
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,55 @@ class FitConfig:
     n_steps: int
     weight_decay: float
     batch_size: int = 128
-    learning_rate: float = 3e-3
-    beta: float = 1.0
+    learning_rate: float = 6e-3
+    beta: float = 0.5
     warmup: float = 0.3
     free_bits: float = 0.0
     validation_fraction: float = 0.1
     patience: int | None = None
 
 
+class Step:
+    """Called with the cells of a minibatch, the learning rate and the weight of the KL, it improves the model."""
+
+    def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
+        self.model, self.counts, self.free_bits = model, counts, options.free_bits
+        self.device = model.depth.device
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
+
+    def __call__(self, cells: Any, rate: Any, beta: Any) -> Terms:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        terms = self.model.loss(self.minibatch(cells), beta, self.free_bits)
+        self.optimizer.zero_grad()
+        terms.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        return Terms(*(term.detach() for term in terms))
+
+    def minibatch(self, cells: Any) -> Minibatch:
+        return self.counts.minibatch(cells, self.device)
+
+
+def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any]]:
+    """What decays (matrices, batch vectors, log dispersions: towards theta = 1) and what does not (biases, norms).
+
+    To shrink a bias would be to pull a gene's mean expression towards that of all others. A dispersion that few cells
+    speak for is better held back: a large theta makes the fit chase single counts.
+    """
+    tables = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
 def fit(
-    config: ModelConfig, counts: Counts, options: FitConfig, device: torch.device, seed: int, progress: bool = False
+    config: ModelConfig,
+    counts: Counts,
+    options: FitConfig,
+    device: torch.device,
+    seed: int,
+    progress: bool = False,
+    make_step: type[Step] = Step,
 ) -> tuple[CountVAE, History, Verdict]:
     """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
 
@@ -53,20 +93,13 @@ def fit(
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
-        optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
+        improve = make_step(model, counts, options, min(options.batch_size, len(train)))
         best, status = Best(model), ""
         try:
             for step in range(options.n_steps):
                 rate = options.learning_rate * one_cycle(step, options.n_steps)
                 beta = options.beta * warm_up(step, options.n_steps, options.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                terms = model.loss(counts.minibatch(next(minibatches), device), beta, options.free_bits)
-                optimizer.zero_grad()
-                terms.loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-                optimizer.step()
-                history.add(terms)
+                history.add(improve(next(minibatches), rate, beta))
                 if history.due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     history.record(step, beta, rate, held_out)
@@ -85,17 +118,6 @@ def fit(
         if status:
             best.restore()
     return model, history, history.verdict(status, best.step)
-
-
-def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any]]:
-    """What decays (matrices, batch vectors, log dispersions: towards theta = 1) and what does not (biases, norms).
-
-    To shrink a bias would be to pull a gene's mean expression towards that of all others. A dispersion that few cells
-    speak for is better held back: a large theta makes the fit chase single counts.
-    """
-    tables = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
 class Best:

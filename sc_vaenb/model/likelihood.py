@@ -150,7 +150,7 @@ class Gaussian(nn.Module):
 def _sum_cells(zeros: Tensor, seen: Tensor, batch: Minibatch) -> Tensor:
     """Sum of each cell: `zeros` (n_cells, n_genes) where the count is 0, `seen` (one per non-zero) elsewhere."""
     unseen = zeros.reshape(-1).index_fill(0, batch.position, 0.0).view(zeros.shape)
-    return unseen.sum(1).index_add(0, batch.row, seen)
+    return unseen.sum(1).index_add(0, batch.row, seen.masked_fill(batch.count == 0, 0.0))
 
 
 Likelihood = Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial | Gaussian

@@ -17,7 +17,7 @@ class Minibatch:
     row, gene
         int64, one entry per non-zero: the cell (0 .. n_cells - 1) and the gene (0 .. n_genes - 1).
     count
-        float32, one entry per non-zero, all positive.
+        float32, one entry per non-zero, positive. A zero is padding, in the place of a non-zero: it counts nothing.
     size_factor
         float32 per cell, scaled so that the mean over the fitted cells is 1.
     condition
@@ -46,7 +46,7 @@ class Minibatch:
     def dense(self, values: Tensor) -> Tensor:
         """One value per non-zero, spread over a (n_cells, n_genes) matrix of zeros."""
         flat = values.new_zeros(self.n_cells * self.n_genes)
-        return flat.scatter_(0, self.position, values).view(self.n_cells, self.n_genes)
+        return flat.scatter_add_(0, self.position, values).view(self.n_cells, self.n_genes)
 
     def at_nonzeros(self, matrix: Tensor) -> Tensor:
         """The entries of a (n_cells, n_genes) matrix at the non-zeros, in their order."""

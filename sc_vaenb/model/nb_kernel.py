@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from .minibatch import Minibatch
 
@@ -74,11 +75,11 @@ class _NegativeBinomialCells(torch.autograd.Function):
         seen = gamma.addcmul_(x, torch.log(seen_odds * unused))
         if len(large):
             # Here the large terms of zeros and counts cancel: taken together, in float64, and not again as zeros.
-            wide, wide_theta = _wide(seen_odds[large]), _wide(theta.view(-1)[entry[large]])
-            log1p_wide = torch.log1p(wide)
-            seen[large] = _large_count(_wide(x[large]), wide, wide_theta).to(seen.dtype)
-            gamma_slope[large] -= (wide_theta * log1p_wide).to(seen.dtype)
-            log1p_odds.view(-1)[batch.position[large]] = 0.0
+            wide_x, wide, wide_theta = _wide(x[large]), _wide(seen_odds[large]), _wide(theta.view(-1)[entry[large]])
+            counts = wide_x > 0
+            seen[large] = (_large_count(wide_x, wide, wide_theta) * counts).to(seen.dtype)
+            gamma_slope[large] -= (wide_theta * torch.log1p(wide) * counts).to(seen.dtype)
+            log1p_odds.view(-1).index_fill_(0, batch.position[large], 0.0)
         value = weigh(log1p_odds).neg_().index_add_(0, batch.row, seen)
 
         if any(ctx.needs_input_grad):
@@ -112,22 +113,23 @@ def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tenso
     The terms are lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), undefined for large x, and theta times its
     derivative in theta. A table larger than what is looked up in it does not pay: then every x is large.
     """
-    n = TABLE_SIZE if theta.numel() <= len(entry) else 0
+    on_cuda = x.device.type == "cuda"  # has gamma functions to spare, but no time to report how many counts are large
+    n = TABLE_SIZE if theta.numel() <= len(entry) and not on_cuda else 0
     whole = x.long()
-    large = torch.nonzero((whole > n) | (whole != x)).squeeze(1)
+    large = torch.arange(len(x), device=x.device) if on_cuda else torch.nonzero((whole > n) | (whole != x)).squeeze(1)
     if n:
         k = torch.arange(n, device=theta.device, dtype=theta.dtype)
         factor = theta.view(-1, 1) + k
-        at = (entry * n).add_(whole.clamp(1, n)).sub_(1)
-        value = (factor.log() - torch.log1p(k)).cumsum(1).view(-1).index_select(0, at)
-        slope = (theta.view(-1, 1) / factor).cumsum(1).view(-1).index_select(0, at)
+        at = (entry * (n + 1)).add_(whole.clamp(max=n))
+        value = pad((factor.log() - torch.log1p(k)).cumsum(1), (1, 0)).view(-1).index_select(0, at)
+        slope = pad((theta.view(-1, 1) / factor).cumsum(1), (1, 0)).view(-1).index_select(0, at)
     else:
         value, slope = torch.empty_like(x), torch.empty_like(x)
     if len(large):
         wide_x, wide_theta = _wide(x[large]), _wide(theta.view(-1)[entry[large]])
         steps = torch.digamma(wide_x + wide_theta) - torch.digamma(wide_theta)
         slope[large] = (wide_theta * steps).to(slope.dtype)
-        value[large] = 0.0
+        value.index_fill_(0, large, 0.0)
     return value, slope, large
 
 

@@ -13,18 +13,21 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {"layer": nn.LayerNorm, "batch": 
 
 
 class Condition(nn.Module):
-    """The batch code as a vector: a learned embedding of `width` dimensions, or (`width` 0) one-hot."""
+    """The batch as a vector: a learned embedding of `width` dimensions, or (`width` 0) one-hot.
 
-    def __init__(self, n_conditions: int, width: int) -> None:
+    `code` says which vector is each batch's. Batches that share one are the same to the networks.
+    """
+
+    def __init__(self, code: Sequence[int], width: int) -> None:
         super().__init__()
-        self.n_conditions = n_conditions
-        self.embedding = nn.Embedding(n_conditions, width) if width else None
-        self.width = width or n_conditions
+        self.n_codes = max(code) + 1
+        self.code = nn.Buffer(torch.tensor(code))
+        self.embedding = nn.Embedding(self.n_codes, width) if width else None
+        self.width = width or self.n_codes
 
     def forward(self, condition: Tensor) -> Tensor:
-        if self.embedding is not None:
-            return self.embedding(condition)
-        return nn.functional.one_hot(condition, self.n_conditions).float()
+        code = self.code[condition]
+        return nn.functional.one_hot(code, self.n_codes).float() if self.embedding is None else self.embedding(code)
 
 
 class MLP(nn.Module):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .alignment import Alignment
 from .likelihood import LIKELIHOODS
 from .minibatch import Minibatch
 from .network import MLP, Condition
@@ -32,7 +33,9 @@ class ModelConfig:
     size_factor_as: str = "multiplier"
     prior: str = "normal"
     condition_width: int = 0
+    condition_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
     encode_batch: bool = False
+    alignment_clusters: int = 0
 
 
 class Terms(NamedTuple):
@@ -53,7 +56,8 @@ class CountVAE(nn.Module):
         super().__init__()
         self.config = config
         conditional = config.n_conditions > 0
-        self.condition = Condition(config.n_conditions, config.condition_width) if conditional else None
+        code = config.condition_code or range(config.n_conditions)
+        self.condition = Condition(code, config.condition_width) if conditional else None
         n_side = self.condition.width if self.condition is not None else 0
         covariate = config.size_factor_as == "covariate"
         likelihood = LIKELIHOODS[config.likelihood]
@@ -67,6 +71,8 @@ class CountVAE(nn.Module):
         n_dispersions = config.n_conditions if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
         self.prior = PRIORS[config.prior](config.n_latent, config.n_conditions)
+        aligned = (config.alignment_clusters, config.n_conditions, config.n_latent)
+        self.alignment = Alignment(*aligned) if config.alignment_clusters else None
         # With shares of the depth (softmax) the size factor 1 stands for this many counts.
         self.depth = nn.Buffer(torch.ones(()))
 
@@ -97,7 +103,11 @@ class CountVAE(nn.Module):
         return log_size + self.depth.log() if self.config.link == "softmax" else log_size
 
     def loss(
-        self, batch: Minibatch, beta: float = 1.0, free_bits: float = 0.0, generator: torch.Generator | None = None
+        self,
+        batch: Minibatch,
+        beta: float | Tensor = 1.0,
+        free_bits: float = 0.0,
+        generator: torch.Generator | None = None,
     ) -> Terms:
         """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension."""
         mean, log_var = self.encode(batch)

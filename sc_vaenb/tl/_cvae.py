@@ -25,7 +25,9 @@ def cvae(
     dispersion: Literal["gene", "gene-batch"] = "gene",
     link: Literal["softmax", "exp", "softplus"] = "softmax",
     condition: Literal["embedding", "onehot"] = "embedding",
-    encode_batch: bool = False,
+    encode_batch: bool = True,
+    overlap: Literal["auto", "all"] = "auto",
+    align: bool = True,
     prior: Literal["normal", "conditional"] = "normal",
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
@@ -33,12 +35,12 @@ def cvae(
     activation: Literal["relu", "gelu", "silu"] = "gelu",
     norm: Literal["layer", "batch", "none"] = "layer",
     dropout: float = 0.0,
-    beta: float = 1.0,
+    beta: float = 0.5,
     warmup: float = 0.3,
     free_bits: float = 0.0,
     n_steps: int | None = None,
     batch_size: int = 128,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 6e-3,
     weight_decay: float | None = None,
     validation_fraction: float = 0.1,
     patience: int | None = None,
@@ -51,9 +53,9 @@ def cvae(
     """Embed cells with a conditional variational autoencoder of their counts, leaving batch effects out.
 
     The decoder p(x | z, s) knows each cell's batch s, so that the latent state z need not say it (Sohn, Lee & Yan
-    2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x) is written as the embedding, to be used
-    where PCA's or Harmony's would be. Where batches differ in biology too (one time point each, say), what they
-    do not share is biology *and* batch, and no method can tell the two apart: compare with :func:`sc_vaenb.tl.vae`.
+    2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), aligned over the batches, is written
+    as the embedding, to be used where PCA's or Harmony's would be. Where batches have no cells of the same kind, no
+    method can tell biology from batch: see `overlap`, and compare with :func:`sc_vaenb.tl.vae`.
 
     Parameters
     ----------
@@ -65,6 +67,15 @@ def cvae(
         How the networks see the batch: a learned `"embedding"` of up to 10 dimensions, or `"onehot"`.
     encode_batch
         Let the encoder know the batch too: q(z | x, s). The embedding of a cell then depends on its label.
+    overlap
+        Which batches have kinds of cells in common. `"auto"`: found in the counts. Two batches are linked if at least
+        5 % of the cells of one are about as close to the other (within 1.2 times) as to the batch closest to them, and
+        batches linked directly or over others make a group. Where there are several groups (one time point each, say),
+        batch effects are taken out within each, and what tells the groups apart stays in; a warning names them.
+        `"all"`: one group, whatever the counts say, as when replicates of two protocols differ by protocol alone.
+    align
+        Take off what the decoder leaves of the batches in the latent space, after the fit: soft clusters, in each of
+        which every batch has a shift (Korsunsky et al. 2019, Harmony). `False` writes the encoder's means as they are.
     prior
         `"normal"`: z ~ N(0, I), whatever the batch, which draws the batches onto each other. `"conditional"`:
         p(z | s), a normal per batch with learned mean and variance. It costs the model nothing to keep the

@@ -8,6 +8,7 @@ from scanpy import logging as logg
 from .. import _adata
 from ..fit.batches import Counts
 from ..fit.device import resolve_device
+from ..fit.embed import aligned
 from ..fit.embed import embed as embed_cells
 from ._model import load_model
 
@@ -67,13 +68,13 @@ def embed(
         matrix = matrix[:, np.argsort(np.argsort(order))]
     size_factor = _adata.read_size_factor(adata, params.get("size_factor"), matrix) / stored.size_factor_mean
     codes = np.zeros(len(size_factor), np.int64)
-    if stored.model.config.encode_batch:
+    if stored.model.config.encode_batch or stored.model.alignment is not None:
         codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata
     counts = Counts(matrix, size_factor.astype(np.float32), codes)
-    embedding = embed_cells(stored.model, counts, where)
+    embedding = aligned(stored.model, embed_cells(stored.model, counts, where), codes, where)
     _adata.write_result(adata, name, embedding)
     logg.info("    finished", time=start, deep=f"added\n    'X_{name}', the embedding (adata.obsm)")
     return adata if copy else None

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
+from ..fit.cuda import to_device
 from ..fit.device import resolve_device
-from ..fit.embed import embed
+from ..fit.embed import aligned, embed
 from ..fit.loop import FitConfig, fit
+from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
@@ -71,7 +75,7 @@ layer
         Nats of KL that each latent dimension may carry at no cost (averaged over the cells of a step): above 0
         (0.1, say) it keeps dimensions from collapsing onto the prior.
     n_steps
-        Steps of the fit. `None`: 400 and one for every ten cells, 1,000 at most, so that large data cost no more (of a
+        Steps of the fit. `None`: 300 and one for every ten cells, 1,000 at most, so that large data cost no more (of a
         million cells, a fit of 1,000 steps of 128 sees an eighth).
     batch_size
         Cells per step (fewer if there are fewer).
@@ -116,6 +120,9 @@ RETURNS = """\
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
         (with the lowest held-out loss), `kept_step` (whose weights the model has) and `message`.
+    `uns["vae"]["overlap"]` (`cvae` only)
+        `batches`, the `group` of each (a number), and `share` (batches x batches): of the cells of the first, those to
+        which the second is about as close as the closest.
     `uns["vae"]["model"]`
         The model itself as strings and arrays; :func:`sc_vaenb.tl.embed` reads it."""
 
@@ -150,20 +157,25 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
-    config = _model_config(params, len(genes), len(batches))
-    options = _fit_config(params, len(size_factor))
+    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes)
+    overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
+    config = _model_config(params, len(genes), overlap, len(counts))
+    options = _fit_config(params, len(counts))
 
     start = logg.info(
-        f"fitting {method} to {len(size_factor):,} cells x {len(genes):,} genes"
+        f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
         + (f" of {len(batches)} batches" if len(batches) else "")
         + f" on {device} ({options.n_steps:,} steps)"
     )
     adata = adata.copy() if arguments["copy"] else adata
 
-    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes)
     try:
-        model, history, verdict = fit(config, counts, options, device, seed, progress=settings.verbosity.value > 0)
+        counts, step = to_device(counts, device)
+        model, history, verdict = fit(config, counts, options, device, seed, settings.verbosity.value > 0, step)
         embedding = embed(model, counts, device)
+        if model.alignment is not None:
+            align(model.alignment, embedding, codes, overlap.group, seed)
+            embedding = aligned(model, embedding, codes, device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         msg = f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
         raise MemoryError(msg) from error
@@ -187,11 +199,15 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         "verdict": asdict(verdict),
         "model": _adata.pack_model(model_config, weights, genes, batches),
     }
+    if len(batches):
+        record["overlap"] = {"batches": batches.astype(object), **asdict(overlap)}
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.write_result(adata, key, embedding, record)
     fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse
     (logg.info if fine else logg.warning)(verdict.message)
+    if overlap.group.any():
+        logg.warning(_groups_in_words(batches, overlap))
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
     logg.info("    finished", time=start, deep=added)
     return adata if arguments["copy"] else None
@@ -208,6 +224,7 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str, *, copy: bool) -
         "size_factor_as": ("multiplier", "covariate"),
         "dispersion": ("gene", "gene-batch"),
         "condition": ("embedding", "onehot"),
+        "overlap": ("auto", "all"),
         "prior": PRIORS,
     }
     for name, valid in choices.items():
@@ -245,14 +262,29 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str, *, copy: bool) -
     _adata.check_key(key)
 
 
-def _model_config(params: Mapping[str, Any], n_genes: int, n_batches: int) -> ModelConfig:
+def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
+    groups = [", ".join(batches[overlap.group == g]) for g in np.unique(overlap.group)]
+    return (
+        f"The batches fall into {len(groups)} groups that seem to have no kind of cell in common: "
+        f"{' | '.join(groups)}. Batch effects are taken out within each; the differences between the groups stay in. "
+        "If the groups do have cells of the same kinds (two protocols, say), fit with overlap='all'."
+    )
+
+
+def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, n_cells: int) -> ModelConfig:
     hidden = tuple(params["hidden"])
     mirrored = params["decoder_hidden"] is None
     names = ("n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as")
-    conditional = {}
+    conditional: dict[str, Any] = {}
+    n_batches, codes = len(overlap.group), overlap.code().tolist()
     if n_batches:
-        width = min(CONDITION_WIDTH, n_batches) if params["condition"] == "embedding" else 0
-        conditional = {"prior": params["prior"], "encode_batch": params["encode_batch"], "condition_width": width}
+        conditional = {
+            "prior": params["prior"],
+            "encode_batch": params["encode_batch"],
+            "condition_code": tuple(codes),
+            "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
+            "alignment_clusters": n_clusters(n_cells) if params["align"] else 0,
+        }
     return ModelConfig(
         n_genes=n_genes,
         n_conditions=n_batches,

@@ -25,7 +25,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
     config, weights, genes, batches = _adata.unpack_model(_adata.find_record(adata, key), key)
     try:
         mean = float(config.pop("size_factor_mean"))
-        for name in ("hidden", "decoder_hidden"):
+        for name in ("hidden", "decoder_hidden", "condition_code"):
             config[name] = tuple(config[name])
         with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
             model = CountVAE(ModelConfig(**config))

@@ -98,7 +98,7 @@ def test_batches_are_matched_by_name(fitted):
 
 
 def test_batches_need_not_be_there_for_an_encoder_that_does_not_know_them(adata, fast):
-    sc_vaenb.tl.cvae(adata, "batch", **fast)
+    sc_vaenb.tl.cvae(adata, "batch", encode_batch=False, align=False, **fast)
     del adata.obs["batch"]
     np.testing.assert_allclose(embedded(adata, key_added="again"), adata.obsm["X_vae"], rtol=0, atol=1e-6)
 

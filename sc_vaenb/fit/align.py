@@ -1,0 +1,95 @@
+"""Fit the alignment of batches in the latent space.
+
+The method is Harmony's (Korsunsky et al. 2019, Nature Methods): clusters in which every batch has its share, then the
+batches' means in each cluster laid over each other, and again. Two things differ. What comes out is a function of
+latent state and batch, so that cells seen later are aligned as the fitted ones were; and only batches of one group
+(`fit.overlap`) are laid over each other, because only they have cells of the same kinds.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
+
+from ..model.alignment import SHARPNESS, Alignment
+
+MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
+CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
+DIVERSITY = 1.0  # exponent of (expected / observed) cells of a batch in a cluster
+RIDGE = 0.5  # a batch with this share of its expected cells in a cluster has its mean there shrunk by half
+LARGEST_OUTER, INNER, PARTS = 10, 4, 20
+SETTLED = 1e-3  # change of the latent states, relative to their size
+
+
+def n_clusters(n_cells: int) -> int:
+    """Clusters for so many cells."""
+    return int(np.clip(n_cells // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
+
+
+@torch.no_grad()
+def align(
+    alignment: Alignment, latent: NDArray[np.float32], batch: NDArray[np.int64], group: NDArray[np.int64], seed: int
+) -> None:
+    """Set the alignment from latent states (cells x dimensions), their batch codes, and the group of each batch."""
+    alignment.cpu()
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.permutation(len(latent))[:MOST_CELLS])
+    z, code = torch.from_numpy(latent[chosen]), torch.from_numpy(batch[chosen])
+    clusters = len(alignment.centroid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct states than clusters: some stay empty
+        start = KMeans(min(clusters, len(z)), n_init=1, max_iter=25, random_state=seed).fit(normalize(z).numpy())
+    centroid = torch.zeros(clusters, z.shape[1])
+    centroid[: start.n_clusters] = torch.from_numpy(start.cluster_centers_.astype(np.float32))
+    centroid = normalize(centroid)
+
+    of_batch = one_hot(code, len(group)).float()
+    together = torch.from_numpy(group[:, None] == group).float()  # batches x batches
+    share = of_batch.sum(0) / (together @ of_batch.sum(0)).clamp(min=1)  # of a batch in its group
+
+    def expected(observed: Tensor) -> Tensor:
+        return (observed @ together) * share
+
+    def log_weight(observed: Tensor) -> Tensor:
+        return DIVERSITY * ((expected(observed) + 1) / (observed + 1)).log()
+
+    aligned, member = z, torch.softmax(SHARPNESS * normalize(z) @ centroid.T, 1)
+    observed = member.T @ of_batch  # clusters x batches, in cells
+    for _ in range(LARGEST_OUTER):
+        direction = normalize(aligned)
+        for _ in range(INNER):
+            centroid = normalize(member.T @ direction)
+            for part in torch.from_numpy(rng.permutation(len(z))).tensor_split(PARTS):
+                # a part at a time, so that cells see where others of their batch have gone
+                observed -= member[part].T @ of_batch[part]
+                near = SHARPNESS * direction[part] @ centroid.T
+                member[part] = torch.softmax(near + log_weight(observed.clamp(min=0)).T[code[part]], 1)
+                observed += member[part].T @ of_batch[part]
+        alignment.centroid.copy_(centroid)
+        alignment.log_weight.copy_(log_weight(observed.clamp(min=0)))
+        alignment.shift.copy_(shifts(z, code, member, together, expected(observed)))
+        before, aligned = aligned, alignment(z, code)
+        if (aligned - before).abs().mean() < SETTLED * z.abs().mean():
+            break
+
+
+def shifts(z: Tensor, code: Tensor, member: Tensor, together: Tensor, expected: Tensor) -> Tensor:
+    """How far each batch's mean in each cluster is from that of its group (clusters x batches x dimensions).
+
+    It is shrunk where a cluster holds few of the batch's cells, measured by what an equal share would be: a cell type
+    that a batch lacks must not be drawn to the few cells of it that only seem to be there.
+    """
+    rows = [code == b for b in range(len(together))]
+    cells = torch.stack([member[r].sum(0) for r in rows], 1).unsqueeze(2)
+    mean = torch.stack([member[r].T @ z[r] for r in rows], 1) / cells.clamp(min=1e-8)
+    trust = cells / (cells + RIDGE * expected.unsqueeze(2)).clamp(min=1e-8)
+    centre = torch.einsum("kbd,bc->kcd", trust * mean, together)
+    centre /= torch.einsum("kbd,bc->kcd", trust, together).clamp(min=1e-8)
+    return trust * (mean - centre)

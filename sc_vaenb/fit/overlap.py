@@ -1,0 +1,78 @@
+"""Which batches have cells of the same kinds, found in the counts.
+
+A conditional model explains every difference between batches by the batch, if it is trained for long enough, also that
+between an early embryo and a late one. Where two sets of batches have no kind of cell in common, nothing in the data
+says how much of their difference is technical. They are put into different groups then: batch effects are estimated
+within each, and the difference between the groups is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from torch.nn.functional import normalize
+
+from .batches import Counts
+
+MOST_CELLS = 3_000
+COMPONENTS, NEIGHBOURS = 50, 5
+ABOUT_AS_CLOSE = 1.2  # times the distance to the closest other batch
+LINKED = 0.05  # share of the cells of one batch that are about as close to another as to any
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """`share` (batches x batches): of the cells of the first, those to which the second is about as close as any other.
+
+    `group`: of each batch, 0 for the first; batches of one group are linked, directly or over others.
+    """
+
+    share: NDArray[np.float64]
+    group: NDArray[np.int64]
+
+    def code(self) -> NDArray[np.int64]:
+        """The batches of each group counted from 0: what a model is told, so that it cannot tell the groups by it."""
+        return np.array([(self.group[:b] == g).sum() for b, g in enumerate(self.group)])
+
+
+def assumed(n_batches: int) -> Overlap:
+    """All batches in one group."""
+    return Overlap(np.ones((n_batches, n_batches)), np.zeros(n_batches, np.int64))
+
+
+@torch.no_grad()
+def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
+    """Link batches that many cells are about as close to as to the closest other batch, and group what is linked.
+
+    Closeness is the mean distance to a cell's 5 nearest in a batch, among equally many cells of every batch, in the
+    50 principal components of the log-normalised counts scaled to length 1. As each batch is linked to its closest
+    other one, two or three batches are always one group.
+    """
+    n_batches = int(counts.condition.max()) + 1
+    if n_batches <= 3:
+        return assumed(n_batches)
+    rng = np.random.default_rng(seed)
+    most = max(MOST_CELLS // n_batches, 2 * NEIGHBOURS)
+    parts = [rng.permutation(np.flatnonzero(counts.condition == b))[:most] for b in range(n_batches)]
+    sizes = [len(part) for part in parts]
+    values = normalize(counts.minibatch(np.concatenate(parts), torch.device("cpu")).log_normalised())
+    values -= values.mean(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # svd_lowrank draws from the global state
+        u, s, _ = torch.svd_lowrank(values, min(COMPONENTS, *values.shape))
+    points = (u * s).split(sizes)
+    share = np.eye(n_batches)
+    for a, own in enumerate(points):
+        near = [torch.cdist(own, other).topk(min(NEIGHBOURS, len(other)), largest=False)[0].mean(1) for other in points]
+        near[a].fill_(torch.inf)
+        distance = torch.stack(near, 1)
+        close = distance <= ABOUT_AS_CLOSE * distance.amin(1, keepdim=True)
+        share[a] = close.float().mean(0).numpy()
+        share[a, a] = 1.0
+    others = share - np.eye(n_batches)
+    linked = others >= np.minimum(LINKED, others.max(1, keepdims=True))  # every batch at least to one
+    return Overlap(share, connected_components(linked, directed=False)[1].astype(np.int64))

@@ -1,0 +1,44 @@
+"""What the decoder leaves of batch effects in the latent space, taken off there by shifts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+SHARPNESS = 20.0  # of the membership in clusters: exp(SHARPNESS * cosine)
+ROUNDS = 3  # of membership and shift; more change nothing that matters
+
+
+class Alignment(nn.Module):
+    """Soft clusters of the latent space, in each of which every batch has a shift (Korsunsky et al. 2019, Harmony).
+
+    Before it is fitted (`fit.align`), all shifts are zero and states stay where they are.
+
+    Attributes
+    ----------
+    centroid
+        (n_clusters, n_latent), of length 1.
+    log_weight
+        (n_clusters, n_batches): how much more likely a cell of a batch is in a cluster than its direction says.
+    shift
+        (n_clusters, n_batches, n_latent).
+    """
+
+    def __init__(self, n_clusters: int, n_batches: int, n_latent: int) -> None:
+        super().__init__()
+        self.centroid = nn.Buffer(torch.zeros(n_clusters, n_latent))
+        self.log_weight = nn.Buffer(torch.zeros(n_clusters, n_batches))
+        self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent))
+
+    def forward(self, z: Tensor, batch: Tensor) -> Tensor:
+        """Latent states (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
+        cells_of = [(code, torch.nonzero(batch == code).squeeze(1)) for code in batch.unique().tolist()]
+        aligned = z
+        for _ in range(ROUNDS):
+            near = SHARPNESS * normalize(aligned) @ self.centroid.T
+            member = torch.softmax(near + self.log_weight.T[batch], 1)
+            aligned = z.clone()
+            for code, cells in cells_of:
+                aligned[cells] -= member[cells] @ self.shift[:, code]
+        return aligned
