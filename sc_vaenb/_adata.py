@@ -172,14 +172,30 @@ def read_matrix(
     matrix: Any, where: str, cells: pd.Index, genes: pd.Index, mask: NDArray[np.bool_], allow_non_integer: bool
 ) -> sparse.csr_matrix:
     """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked."""
-    blocks: list[sparse.csr_matrix] = []
-    start = 0
+    n_cells, done, filled = matrix.shape[0], 0, 0
+    lengths = np.zeros(n_cells, np.int64)
+    # Room as the first cells suggest, not pieces to be joined later: so counts are never held twice.
+    data, indices = np.empty(0, np.float32), np.empty(0, np.int32)
     for block in _blocks(matrix, where, mask):
-        check_values(block, where, cells[start:], genes, allow_non_integer)
+        check_values(block, where, cells[done:], genes, allow_non_integer)
         block.eliminate_zeros()
-        blocks.append(block.astype(np.float32, copy=False))
-        start += block.shape[0]
-    return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+        lengths[done : done + block.shape[0]] = np.diff(block.indptr)
+        done, end = done + block.shape[0], filled + block.nnz
+        if end > len(data):
+            room = int(1.05 * end * n_cells / done)
+            data, indices = _enlarged(data, filled, room), _enlarged(indices, filled, room)
+        data[filled:end], indices[filled:end] = block.data, block.indices
+        filled = end
+    pointer = np.concatenate([[0], np.cumsum(lengths)])
+    index_type = np.int32 if filled <= np.iinfo(np.int32).max else np.int64
+    parts = (data[:filled], indices[:filled].astype(index_type, copy=False), pointer.astype(index_type))
+    return sparse.csr_matrix(parts, shape=(n_cells, len(genes)))
+
+
+def _enlarged(values: NDArray, filled: int, room: int) -> NDArray:
+    larger = np.empty(room, values.dtype)
+    larger[:filled] = values[:filled]
+    return larger
 
 
 def read_counts(

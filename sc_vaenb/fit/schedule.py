@@ -10,7 +10,7 @@ def default_steps(n_cells: int) -> int:
 
     Few cells get fewer steps: the longer a fit, the more it draws batches together, also where their biology differs.
     """
-    return min(300 + n_cells // 10, 1000)
+    return min(300 + n_cells // 10, 700)
 
 
 def default_weight_decay(n_cells: int) -> float:
@@ -18,7 +18,7 @@ def default_weight_decay(n_cells: int) -> float:
 
     Wang & Aitchison 2024, "How to set AdamW's weight decay as you scale model and dataset size", arXiv:2405.13698.
     """
-    return min(900 / n_cells, 1.0)
+    return min(1800 / n_cells, 2.0)
 
 
 def one_cycle(step: int, n_steps: int, rise: float = 0.15) -> float:

@@ -86,7 +86,7 @@ class _NegativeBinomialCells(torch.autograd.Function):
             slope_of_count = x * unused  # the gradient in log mu is this, less theta * used
             if shares:
                 total = slope_of_count.new_zeros(batch.n_cells).index_add_(0, batch.row, slope_of_count) - weigh(used)
-                grad = torch.addcmul(used, odds, total.unsqueeze(1) / size).mul_(cell_theta).neg_()
+                grad = odds.mul_(total.unsqueeze(1) / size).add_(used).mul_(-cell_theta)
             else:
                 grad = used * -cell_theta
             grad.view(-1).index_add_(0, batch.position, slope_of_count)

@@ -32,4 +32,4 @@ def test_a_million_cells_take_no_more_steps_than_ten_thousand():
 
 def test_weights_remember_the_same_number_of_passes_over_many_cells():
     assert default_weight_decay(20_000) * 20_000 == pytest.approx(default_weight_decay(1_000_000) * 1_000_000)
-    assert default_weight_decay(100) == 1.0
+    assert default_weight_decay(100) == 2.0
