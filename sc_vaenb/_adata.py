@@ -349,6 +349,20 @@ def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64
     return order
 
 
+def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
+    """An embedding in obsm, which must be a matrix of finite numbers."""
+    if key not in adata.obsm:
+        msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
+        raise KeyError(msg)
+    values = np.asarray(adata.obsm[key], dtype=np.float32)
+    finite = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
+    if not finite.all():
+        where = f"cell {str(adata.obs_names[int(np.argmin(finite))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
+        msg = f"obsm[{key!r}] is not a matrix of finite numbers ({where}). Compute it again."
+        raise ValueError(msg)
+    return values
+
+
 def find_record(adata: AnnData, key: str) -> dict[str, Any]:
     """The record of a fitted model in uns, or an error that lists those there are."""
     record = adata.uns.get(key)

@@ -10,7 +10,7 @@ def default_steps(n_cells: int) -> int:
 
     Few cells get fewer steps: the longer a fit, the more it draws batches together, also where their biology differs.
     """
-    return min(300 + n_cells // 10, 700)
+    return min(400 + n_cells // 10, 700)
 
 
 def default_weight_decay(n_cells: int) -> float:

@@ -1,7 +1,10 @@
-"""Tools: fit a model to the counts in an AnnData and embed its cells."""
+"""Tools: fit a model to the counts in an AnnData, embed its cells, and compare with other methods."""
 
+from ._compare import compare
 from ._cvae import cvae
 from ._embed import embed
+from ._harmony import harmony
+from ._score import score
 from ._vae import vae
 
-__all__ = ["cvae", "embed", "vae"]
+__all__ = ["compare", "cvae", "embed", "harmony", "score", "vae"]

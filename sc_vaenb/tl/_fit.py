@@ -75,7 +75,7 @@ layer
         Nats of KL that each latent dimension may carry at no cost (averaged over the cells of a step): above 0
         (0.1, say) it keeps dimensions from collapsing onto the prior.
     n_steps
-        Steps of the fit. `None`: 300 and one for every ten cells, 700 at most, so that large data cost no more (of a
+        Steps of the fit. `None`: 400 and one for every ten cells, 700 at most, so that large data cost no more (of a
         million cells, a fit of 700 steps of 128 sees an eleventh).
     batch_size
         Cells per step (fewer if there are fewer).
@@ -83,8 +83,8 @@ layer
         Peak of the one-cycle schedule of AdamW.
     weight_decay
         Of AdamW: every step shrinks the networks' matrices, the batch vectors and the logarithms of the dispersions by
-        this times the learning rate, which keeps few cells from being learned by heart. `None`: 1,800 / number of cells,
-        2 at most, so that the weights remember the same number of passes over the cells.
+        this times the learning rate, which keeps few cells from being learned by heart. `None`: 1,800 / number of
+        cells, 2 at most, so that the weights remember the same number of passes over the cells.
     validation_fraction
         Share of each batch's cells (2,048 cells in all at most) that is held out from the fit to judge it, at most
         0.9; 0 for none.

@@ -1,0 +1,59 @@
+"""The methods of a comparison side by side: one row a method; columns batch, label and clusters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ._embedding import embedding
+from ._history import prepared, shown
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure, SubFigure
+    from numpy.typing import NDArray
+
+
+def compare(
+    adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+) -> NDArray[np.object_] | None:
+    """Plot the UMAPs of a comparison: a row per method, coloured by batch, by label (if there are labels), by cluster.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a comparison by :func:`sc_vaenb.tl.compare`.
+    key
+        Where it is in ``adata.uns``: the ``key_added`` of that call.
+    fig
+        Figure to draw into. A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes (methods x colours), or `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no comparison, or a UMAP or clusters of it are gone.
+    """
+    record = adata.uns.get(key)
+    if not (isinstance(record, dict) and "methods" in record):
+        msg = f"uns[{key!r}] holds no comparison; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
+        raise KeyError(msg)
+    methods = record["methods"].drop_duplicates("method")
+    names = [str(name).removeprefix("X_") for name in methods["embedding"]]
+    by = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    figure = prepared(fig, (3.6 * (len(by) + 1) + 2.0, 3.3 * len(names)))
+    rows = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
+    axes = np.empty((len(names), len(by) + 1), dtype=object)
+    for row, (part, name, method) in enumerate(zip(rows, names, methods["method"], strict=True)):
+        panels = embedding(adata, f"X_umap_{name}", color=[*by, f"leiden_{name}"], fig=part, show=False)
+        assert panels is not None  # not shown
+        axes[row] = panels[0]
+        for ax, title in zip(axes[row], [*by, "leiden"], strict=True):
+            ax.set_title(f"{method} · {title}", fontsize="medium")
+    return shown(axes, show)

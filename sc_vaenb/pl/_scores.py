@@ -1,0 +1,122 @@
+"""Methods against metrics, as a table that can be read, with the means as bars on an honest axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+
+from ._history import prepared, shown
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+KINDS = {"bio": "#0072B2", "batch": "#E69F00", "total": "#4D4D4D"}
+CELL_WIDTH, ROW_HEIGHT = 0.62, 0.36  # inches
+
+
+def scores(
+    adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+) -> dict[str, Axes] | None:
+    """Plot the scores of embeddings: a table of methods against metrics, their means as bars, and the time they took.
+
+    All colours are on one scale from 0 to 1, and bars begin at 0, so that a difference of 0.01 looks like one. Where
+    there are several seeds, numbers and bars are means over them, with a point for each seed. Columns marked with an
+    arrow down are better the smaller they are, and are not part of any mean.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with the scores of :func:`sc_vaenb.tl.compare` or :func:`sc_vaenb.tl.score`.
+    key
+        Where they are in ``adata.uns``: the ``key_added`` of that call.
+    fig
+        Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
+        A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes by part (``'table'``, and where there are means ``'means'``), or `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there are no scores.
+    """
+    values, metrics, seconds = _read(adata, key)
+    mean = values.groupby("method", sort=False).mean(numeric_only=True)
+    columns = [name for name in metrics.index if name in mean and mean[name].notna().any()]
+    means = [name for name in KINDS if name in mean]
+    order = mean.sort_values("total", ascending=False).index if "total" in mean else mean.index
+    width = 1.6 + CELL_WIDTH * len(columns) + (2.6 if means else 0)
+    figure = prepared(fig, (width, 1.5 + ROW_HEIGHT * len(order)))
+    ratios = [CELL_WIDTH * len(columns), 2.6][: 2 if means else 1]
+    grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
+    axes = {"table": _table(figure.add_subplot(grid[0]), mean.loc[order, columns], metrics)}
+    if means:
+        axes["means"] = _bars(figure.add_subplot(grid[1]), values, mean.loc[order, means], seconds)
+    return shown(axes, show)
+
+
+def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Scores with the method of each row, what is known of the metrics, and the seconds of each method."""
+    record: Any = adata.uns.get(key)
+    found = record.get("scores", record) if isinstance(record, dict) else {}
+    if not (isinstance(found, dict) and isinstance(found.get("values"), pd.DataFrame)):
+        msg = f"uns[{key!r}] holds no scores; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
+        raise KeyError(msg)
+    values, seconds = found["values"].copy(), pd.Series(dtype=float)
+    values["method"] = values.index.str.removeprefix("X_")
+    if "methods" in record:
+        methods = record["methods"].set_index("embedding")
+        values["method"] = methods["method"].reindex(values.index).astype(str)
+        seconds = methods.groupby("method")["seconds"].mean()
+    return values, found["metrics"], seconds
+
+
+def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
+    numbers = mean.to_numpy()
+    colours = mpl.colormaps["Blues"](0.05 + 0.75 * np.clip(np.nan_to_num(numbers), 0, 1))
+    colours[np.isnan(numbers)] = (1, 1, 1, 1)
+    ax.imshow(colours, aspect="auto")
+    for (row, column), number in np.ndenumerate(numbers):
+        dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
+        text = "n/a" if np.isnan(number) else f"{number:.2f}"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    names = [name.replace("_", " ") + ("" if metrics.loc[name, "higher_is_better"] else " ↓") for name in mean]
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor", fontsize=8)
+    ax.xaxis.tick_top()
+    for tick, name in zip(ax.get_xticklabels(), mean, strict=True):
+        counts = metrics.loc[name, "in_total"]
+        tick.set_color(KINDS[str(metrics.loc[name, "kind"])] if counts else "0.4")
+    ax.set_yticks(range(len(mean)), mean.index)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _bars(ax: Axes, values: pd.DataFrame, mean: pd.DataFrame, seconds: pd.Series) -> Axes:
+    height = 0.8 / mean.shape[1]
+    for at, name in enumerate(mean):
+        place = np.arange(len(mean)) - 0.4 + height * (at + 0.5)
+        ax.barh(place, mean[name], height, color=KINDS[str(name)], label=name)
+        for y, method in zip(place, mean.index, strict=True):
+            seeds = values.loc[values["method"] == method, name]
+            if len(seeds) > 1:
+                ax.plot(seeds, [y] * len(seeds), "o", color="black", markersize=2.5)
+            ax.text(mean.loc[method, name] + 0.02, y, f"{mean.loc[method, name]:.3f}", va="center", fontsize=6.5)
+    ax.set(xlim=(0, 1.12), ylim=(len(mean) - 0.5, -0.5), xticks=np.linspace(0, 1, 6), xlabel="score")
+    ax.set_yticks([])
+    if len(seconds):
+        ax.set_yticks(range(len(mean)), [f"{seconds.get(m, np.nan):.1f} s" for m in mean.index], fontsize=8)
+        ax.yaxis.tick_right()
+        ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=mean.shape[1], frameon=False, fontsize=8)
+    return ax

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scanpy import logging as logg
+
+from .. import _adata
+from ._pca import log_pca
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+KEY = "pca_harmony"
+
+
+def harmony(
+    adata: AnnData,
+    batch_key: str,
+    *,
+    basis: str = "X_pca",
+    layer: str | None = "counts",
+    mask_var: str | NDArray[np.bool_] | None = "highly_variable",
+    rng: int = 0,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Correct principal components for batches with Harmony, as a peer of the count models.
+
+    Calls harmonypy (Korsunsky et al. 2019, Nature Methods, "Fast, sensitive and accurate integration of single-cell
+    data with Harmony") with its defaults, whichever way round its version gives the result.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes.
+    batch_key
+        Column of `obs` with the batch of each cell; two batches or more.
+    basis
+        Embedding in `obsm` to correct. If `"X_pca"` is not there, it is computed first, from the counts.
+    layer
+        Where the raw counts are, for that PCA: a layer, or `None` for `X`.
+    mask_var
+        The genes for that PCA: a boolean column of `var`, an array with one value per gene, or `None` for all.
+    rng
+        Seed.
+    key_added
+        Name for the result, `"pca_harmony"` by default: `obsm["X_" + key_added]` and `uns[key_added]`.
+    copy
+        Work on a copy of `adata` and return it.
+
+    Returns
+    -------
+    `None`, or the copy if `copy`. Written are:
+
+    `obsm["X_pca_harmony"]`
+        The corrected components, float32, cells x components of `basis`.
+    `uns["pca_harmony"]["params"]`
+        The parameters.
+    `obsm["X_pca"]`
+        The PCA, if it was not there: 50 components of the log1p of the counts scaled to the median depth.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        `basis`, `batch_key` or the counts are not there or not what they must be. `adata` is unchanged.
+
+    Examples
+    --------
+    >>> import sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata, batch_key="batch")
+    >>> sc_vaenb.tl.harmony(adata, "batch")
+    """
+    key = KEY if key_added is None else key_added
+    _adata.check_adata(adata, copy=copy)
+    _adata.check_key(key)
+    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    codes, names = _adata.read_batches(adata, batch_key)
+    if basis in adata.obsm:
+        components, computed = _adata.read_embedding(adata, basis), False
+    elif basis == "X_pca":
+        components, computed = log_pca(adata, layer, mask_var, rng), True
+    else:
+        msg = f"basis={basis!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these, or 'X_pca'."
+        raise KeyError(msg)
+
+    start = logg.info(f"correcting {basis} for {len(names)} batches with Harmony")
+    adata = adata.copy() if copy else adata
+    corrected = _harmonised(components, codes, rng)
+    if computed:
+        adata.obsm["X_pca"] = components
+    params = {"batch_key": batch_key, "basis": basis, "rng": rng, "method": "harmony"}
+    _adata.write_result(adata, key, corrected, {"params": params})
+    logg.info("    finished", time=start, deep=f"added\n    'X_{key}', the corrected components (adata.obsm)")
+    return adata if copy else None
+
+
+def _harmonised(components: NDArray[np.float32], codes: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+    import harmonypy
+    import pandas as pd
+
+    batches = pd.DataFrame({"batch": codes.astype(str)})
+    components = np.ascontiguousarray(components, dtype=np.float64)
+    options = {"verbose": False, "random_state": seed}
+    try:  # with ncores=0, its default, it would start a thread for every core of the machine, also in a container
+        result = harmonypy.run_harmony(components, batches, "batch", ncores=_cores(), **options)
+    except TypeError:  # versions before 0.1 know no ncores
+        result = harmonypy.run_harmony(components, batches, "batch", **options)
+    corrected = np.asarray(result.Z_corr)
+    if corrected.shape != components.shape:  # versions before 0.1: components x cells
+        corrected = corrected.T
+    return np.ascontiguousarray(corrected, dtype=np.float32)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

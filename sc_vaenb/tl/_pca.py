@@ -1,0 +1,32 @@
+"""What count models are compared with: PCA of the log-normalised counts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scanpy as sc
+from numpy.typing import NDArray
+
+from .. import _adata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+COMPONENTS = 50
+
+
+def log_pca(
+    adata: AnnData, layer: str | None, mask_var: str | NDArray[np.bool_] | None, seed: int
+) -> NDArray[np.float32]:
+    """PCA (cells x 50, or fewer) of the variable genes' counts, scaled to the median depth and log1p-transformed."""
+    from anndata import AnnData as New
+
+    mask = _adata.gene_mask(adata, mask_var)
+    counts: Any = _adata.read_counts(adata, layer, mask, allow_non_integer=True)
+    plain = New(counts)
+    with sc.settings.verbosity.override("error"):
+        sc.pp.normalize_total(plain)
+        sc.pp.log1p(plain)
+        sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)
+    return np.asarray(plain.obsm["X_pca"], np.float32)

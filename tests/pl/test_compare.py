@@ -1,0 +1,55 @@
+"""The grid of a comparison shows every method's own plane and clusters."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData
+
+from sc_vaenb import pl
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def adata():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"batch": ["a", "b"] * 20, "type": ["x"] * 20 + ["y"] * 20}, index=map(str, range(40)))
+    adata = AnnData(np.ones((40, 2), np.float32), obs=obs)
+    for name in ("pca", "cvae"):
+        adata.obsm[f"X_umap_{name}"] = rng.normal(size=(40, 2))
+        adata.obs[f"leiden_{name}"] = pd.Categorical((np.arange(40) % (2 + len(name))).astype(str))
+    methods = pd.DataFrame({"method": ["PCA", "CVAE", "CVAE"], "embedding": ["X_pca", "X_cvae", "X_cvae_seed1"]})
+    adata.uns["compare"] = {"methods": methods, "params": {"batch_key": "batch", "label_key": "type"}}
+    return adata
+
+
+def test_a_row_per_method_a_column_per_colour(adata):
+    axes = pl.compare(adata, show=False)
+    titles = [[ax.get_title() for ax in row] for row in axes]
+    assert titles == [[f"{m} · {by}" for by in ("batch", "type", "leiden")] for m in ("PCA", "CVAE")]
+    for row, name in zip(axes, ("pca", "cvae"), strict=True):
+        for ax in row:
+            (points,) = ax.collections
+            found = np.asarray(points.get_offsets())
+            expected = adata.obsm[f"X_umap_{name}"]
+            np.testing.assert_allclose(found[np.lexsort(found.T)], expected[np.lexsort(expected.T)])
+        colours = {tuple(colour) for colour in row[2].collections[0].get_facecolors()}
+        assert len(colours) == adata.obs[f"leiden_{name}"].nunique()
+
+
+def test_without_labels_there_are_two_columns(adata):
+    del adata.uns["compare"]["params"]["label_key"]
+    assert pl.compare(adata, show=False).shape == (2, 2)
+
+
+def test_what_is_gone_is_named(adata):
+    with pytest.raises(KeyError, match="uns\\['no'\\] holds no comparison"):
+        pl.compare(adata, "no", show=False)
+    del adata.obsm["X_umap_cvae"]
+    with pytest.raises(KeyError, match="obsm has no 'X_umap_cvae'"):
+        pl.compare(adata, show=False)

@@ -1,0 +1,198 @@
+from functools import wraps
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+import sc_vaenb
+from sc_vaenb.tl import _compare
+from sc_vaenb.tl._verdict import verdict_in_words
+
+KEYS = ["pca", "pca_harmony", "vae", "cvae"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Models of a tenth of a second."""
+    for name in ("vae", "cvae"):
+        defaults = getattr(_compare, name).__kwdefaults__
+        for parameter, value in {"n_latent": 4, "hidden": (16,), "n_steps": 20}.items():
+            monkeypatch.setitem(defaults, parameter, value)
+
+
+@pytest.fixture(scope="module")
+def _ready(simulated):
+    adata = simulated.copy()
+    sc_vaenb.pp.prepare(adata, batch_key="batch")
+    return adata
+
+
+@pytest.fixture
+def ready(_ready):
+    return _ready.copy()
+
+
+def refuses_to_run(monkeypatch, name, error):
+    original = getattr(_compare, name)
+
+    @wraps(original)
+    def function(*_, **__):
+        raise error
+
+    function.__kwdefaults__ = original.__kwdefaults__
+    monkeypatch.setattr(_compare, name, function)
+
+
+def run(adata, **arguments):
+    return sc_vaenb.tl.compare(adata, "batch", label_key="cell_type", device="cpu", **arguments)
+
+
+def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path, monkeypatch, unchanged):
+    with unchanged(ready):
+        result = run(ready, copy=True)
+    for key in KEYS:
+        assert {f"X_{key}", f"X_umap_{key}"} <= set(result.obsm)
+        assert f"leiden_{key}" in result.obs
+        assert f"neighbors_{key}_connectivities" in result.obsp
+    record = result.uns["compare"]
+    assert record["methods"]["method"].tolist() == ["PCA", "Harmony", "VAE", "CVAE"]
+    assert record["scores"]["values"].index.tolist() == [f"X_{key}" for key in KEYS]
+    assert record["verdict"].startswith("Best by the total score")
+    assert record["failed"] == {}
+
+    result.write_h5ad(tmp_path / "a.h5ad")
+    again = anndata.read_h5ad(tmp_path / "a.h5ad")
+    monkeypatch.setattr(_compare, "_downstream", lambda *_, again, **__: again and pytest.fail("computed again"))
+    for name in ("vae", "cvae", "harmony", "log_pca"):
+        refuses_to_run(monkeypatch, name, AssertionError("computed again"))
+    run(again)
+    assert again.uns["compare"]["failed"] == {}
+    pd.testing.assert_frame_equal(
+        again.uns["compare"]["scores"]["values"].drop(columns="seconds"),
+        record["scores"]["values"].drop(columns="seconds"),
+    )
+
+
+def test_a_comparison_goes_on_where_it_was(ready, monkeypatch):
+    run(ready)
+    before = {key: ready.obsm[f"X_{key}"].copy() for key in KEYS}
+    seconds = ready.uns["compare"]["methods"]["seconds"].tolist()
+    calls = []
+    original = _compare._downstream
+    monkeypatch.setattr(
+        _compare, "_downstream", lambda *a, again, **k: (calls.append((a[1], again)), original(*a, again=again, **k))
+    )
+    run(ready, variants={"linear": {"hidden": ()}})
+    assert calls == [*((key, False) for key in KEYS), ("linear", True)]
+    for key in KEYS:
+        np.testing.assert_array_equal(ready.obsm[f"X_{key}"], before[key])
+    methods = ready.uns["compare"]["methods"]
+    assert methods["method"].tolist() == ["PCA", "Harmony", "VAE", "CVAE", "linear"]
+    assert methods["seconds"].tolist()[:4] == seconds
+
+
+def test_results_of_the_user_keep_their_names(ready):
+    sc_vaenb.tl.cvae(ready, "batch", n_latent=3, n_steps=5, device="cpu")
+    own = ready.obsm["X_vae"].copy()
+    run(ready)
+    np.testing.assert_array_equal(ready.obsm["X_vae"], own)
+    assert ready.uns["vae"]["params"]["n_latent"] == 3
+    assert ready.uns["vae_compare"]["params"]["method"] == "vae"
+    assert "X_vae_compare" in ready.uns["compare"]["methods"]["embedding"].tolist()
+
+
+def test_a_method_that_fails_takes_no_other_down(ready, monkeypatch, log):
+    refuses_to_run(monkeypatch, "vae", RuntimeError("no memory for this"))
+    run(ready)
+    record = ready.uns["compare"]
+    assert record["failed"] == {"vae": "RuntimeError: no memory for this"}
+    assert record["methods"]["method"].tolist() == ["PCA", "Harmony", "CVAE"]
+    assert "vae failed and is left out" in log.getvalue()
+
+
+def test_seeds_and_no_labels(ready):
+    sc_vaenb.tl.compare(ready, "batch", n_seeds=2, device="cpu", key_added="mine")
+    record = ready.uns["mine"]
+    assert record["methods"]["embedding"].tolist() == [
+        "X_pca", "X_pca_harmony", "X_vae", "X_vae_seed1", "X_cvae", "X_cvae_seed1"
+    ]  # fmt: skip
+    assert np.abs(ready.obsm["X_cvae"] - ready.obsm["X_cvae_seed1"]).max() > 1e-3
+    assert "there are no labels" in record["verdict"]
+    assert "leiden_cvae_seed1" not in ready.obs
+
+
+def test_a_case_with_many_cells():
+    """Above 8,192 cells scanpy's own choice of neighbour search can fail (pynndescent 0.7)."""
+    adata = sc_vaenb.datasets.simulate(8_300, 30, n_types=2, mean_depth=100, rng=0)
+    sc_vaenb.pp.prepare(adata, batch_key="batch")
+    adata.obsm["X_pca"] = _compare.log_pca(adata, "counts", "highly_variable", 0)
+    _compare._downstream(adata, "pca", 1.0, 0, again=True)
+    assert adata.obs["leiden_pca"].nunique() >= 2
+    assert adata.obsm["X_umap_pca"].shape == (8_300, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"label_key": "no"}, KeyError, "label_key='no'"),
+        ({"label_key": "one"}, ValueError, "holds one label"),
+        ({"n_seeds": 0}, ValueError, "n_seeds=0"),
+        ({"layer": "no"}, KeyError, "layer='no'"),
+        ({"variants": {"cvae": {}}}, ValueError, "a method of its own"),
+        ({"variants": {"mine": {"widths": 3}}}, TypeError, r"variants\['mine'\] has \['widths'\]"),
+        ({"variants": {"mine": {"rng": 3}}}, TypeError, r"has \['rng'\], which cannot be set here"),
+        ({"resolution": 0}, ValueError, "resolution=0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_computed(ready, unchanged, arguments, error, text):
+    ready.obs["one"] = "same"
+    with unchanged(ready), pytest.raises(error, match=text):
+        sc_vaenb.tl.compare(ready, "batch", **arguments)
+
+
+def table(**methods):
+    """Scores and methods of a comparison, as `verdict_in_words` reads them."""
+    rows, values = [], []
+    for method, columns in methods.items():
+        for seed, total in enumerate(columns["total"]):
+            rows.append({"method": method, "seed": seed, "embedding": f"X_{method}{seed}", "seconds": 1.0})
+            values.append({"total": total} | {k: v for k, v in columns.items() if k != "total"})
+    frame = pd.DataFrame(values, index=[row["embedding"] for row in rows])
+    return pd.DataFrame(rows), {"values": frame}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ([0.80, 0.81], [0.70, 0.71], "more than twice the spread over seeds (0.007)"),
+        ([0.80, 0.81], [0.795, 0.80], "within the spread over seeds (0.007): take either"),
+        ([0.80], [0.70], "with one seed nothing is known of chance"),
+    ],
+)
+def test_the_verdict_weighs_the_lead_against_chance(adata, first, second, words):
+    good = {"same_batch_excess": 0.0}
+    methods, scores = table(A={"total": second, **good}, B={"total": first, **good})
+    verdict = verdict_in_words(adata, methods, scores, None)
+    assert verdict.startswith(f"Best by the total score, 0.6 bio + 0.4 batch: B ({np.mean(first):.3f}).")
+    assert words in verdict
+    assert "corrects" not in verdict
+
+
+def test_the_verdict_says_what_went_wrong(adata):
+    rng, types = np.random.default_rng(0), adata.obs["cell_type"].cat.codes.to_numpy()
+    adata.obsm["X_PCA0"] = rng.normal(size=(300, 3)) + 5 * types[:, None]
+    blurred = np.where(types == 2, 1, types)
+    adata.obsm["X_Bad0"] = rng.normal(size=(300, 3)) + 5 * blurred[:, None]
+    methods, scores = table(
+        PCA={"total": [0.6], "same_batch_excess": 0.3, "private_kept": 1.0},
+        Bad={"total": [0.7], "same_batch_excess": 0.2, "private_kept": 0.5},
+    )
+    verdict = verdict_in_words(adata, methods, scores, "cell_type")
+    names = adata.obs["cell_type"].cat.categories
+    assert "Before any correction (PCA), neighbours are from the own batch 30% more often than by chance" in verdict
+    assert "Bad under-corrects: neighbours are from the own batch 20% more" in verdict
+    assert "Bad over-corrects: of types of a single batch it keeps 50%" in verdict
+    assert f"Bad blurs types that PCA keeps apart: {names[1]}, {names[2]}" in verdict
+    methods, scores = table(PCA={"total": [0.6], "same_batch_excess": 0.01}, A={"total": [0.6], "same_batch_excess": 0})
+    assert "there is hardly anything to correct" in verdict_in_words(adata, methods, scores, None)

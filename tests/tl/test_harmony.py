@@ -1,0 +1,75 @@
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import sc_vaenb
+from sc_vaenb.metrics import same_batch_share
+from sc_vaenb.tl import _harmony
+
+
+@pytest.fixture
+def prepared(adata):
+    sc_vaenb.pp.prepare(adata, batch_key="batch")
+    return adata
+
+
+def test_batches_mix_and_the_pca_is_kept(prepared, unchanged):
+    with unchanged(prepared):
+        result = sc_vaenb.tl.harmony(prepared, "batch", copy=True)
+    share = {key: same_batch_share(result.obsm[key], result.obs["batch"]).share for key in ("X_pca", "X_pca_harmony")}
+    assert share["X_pca_harmony"] < share["X_pca"] - 0.05
+    assert result.obsm["X_pca_harmony"].shape == result.obsm["X_pca"].shape
+    assert result.obsm["X_pca_harmony"].dtype == np.float32
+    assert result.uns["pca_harmony"]["params"]["basis"] == "X_pca"
+
+
+def test_a_basis_that_is_there_is_taken(prepared):
+    basis = np.random.default_rng(0).normal(size=(300, 5))
+    prepared.obsm["X_pca"] = basis.copy()
+    sc_vaenb.tl.harmony(prepared, "batch", key_added="other")
+    np.testing.assert_array_equal(prepared.obsm["X_pca"], basis)
+    assert prepared.obsm["X_other"].shape == (300, 5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_either_orientation_of_the_result_is_read(prepared, monkeypatch, turned):
+    """harmonypy before 0.1 gave components x cells, and knew no `ncores`."""
+
+    def run_harmony(components, batches, name, *, verbose, random_state, **unknown):
+        if turned and unknown:
+            raise TypeError("run_harmony() got an unexpected keyword argument 'ncores'")
+        result = components + 1.0
+        return types.SimpleNamespace(Z_corr=result.T if turned else result)
+
+    monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=run_harmony))
+    sc_vaenb.tl.harmony(prepared, "batch")
+    np.testing.assert_allclose(prepared.obsm["X_pca_harmony"], prepared.obsm["X_pca"] + 1, rtol=1e-5)
+
+
+def test_no_more_threads_than_the_process_may_have(prepared, monkeypatch):
+    given = {}
+
+    def run_harmony(components, *_, **options):
+        given.update(options)
+        return types.SimpleNamespace(Z_corr=components)
+
+    monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=run_harmony))
+    monkeypatch.setattr(_harmony, "_cores", lambda: 3)
+    sc_vaenb.tl.harmony(prepared, "batch", rng=5)
+    assert given == {"verbose": False, "random_state": 5, "ncores": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"batch_key": "no"}, KeyError, "batch_key='no' is not in adata.obs"),
+        ({"batch_key": "batch", "basis": "X_no"}, KeyError, "basis='X_no' is not in adata.obsm"),
+        ({"batch_key": "batch", "layer": "no"}, KeyError, "layer='no' is not in adata.layers"),
+        ({"batch_key": "batch", "rng": -1}, ValueError, "rng=-1"),
+    ],
+)
+def test_what_cannot_be_is_refused(prepared, unchanged, arguments, error, text):
+    with unchanged(prepared), pytest.raises(error, match=text):
+        sc_vaenb.tl.harmony(prepared, **arguments)

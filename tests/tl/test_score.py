@@ -1,0 +1,88 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+import sc_vaenb
+from sc_vaenb.metrics import METRICS
+from sc_vaenb.metrics import score as score_arrays
+
+
+@pytest.fixture
+def scored(adata):
+    rng = np.random.default_rng(0)
+    types = adata.obs["cell_type"].cat.codes.to_numpy()
+    adata.obsm["X_pca"] = rng.normal(size=(300, 4)) + 3 * types[:, None]
+    adata.obsm["X_noise"] = rng.normal(size=(300, 4))
+    adata.obsm["X_umap"] = rng.normal(size=(300, 2))
+    return adata
+
+
+def test_values_are_those_of_the_metrics(scored, unchanged, log):
+    with unchanged(scored):
+        result = sc_vaenb.tl.score(scored, batch_key="batch", label_key="cell_type", copy=True)
+    record = result.uns["scores"]
+    assert record["values"].index.tolist() == ["X_pca", "X_noise"]  # not the plane
+    expected = score_arrays(
+        scored.obsm["X_noise"].astype(np.float32),
+        scored.obs["cell_type"].to_numpy(str),
+        scored.obs["batch"].to_numpy(str),
+        reference=scored.obsm["X_pca"].astype(np.float32),
+        rng=0,
+    )
+    found = record["values"].loc["X_noise"]
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6, err_msg=name)
+    assert record["values"].loc["X_pca", "nmi"] > found["nmi"] + 0.5
+    assert (record["values"]["seconds"] > 0).all()
+    assert all(record["values"].dtypes == np.float64)
+    assert record["params"] == {
+        "batch_key": "batch", "label_key": "cell_type", "max_cells": 20_000, "rng": 0, "reference": "X_pca",
+        "n_cells": 300,
+    }  # fmt: skip
+    for name, row in record["metrics"].iterrows():
+        assert row["higher_is_better"] == METRICS[name].higher_is_better
+    assert "scoring 2 embeddings of 300 cells" in log.getvalue()
+
+
+def test_without_labels_the_batch_metrics_remain(scored):
+    sc_vaenb.tl.score(scored, "X_noise", batch_key="batch", key_added="mine")
+    values = scored.uns["mine"]["values"]
+    assert {"ilisi", "same_batch_excess", "neighborhood_overlap"} <= set(values)
+    assert not {"nmi", "total", "kbet"} & set(values)
+
+
+def test_cells_without_a_label_are_left_out(scored):
+    known = np.arange(300) % 3 > 0
+    scored.obs["partly"] = pd.Categorical(np.where(known, scored.obs["cell_type"].astype(str), None))
+    sc_vaenb.tl.score(scored, "X_pca", batch_key="batch", label_key="partly")
+    part = scored[known].copy()
+    sc_vaenb.tl.score(part, "X_pca", batch_key="batch", label_key="cell_type")
+    first, second = (a.uns["scores"]["values"].drop(columns="seconds") for a in (scored, part))
+    pd.testing.assert_frame_equal(first, second)
+    assert scored.uns["scores"]["params"]["n_cells"] == known.sum()
+
+
+def test_scores_survive_a_file(scored, tmp_path):
+    import anndata
+
+    sc_vaenb.tl.score(scored, batch_key="batch", label_key="cell_type")
+    scored.write_h5ad(tmp_path / "a.h5ad")
+    again = anndata.read_h5ad(tmp_path / "a.h5ad").uns["scores"]
+    pd.testing.assert_frame_equal(again["values"], scored.uns["scores"]["values"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({}, ValueError, "nothing to score by"),
+        ({"batch_key": "no"}, KeyError, "batch_key='no'"),
+        ({"label_key": "no"}, KeyError, "label_key='no'"),
+        ({"batch_key": "batch", "embeddings": ["X_no"]}, KeyError, "'X_no' is not in adata.obsm"),
+        ({"batch_key": "batch", "embeddings": []}, ValueError, "there is no embedding to score"),
+        ({"batch_key": "batch", "embeddings": "X_bad"}, ValueError, "finite"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(scored, unchanged, arguments, error, text):
+    scored.obsm["X_bad"] = np.full((300, 3), np.nan)
+    with unchanged(scored), pytest.raises(error, match=text):
+        sc_vaenb.tl.score(scored, **arguments)
