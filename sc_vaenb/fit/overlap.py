@@ -64,15 +64,14 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # svd_lowrank draws from the global state
         u, s, _ = torch.svd_lowrank(values, min(COMPONENTS, *values.shape))
-    points = (u * s).split(sizes)
-    share = np.eye(n_batches)
-    for a, own in enumerate(points):
-        near = [torch.cdist(own, other).topk(min(NEIGHBOURS, len(other)), largest=False)[0].mean(1) for other in points]
-        near[a].fill_(torch.inf)
-        distance = torch.stack(near, 1)
-        close = distance <= ABOUT_AS_CLOSE * distance.amin(1, keepdim=True)
-        share[a] = close.float().mean(0).numpy()
-        share[a, a] = 1.0
+    points, own = u * s, torch.arange(n_batches).repeat_interleave(torch.tensor(sizes))
+    distance = torch.full((len(points), n_batches), torch.inf)
+    for b, there in enumerate(points.split(sizes)):
+        nearest = torch.cdist(points, there).topk(min(NEIGHBOURS, len(there)), largest=False)[0]
+        distance[:, b] = nearest.mean(1).masked_fill(own == b, torch.inf)
+    close = (distance <= ABOUT_AS_CLOSE * distance.amin(1, keepdim=True)).float()
+    share = np.stack([part.mean(0).numpy() for part in close.split(sizes)]).astype(np.float64)
+    np.fill_diagonal(share, 1.0)
     others = share - np.eye(n_batches)
     linked = others >= np.minimum(LINKED, others.max(1, keepdims=True))  # every batch at least to one
     return Overlap(share, connected_components(linked, directed=False)[1].astype(np.int64))
