@@ -15,6 +15,11 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 
 PROBES = {  # appended to a notebook: what its text relies on, as JSON
+    "compare": """
+import json
+record = adata.uns["compare"]
+print(json.dumps({"values": record["scores"]["values"].to_dict("index"), "verdict": record["verdict"]}))
+""",
     "quickstart": """
 import json
 verdict = adata.uns["cvae"]["verdict"]
@@ -103,3 +108,26 @@ def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(table["cvae"]["NMI"] - table["pca"]["NMI"]) < 0.1
     (written,) = (tmp_path / "work").iterdir()
     assert written.name == "quickstart.h5ad"
+
+
+def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "compare.ipynb", tmp_path, monkeypatch)
+
+    shown = [
+        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+    ]
+    assert shown == ["plot-scores", "plot-umaps"]
+    assert set(streams(notebook, "stderr")) <= {"run"}  # progress bars
+    printed = streams(notebook, "stdout")
+    assert printed["print-verdict"].startswith("Best by the total score, 0.6 bio + 0.4 batch: ")
+    assert "failed" not in printed.get("run", "")
+
+    values = json.loads(printed["probe"])["values"]
+    assert list(values) == ["X_pca", "X_pca_harmony", "X_vae", "X_vae_seed1", "X_cvae", "X_cvae_seed1"]
+    # what knows the batches mixes them, what does not does not, and types are kept by all
+    for key in ("X_pca", "X_vae"):
+        assert values[key]["batch"] < 0.7
+    for key in ("X_pca_harmony", "X_cvae", "X_cvae_seed1"):
+        assert values[key]["batch"] > 0.8
+        assert values[key]["bio"] > values["X_pca"]["bio"] - 0.05
+    assert not list((tmp_path / "work").iterdir())
