@@ -1,6 +1,6 @@
 """Scores of tl.vae, tl.cvae and other methods on real data sets: a CSV with every score, a table and a figure.
 
-    python benchmarks/quality.py run DATA.h5ad ... [--baselines FOLDER] [--seeds 3] [--jobs 2]
+    python benchmarks/quality.py run DATA.h5ad ... --baselines FOLDER [--seeds 3] [--jobs 2]
     python benchmarks/quality.py show
 
 DATA holds raw counts in X, obs["batch"] and obs["cell_type"]. FOLDER/NAME.npz holds embeddings of other methods for the
@@ -27,7 +27,7 @@ VARIANTS = {
 OVERCORRECTION = "mouse_embryo_4libs"  # its biology is confounded with batch: kept out of the means
 
 
-def job(task: tuple[Path, Path | None, str, int]) -> dict[str, object]:
+def job(task: tuple[Path, Path, str, int]) -> dict[str, object]:
     import numpy as np
     import scanpy as sc
     import torch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -354,7 +355,12 @@ def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
-    values = np.asarray(adata.obsm[key], dtype=np.float32)
+    found = adata.obsm[key]
+    try:
+        values = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
+        raise ValueError(msg) from error
     finite = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
     if not finite.all():
         where = f"cell {str(adata.obs_names[int(np.argmin(finite))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
@@ -402,11 +408,23 @@ def write_result(
     adata: AnnData, key: str, embedding: NDArray[np.float32], record: dict[str, Any] | None = None
 ) -> None:
     """Put an embedding into obsm["X_" + key] and, if given, its record into uns[key]; nothing else changes."""
+    with _views_may_become_own():
+        adata.obsm[f"X_{key}"] = embedding
+    if record is not None:
+        write_record(adata, key, record)
+
+
+def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
+    """Put a record into uns[key]."""
+    with _views_may_become_own():
+        adata.uns[key] = record
+
+
+@contextmanager
+def _views_may_become_own() -> Iterator[None]:
+    """Writing a result to a view makes it an AnnData of its own, as everywhere in scanpy: no warning of it."""
     from anndata import ImplicitModificationWarning
 
     with warnings.catch_warnings():
-        # writing a result to a view makes it an AnnData of its own, as everywhere in scanpy
         warnings.simplefilter("ignore", ImplicitModificationWarning)
-        adata.obsm[f"X_{key}"] = embedding
-        if record is not None:
-            adata.uns[key] = record
+        yield

@@ -20,10 +20,14 @@ from torch.nn.functional import normalize, one_hot
 
 from ..model.alignment import SHARPNESS, Alignment
 
-MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
+MOST_CELLS, OF_A_BATCH = (
+    20_000,
+    50,
+)  # from which clusters and shifts are learned: more would cost time and hardly move them
 CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
 DIVERSITY = 1.0  # exponent of (expected / observed) cells of a batch in a cluster
-RIDGE = 0.5  # a batch with this share of its expected cells in a cluster has its mean there shrunk by half
+RIDGE = 0.5  # a batch with this share of its expected cells in a cluster has its shift there halved,
+A_FEW = 1.0  # and one with no more cells than this at any rate
 LARGEST_OUTER, INNER, PARTS = 10, 4, 20
 SETTLED = 1e-3  # change of the latent states, relative to their size
 
@@ -40,12 +44,14 @@ def align(
     """Set the alignment from latent states (cells x dimensions), their batch codes, and the group of each batch."""
     alignment.cpu()
     rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.permutation(len(latent))[:MOST_CELLS])
+    chosen = _drawn(batch, rng)
     z, code = torch.from_numpy(latent[chosen]), torch.from_numpy(batch[chosen])
     clusters = len(alignment.centroid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct states than clusters: some stay empty
-        start = KMeans(min(clusters, len(z)), n_init=1, max_iter=25, random_state=seed).fit(normalize(z).numpy())
+        start = KMeans(min(clusters, len(z)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
+            normalize(z).numpy()
+        )
     centroid = torch.zeros(clusters, z.shape[1])
     centroid[: start.n_clusters] = torch.from_numpy(start.cluster_centers_.astype(np.float32))
     centroid = normalize(centroid)
@@ -80,6 +86,15 @@ def align(
             break
 
 
+def _drawn(batch: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """At most about 20,000 cells, of every batch at least 50 or all."""
+    if len(batch) <= MOST_CELLS:
+        return np.arange(len(batch))
+    share = MOST_CELLS / len(batch)
+    parts = [rng.permutation(np.flatnonzero(batch == code)) for code in np.unique(batch)]
+    return np.sort(np.concatenate([part[: max(round(share * len(part)), OF_A_BATCH)] for part in parts]))
+
+
 def shifts(z: Tensor, code: Tensor, member: Tensor, together: Tensor, expected: Tensor) -> Tensor:
     """How far each batch's mean in each cluster is from that of its group (clusters x batches x dimensions).
 
@@ -89,7 +104,7 @@ def shifts(z: Tensor, code: Tensor, member: Tensor, together: Tensor, expected: 
     rows = [code == b for b in range(len(together))]
     cells = torch.stack([member[r].sum(0) for r in rows], 1).unsqueeze(2)
     mean = torch.stack([member[r].T @ z[r] for r in rows], 1) / cells.clamp(min=1e-8)
-    trust = cells / (cells + RIDGE * expected.unsqueeze(2)).clamp(min=1e-8)
+    trust = cells / (cells + RIDGE * expected.unsqueeze(2) + A_FEW)
     centre = torch.einsum("kbd,bc->kcd", trust * mean, together)
     centre /= torch.einsum("kbd,bc->kcd", trust, together).clamp(min=1e-8)
     return trust * (mean - centre)

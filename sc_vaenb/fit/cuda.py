@@ -71,11 +71,15 @@ class CapturedStep(Step):
         # What a replay reads: cells, learning rate, weight of the KL.
         self.cells = torch.zeros(n_cells, dtype=torch.int64, device=self.device)
         self.rate, self.beta = torch.zeros(2, device=self.device)
-        lengths = np.sort(np.diff(counts.matrix.indptr))
+        lengths = np.sort(np.repeat(np.diff(counts.matrix.indptr), 2))  # where passes join, a cell can come twice
         self.room = int(lengths[-n_cells:].sum())
         self.stream, self.graph, self.steps = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph(), 0
 
     def __call__(self, cells: NDArray[np.int64], rate: float, beta: float) -> Terms:
+        with torch.cuda.device(self.device):
+            return self._replayed(cells, rate, beta)
+
+    def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float) -> Terms:
         self.cells.copy_(torch.from_numpy(cells))
         self.rate.fill_(rate)
         self.beta.fill_(beta)

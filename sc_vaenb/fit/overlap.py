@@ -21,7 +21,8 @@ from .batches import Counts
 MOST_CELLS = 3_000
 COMPONENTS, NEIGHBOURS = 50, 5
 ABOUT_AS_CLOSE = 1.2  # times the distance to the closest other batch
-LINKED = 0.05  # share of the cells of one batch that are about as close to another as to any
+LINKED = 0.05  # share of the cells of one batch that are about as close to another as to any,
+CELLS_LINKED = 5  # and how many there must be at least, so that a single odd cell links nothing
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def assumed(n_batches: int) -> Overlap:
 def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     """Link batches that many cells are about as close to as to the closest other batch, and group what is linked.
 
-    Closeness is the mean distance to a cell's 5 nearest in a batch, among equally many cells of every batch, in the
-    50 principal components of the log-normalised counts scaled to length 1. As each batch is linked to its closest
-    other one, two or three batches are always one group.
+    Closeness is the mean distance to a cell's 5 nearest in a batch, among equally many cells of every batch (all, where
+    there are fewer), in the 50 principal components of the log-normalised counts scaled to length 1. As each batch is
+    linked to its closest other one, two or three batches are always one group.
     """
     n_batches = int(counts.condition.max()) + 1
     if n_batches <= 3:
@@ -73,5 +74,6 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     share = np.stack([part.mean(0).numpy() for part in close.split(sizes)]).astype(np.float64)
     np.fill_diagonal(share, 1.0)
     others = share - np.eye(n_batches)
-    linked = others >= np.minimum(LINKED, others.max(1, keepdims=True))  # every batch at least to one
+    linked = (others >= LINKED) & (others * np.array(sizes)[:, None] >= CELLS_LINKED)
+    linked |= others >= others.max(1, keepdims=True)  # every batch at least to its closest
     return Overlap(share, connected_components(linked, directed=False)[1].astype(np.int64))

@@ -114,7 +114,11 @@ def _bars(ax: Axes, values: pd.DataFrame, mean: pd.DataFrame, seconds: pd.Series
     ax.set(xlim=(0, 1.12), ylim=(len(mean) - 0.5, -0.5), xticks=np.linspace(0, 1, 6), xlabel="score")
     ax.set_yticks([])
     if len(seconds):
-        ax.set_yticks(range(len(mean)), [f"{seconds.get(m, np.nan):.1f} s" for m in mean.index], fontsize=8)
+        ax.set_yticks(
+            range(len(mean)),
+            [f"{seconds[m]:.1f} s" if seconds.get(m, np.nan) > 0 else "" for m in mean.index],
+            fontsize=8,
+        )
         ax.yaxis.tick_right()
         ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import json
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +17,10 @@ from scanpy import logging as logg
 
 from .. import _adata
 from ._cvae import cvae
+from ._fit import check_arguments
 from ._harmony import harmony
 from ._pca import log_pca
-from ._score import score
+from ._score import check_scored, score
 from ._vae import vae
 from ._verdict import verdict_in_words
 
@@ -23,18 +28,19 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 EXACT_NEIGHBOURS = 30_000  # cells, up to which the search for neighbours is exact
-BESIDE = "_compare"  # put behind the name of a method where another result has that name
+BESIDE = "_compare"  # put behind the name of a method where something else has that name
+OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One embedding to compute: `compute(key)` writes it under `key`; `asked` tells whether one there is the same."""
+    """One embedding: `compute` writes it under `key`; `print` changes with its parameters and with the data."""
 
     method: str
     seed: int
     key: str
-    asked: dict[str, Any]
-    compute: Callable[[str], Any]
+    print: str
+    compute: Callable[[], Any]
 
 
 def compare(
@@ -54,9 +60,9 @@ def compare(
 ) -> AnnData | None:
     """Compute PCA, Harmony, VAE and CVAE in one AnnData, score them, and say which is best on these data.
 
-    Each gets its embedding, neighbours, Leiden clusters and UMAP under keys of its own. What is there already, from the
-    same parameters, is not computed again, so that a comparison that was interrupted goes on, and a further variant
-    costs only itself. A method that fails is reported and leaves the others as they are.
+    Each gets its embedding, neighbours, Leiden clusters and UMAP under keys of its own. What an earlier call computed
+    from the same data and parameters is not computed again, so that a comparison that was interrupted goes on, and a
+    further variant costs only itself. A method that fails is reported and leaves the others as they are.
 
     Parameters
     ----------
@@ -89,7 +95,7 @@ def compare(
     Returns
     -------
     `None`, or the copy if `copy`. For each method NAME (`pca`, `pca_harmony`, `vae`, `cvae`, the variants; with
-    `_compare` behind it where another result has that name, which is kept) are written:
+    `_compare` behind it where something has that name that no comparison made: it stays) are written:
 
     `obsm["X_NAME"]`, `obsm["X_umap_NAME"]`, `obs["leiden_NAME"]`
         Embedding, UMAP, clusters.
@@ -100,13 +106,15 @@ def compare(
         an embedding alone.
 
     `uns["compare"]` holds `scores` (as :func:`sc_vaenb.tl.score` writes them), `methods` (DataFrame: a row per
-    embedding with `method`, `seed`, `embedding` and `seconds` it took to compute), `verdict` (text), `params`, and
-    `failed` (the error of each method that failed).
+    embedding with `method`, `seed`, `embedding`, the `seconds` it took, and checksums of what it was made from and of
+    itself), `verdict` (text), `params`, and `failed` (the error of each method that failed).
 
     Raises
     ------
     KeyError, TypeError, ValueError
         A key is not there, the counts are not counts, or a variant is not possible. `adata` is unchanged.
+    RuntimeError
+        Every method failed.
 
     Examples
     --------
@@ -116,51 +124,58 @@ def compare(
     >>> sc_vaenb.tl.compare(adata, "batch", label_key="cell_type")
     >>> print(adata.uns["compare"]["verdict"])
     """
-    _check(adata, batch_key, label_key, variants, n_seeds, resolution, rng, key_added, copy=copy)
-    _adata.read_counts(adata, layer, _adata.gene_mask(adata, mask_var), allow_non_integer=False)
-    adata = adata.copy() if copy else adata
-
+    _check(adata, batch_key, label_key, n_seeds, resolution, rng, key_added, copy=copy)
+    counts = _adata.read_counts(adata, layer, _adata.gene_mask(adata, mask_var), allow_non_integer=False)
+    codes = _adata.read_batches(adata, batch_key)[0]
+    data = _checksum(counts.data, counts.indices, counts.indptr, codes)
+    del counts
+    before = _made_before(adata, key_added)
     options = {"layer": layer, "mask_var": mask_var, "device": device}
-    seconds_before = _seconds_before(adata, key_added)
-    rows, failed = [], {}
-    for run in _runs(adata, batch_key, variants or {}, n_seeds, rng, options):
+    runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(before.index))
+    _check_keys(runs, key_added, batch_key, label_key)
+    if copy:
+        adata = adata.copy()
+        runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(before.index))
+
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for run in runs:
         start = time.perf_counter()
-        there = _is_there(adata, run)
+        there = run.key in before.index and before.loc[run.key, "made_from"] == run.print
         try:
             if not there:
-                run.compute(run.key)
+                run.compute()
             if run.seed == rng:
                 _downstream(adata, run.key, resolution, rng, again=not there)
         except Exception as error:  # whatever a method runs into, the others go on
             failed[run.key] = f"{type(error).__name__}: {error}"
             logg.warning(f"{run.key} failed and is left out: {failed[run.key]}")
             continue
-        took = seconds_before.get(run.key, np.nan) if there else time.perf_counter() - start
-        rows.append({"method": run.method, "seed": run.seed, "embedding": f"X_{run.key}", "seconds": took})
+        row: dict[str, Any] = {"method": run.method, "seed": run.seed, "embedding": f"X_{run.key}"}
+        row["seconds"] = before.loc[run.key, "seconds"] if there else time.perf_counter() - start
+        row["made_from"], row["checksum"] = run.print, _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
+        rows.append(row)
+        adata.uns[key_added] = {"methods": pd.DataFrame(rows)}  # what an interrupted comparison goes on from
     if not rows:
         msg = f"every method failed: {failed}"
         raise RuntimeError(msg)
 
     methods = pd.DataFrame(rows)
+    keys = methods["embedding"].tolist()
+    uncorrected = keys[0] if methods["method"][0] == "PCA" else None
     score(
-        adata,
-        methods["embedding"].tolist(),
-        batch_key=batch_key,
-        label_key=label_key,
-        rng=rng,
-        key_added=key_added,
-    )
-    scores = adata.uns.pop(key_added)
-    verdict = verdict_in_words(adata, methods, scores, label_key)
+        adata, keys, batch_key=batch_key, label_key=label_key, reference=uncorrected, rng=rng, key_added=key_added
+    )  # fmt: skip
+    scores = adata.uns[key_added]
     params = {"batch_key": batch_key, "label_key": label_key, "n_seeds": n_seeds, "resolution": resolution, "rng": rng}
     adata.uns[key_added] = {
         "scores": scores,
         "methods": methods,
-        "verdict": verdict,
+        "verdict": verdict_in_words(adata, methods, scores, label_key),
         "params": {name: value for name, value in params.items() if value is not None},
         "failed": failed,
     }
-    logg.info(verdict)
+    logg.info(adata.uns[key_added]["verdict"])
     return adata if copy else None
 
 
@@ -168,7 +183,6 @@ def _check(
     adata: AnnData,
     batch_key: str,
     label_key: str | None,
-    variants: Mapping[str, Mapping[str, Any]] | None,
     n_seeds: int,
     resolution: float,
     rng: int,
@@ -179,25 +193,43 @@ def _check(
     _adata.check_adata(adata, copy=copy)
     _adata.check_key(key_added)
     _adata.read_batches(adata, batch_key)
-    if label_key is not None:
-        _adata.check_obs_key(adata, "label_key", label_key)
-        if adata.obs[label_key].nunique() < 2:
-            msg = f"obs[{label_key!r}] holds one label: nothing tells how well types are kept. Pass label_key=None."
-            raise ValueError(msg)
+    check_scored(adata, batch_key, label_key)
     _adata.check_number("n_seeds", n_seeds, 1, whole=True)
     _adata.check_number("rng", rng, 0, 2**31, whole=True)
     _adata.check_number("resolution", resolution, 0, above=True)
-    for name, arguments in (variants or {}).items():
-        if name in {"pca", "pca_harmony", "vae", "cvae"}:
-            msg = f"variants has {name!r}, which is a method of its own. Choose another name."
-            raise ValueError(msg)
+    taken = adata.uns.get(key_added)
+    if taken is not None and not (isinstance(taken, dict) and "methods" in taken):
+        msg = f"uns[{key_added!r}] holds something that is no comparison. Choose another key_added."
+        raise ValueError(msg)
+
+
+def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    defaults = cvae.__kwdefaults__ or {}
+    for name, arguments in variants.items():
         _adata.check_key(name)
-        unknown = sorted(
-            set(arguments) - set(cvae.__kwdefaults__ or {}) | set(arguments) & {"rng", "copy", "key_added"}
-        )
+        if name in OWN_LABELS or name.startswith(("umap", "pca", "vae", "cvae_seed")) or name == "cvae":
+            msg = f"variants has {name!r}, which is or looks like a name of tl.compare's own. Choose another name."
+            raise ValueError(msg)
+        if not isinstance(arguments, Mapping):
+            msg = f"variants[{name!r}] is {arguments!r}. Give a dict of arguments of sc_vaenb.tl.cvae."
+            raise TypeError(msg)
+        unknown = sorted(set(arguments) - set(defaults) | set(arguments) & {"rng", "copy", "key_added"})
         if unknown:
             msg = f"variants[{name!r}] has {unknown}, which cannot be set here. Give arguments of sc_vaenb.tl.cvae."
             raise TypeError(msg)
+        check_arguments(adata, {**defaults, **options, **arguments, "batch_key": batch_key})
+
+
+def _check_keys(runs: list[Run], key_added: str, batch_key: str, label_key: str | None) -> None:
+    keys = [run.key for run in runs]
+    for key in keys:
+        if keys.count(key) > 1 or key == key_added:
+            msg = f"two results would have the name {key!r}. Rename the variant, or choose another key_added."
+            raise ValueError(msg)
+        for name, column in (("batch_key", batch_key), ("label_key", label_key)):
+            if column == f"leiden_{key}":
+                msg = f"{name}={column!r} is a column that the comparison writes. Copy it to another name first."
+                raise ValueError(msg)
 
 
 def _runs(
@@ -207,67 +239,67 @@ def _runs(
     n_seeds: int,
     rng: int,
     options: Mapping[str, Any],
+    data: int,
+    own: set[str],
 ) -> list[Run]:
+    """What to compute. `data` is the checksum of counts and batches, `own` the names of an earlier comparison."""
+    _check_variants(adata, batch_key, variants, options)
     layer, mask_var = options["layer"], options["mask_var"]
 
-    def pca(key: str) -> None:
-        _adata.write_result(adata, key, log_pca(adata, layer, mask_var, rng))
+    def run(method: str, seed: int, name: str, params: Mapping[str, Any], compute: Callable[..., Any]) -> Run:
+        key = _own_key(adata, name, own)
+        told = {k: v for k, v in params.items() if k not in {"layer", "mask_var", "device", "key_added", "copy"}}
+        text = json.dumps([method, seed, told, version("sc_vaenb")], sort_keys=True, default=str)
+        return Run(method, seed, key, f"{zlib.crc32(text.encode()):08x}{data:08x}", partial(compute, key_added=key))
 
-    def corrected(key: str) -> None:
-        harmony(adata, batch_key, layer=layer, mask_var=mask_var, rng=rng, key_added=key)
+    def pca(key_added: str) -> None:
+        _adata.write_result(adata, key_added, log_pca(adata, layer, mask_var, rng))
 
-    runs = [Run("PCA", rng, "pca", {}, pca)]
-    asked = {"method": "harmony", "batch_key": batch_key, "basis": "X_pca", "rng": rng}
-    runs.append(Run("Harmony", rng, _own_key(adata, "pca_harmony", asked), asked, corrected))
-    models: dict[str, tuple[str, Mapping[str, Any]]] = {"vae": ("VAE", {}), "cvae": ("CVAE", {})}
-    models |= {name: (name, arguments) for name, arguments in variants.items()}
-    for name, (label, arguments) in models.items():
-        for seed in range(rng, rng + n_seeds):
+    runs = [run("PCA", rng, "pca", {}, pca)]
+    of_pca = partial(harmony, adata, batch_key, basis=f"X_{runs[0].key}", rng=rng)
+    runs.append(run("Harmony", rng, "pca_harmony", {}, of_pca))
+    for seed in range(rng, rng + n_seeds):
+        suffix = "" if seed == rng else f"_seed{seed - rng}"
+        given = {**options, "rng": seed}
+        params = {**(vae.__kwdefaults__ or {}), **given}
+        runs.append(run("VAE", seed, "vae" + suffix, params, partial(vae, adata, **given)))
+        for name, arguments in {"cvae": {}, **variants}.items():
             given = {**options, **arguments, "rng": seed}
-
-            def fit(key: str, name: str = name, given: dict[str, Any] = given) -> None:
-                if name == "vae":
-                    vae(adata, key_added=key, **given)
-                else:
-                    cvae(adata, batch_key, key_added=key, **given)
-
-            function = vae if name == "vae" else cvae
-            wanted: dict[str, Any] = {"method": function.__name__}
-            if name != "vae":
-                wanted["batch_key"] = batch_key
-            everything = {**(function.__kwdefaults__ or {}), **given}
-            wanted |= {k: v for k, v in everything.items() if k not in {"device", "key_added", "copy"}}
-            suffix = "" if seed == rng else f"_seed{seed - rng}"
-            runs.append(Run(label, seed, _own_key(adata, name + suffix, wanted), wanted, fit))
-    return runs
+            params = {**(cvae.__kwdefaults__ or {}), **given}
+            label = "CVAE" if name == "cvae" else name
+            runs.append(run(label, seed, name + suffix, params, partial(cvae, adata, batch_key, **given)))
+    order = {label: at for at, label in enumerate([*OWN_LABELS, *variants])}
+    return sorted(runs, key=lambda r: (order[r.method], r.seed))
 
 
-def _own_key(adata: AnnData, name: str, asked: Mapping[str, Any]) -> str:
-    """`name`, unless a result of other parameters has it: that is the user's, and stays."""
-    taken = name in adata.uns or f"X_{name}" in adata.obsm
-    return name + BESIDE if taken and not _same(adata, name, asked) else name
+def _own_key(adata: AnnData, name: str, own: set[str]) -> str:
+    """`name`, unless something of the user's has it, or a name derived from it."""
+    for key in (name, name + BESIDE):
+        in_uns, in_obsm = (key, f"neighbors_{key}"), (f"X_{key}", f"X_umap_{key}")
+        taken = f"leiden_{key}" in adata.obs or any(name in adata.uns for name in in_uns)
+        if key in own or not (taken or any(name in adata.obsm for name in in_obsm)):
+            return key
+    msg = f"both {name!r} and {name + BESIDE!r} are taken by results that no comparison made. Remove or rename one."
+    raise ValueError(msg)
 
 
-def _is_there(adata: AnnData, run: Run) -> bool:
-    return f"X_{run.key}" in adata.obsm and (run.method == "PCA" or _same(adata, run.key, run.asked))
+def _made_before(adata: AnnData, key_added: str) -> pd.DataFrame:
+    """What an earlier comparison made and nobody has changed since, by key."""
+    record = adata.uns.get(key_added, {})
+    methods = record.get("methods", pd.DataFrame({"embedding": [], "made_from": [], "checksum": [], "seconds": []}))
+    same = [
+        e in adata.obsm and _checksum(np.asarray(adata.obsm[e])) == c
+        for e, c in zip(methods["embedding"], methods["checksum"], strict=True)
+    ]
+    kept = methods[np.array(same, dtype=bool)]
+    return kept.set_index(kept["embedding"].astype(str).str.removeprefix("X_"))
 
 
-def _same(adata: AnnData, key: str, asked: Mapping[str, Any]) -> bool:
-    """Whether the result under `key` was made with these parameters (those of `None` were chosen by the data)."""
-    record = adata.uns.get(key)
-    params = record.get("params", {}) if isinstance(record, dict) else {}
-    if not params or f"X_{key}" not in adata.obsm:
-        return False
-    for name, value in asked.items():
-        if name == "n_steps" or (name == "weight_decay" and value is None):
-            if value is not None and params.get(name) != value:
-                return False
-        elif value is None:
-            if name in params:
-                return False
-        elif not np.array_equal(np.asarray(params.get(name)), np.asarray(value)):
-            return False
-    return True
+def _checksum(*arrays: NDArray) -> int:
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
+    return value
 
 
 def _downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again: bool) -> None:
@@ -287,12 +319,3 @@ def _downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again
             )  # fmt: skip
         if again or plane not in adata.obsm:
             sc.tl.umap(adata, neighbors_key=graph, key_added=plane, random_state=seed)
-
-
-def _seconds_before(adata: AnnData, key_added: str) -> dict[str, float]:
-    """Seconds that embeddings of an earlier comparison took, by key."""
-    before = adata.uns.get(key_added)
-    methods = before.get("methods") if isinstance(before, dict) else None
-    if methods is None:
-        return {}
-    return {key.removeprefix("X_"): s for key, s in zip(methods["embedding"], methods["seconds"], strict=True)}

@@ -148,7 +148,9 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
     params = {name: _builtin(value) for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
-    _check(adata, params, key, copy=arguments["copy"])
+    _adata.check_adata(adata, copy=arguments["copy"])
+    _adata.check_key(key)
+    check_arguments(adata, params)
     device, seed = resolve_device(params["device"]), _seed(params["rng"])
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if method == "cvae":
@@ -213,9 +215,9 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     return adata if arguments["copy"] else None
 
 
-def _check(adata: AnnData, params: Mapping[str, Any], key: str, *, copy: bool) -> None:
+def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     """Refuse what cannot be, before the counts are read."""
-    _adata.check_adata(adata, copy=copy)
+    params = {name: _builtin(value) for name, value in arguments.items()}
     choices: dict[str, Iterable[str]] = {
         "likelihood": LIKELIHOODS,
         "link": LINKS,
@@ -259,7 +261,10 @@ def _check(adata: AnnData, params: Mapping[str, Any], key: str, *, copy: bool) -
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
         msg = "norm='batch' needs two cells or more in each step. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
-    _adata.check_key(key)
+    for name in ("align", "encode_batch"):
+        if not isinstance(params.get(name, True), bool):
+            msg = f"{name}={params[name]!r} is not possible. Choose True or False."
+            raise TypeError(msg)
 
 
 def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:

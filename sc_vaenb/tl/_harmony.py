@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,9 @@ def harmony(
     _adata.check_adata(adata, copy=copy)
     _adata.check_key(key)
     _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    if key == "pca" or f"X_{key}" == basis:
+        msg = f"key_added={key!r} would replace the components that are corrected. Choose another name."
+        raise ValueError(msg)
     codes, names = _adata.read_batches(adata, batch_key)
     if basis in adata.obsm:
         components, computed = _adata.read_embedding(adata, basis), False
@@ -91,7 +95,7 @@ def harmony(
     adata = adata.copy() if copy else adata
     corrected = _harmonised(components, codes, rng)
     if computed:
-        adata.obsm["X_pca"] = components
+        _adata.write_result(adata, "pca", components)
     params = {"batch_key": batch_key, "basis": basis, "rng": rng, "method": "harmony"}
     _adata.write_result(adata, key, corrected, {"params": params})
     logg.info("    finished", time=start, deep=f"added\n    'X_{key}', the corrected components (adata.obsm)")
@@ -104,12 +108,10 @@ def _harmonised(components: NDArray[np.float32], codes: NDArray[np.int64], seed:
 
     batches = pd.DataFrame({"batch": codes.astype(str)})
     components = np.ascontiguousarray(components, dtype=np.float64)
-    options = {"verbose": False, "random_state": seed}
-    try:  # with ncores=0, its default, it would start a thread for every core of the machine, also in a container
-        result = harmonypy.run_harmony(components, batches, "batch", ncores=_cores(), **options)
-    except TypeError:  # versions before 0.1 know no ncores
-        result = harmonypy.run_harmony(components, batches, "batch", **options)
-    corrected = np.asarray(result.Z_corr)
+    options: dict[str, Any] = {"verbose": False, "random_state": seed}
+    if "ncores" in signature(harmonypy.run_harmony).parameters:  # since 0.1
+        options["ncores"] = _cores()  # its default starts a thread for every core of the machine, also in a container
+    corrected = np.asarray(harmonypy.run_harmony(components, batches, "batch", **options).Z_corr)
     if corrected.shape != components.shape:  # versions before 0.1: components x cells
         corrected = corrected.T
     return np.ascontiguousarray(corrected, dtype=np.float32)

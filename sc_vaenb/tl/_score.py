@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
@@ -14,6 +15,8 @@ from ..metrics import score as score_arrays
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+FEWEST = 10  # cells that a score needs
 
 
 def score(
@@ -90,13 +93,8 @@ def score(
     if batch_key is None and label_key is None:
         msg = "batch_key and label_key are both None: there is nothing to score by. Name a column of obs."
         raise ValueError(msg)
-    batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
-    cells = np.ones(adata.n_obs, dtype=bool)
-    labels = None
-    if label_key is not None:
-        _adata.check_obs_key(adata, "label_key", label_key)
-        cells = adata.obs[label_key].notna().to_numpy()
-        labels = adata.obs[label_key][cells].astype(str).to_numpy()
+    _adata.check_key(key_added)
+    cells, labels, batch = check_scored(adata, batch_key, label_key)
     arrays = {key: _adata.read_embedding(adata, key) for key in keys}
     before = None if reference is None or reference not in adata.obsm else _adata.read_embedding(adata, reference)
 
@@ -107,7 +105,7 @@ def score(
         rows[key] = score_arrays(
             array[cells],
             labels,
-            None if batch is None else batch[cells],
+            batch,
             reference=None if before is None or batch is None else before[cells],
             max_cells=max_cells,
             rng=rng,
@@ -129,9 +127,33 @@ def score(
         params["reference"] = reference
     params = {name: value for name, value in params.items() if value is not None} | {"n_cells": int(cells.sum())}
     adata = adata.copy() if copy else adata
-    adata.uns[key_added] = {"values": values, "metrics": about, "params": params}
+    _adata.write_record(adata, key_added, {"values": values, "metrics": about, "params": params})
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, the scores (adata.uns)")
     return adata if copy else None
+
+
+def check_scored(
+    adata: AnnData, batch_key: str | None, label_key: str | None
+) -> tuple[NDArray[np.bool_], NDArray[np.str_] | None, NDArray[np.int64] | None]:
+    """Which cells can be scored (those with a label), and the labels and batch codes of these."""
+    batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
+    cells = np.ones(adata.n_obs, dtype=bool)
+    if label_key is not None:
+        _adata.check_obs_key(adata, "label_key", label_key)
+        cells = adata.obs[label_key].notna().to_numpy()
+    labels = None if label_key is None else adata.obs[label_key][cells].astype(str).to_numpy()
+    batch = None if batch is None else batch[cells]
+    if cells.sum() < FEWEST:
+        msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {FEWEST} at least."
+        raise ValueError(msg)
+    for what, key, values in (("label", label_key, labels), ("batch", batch_key, batch)):
+        if values is not None and len(np.unique(values)) < 2:
+            among = " among the cells with a label" if what == "batch" and label_key is not None else ""
+            msg = (
+                f"obs[{key!r}] holds a single {what}{among}: nothing to score. Leave out {what}_key, or choose another."
+            )
+            raise ValueError(msg)
+    return cells, labels, batch
 
 
 def _keys(adata: AnnData, embeddings: str | Sequence[str] | None) -> list[str]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import MOST_CLUSTERS, align, n_clusters
+from sc_vaenb.fit.align import MOST_CLUSTERS, OF_A_BATCH, _drawn, align, n_clusters
 from sc_vaenb.metrics import score
 from sc_vaenb.model.alignment import Alignment
 
@@ -79,6 +79,22 @@ def test_new_cells_are_aligned_as_the_fitted_ones_were():
     together = apply(alignment, z, batch)
     np.testing.assert_allclose(apply(alignment, z[~half], batch[~half]), together[~half], atol=1e-5)
     np.testing.assert_allclose(together, apply(fitted(z, batch), z, batch), atol=0.5)
+
+
+def test_a_few_cells_are_hardly_moved():
+    """Two cells of a third batch say nothing of its effect."""
+    z, batch, _ = states()
+    z = np.concatenate([z, z[:2] + np.float32(1.0)])
+    batch = np.concatenate([batch, [2, 2]])
+    moved = np.linalg.norm(apply(fitted(z, batch), z, batch) - z, axis=1)
+    assert moved[-2:].max() < moved[:-2].mean()
+
+
+def test_large_data_are_drawn_from_batch_by_batch():
+    batch = np.repeat([0, 1, 2], [60_000, 30, 120])
+    sizes = np.bincount(batch[_drawn(batch, np.random.default_rng(0))])
+    assert sizes[0] == pytest.approx(20_000, rel=0.01)
+    assert sizes.tolist()[1:] == [30, OF_A_BATCH]
 
 
 @pytest.mark.parametrize(("n", "expected"), [(4, 2), (300, 10), (10**6, MOST_CLUSTERS)])

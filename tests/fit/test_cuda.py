@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.fit.batches import Counts, shuffled
 from sc_vaenb.fit.cuda import CapturedStep, DeviceCounts, smallest_type, to_device
 from sc_vaenb.fit.loop import FitConfig, Step, fit
 from sc_vaenb.model.likelihood import LIKELIHOODS
@@ -68,6 +68,14 @@ def test_padding_counts_nothing(counts, likelihood):
         found = loss_and_gradient(there.padded(torch.from_numpy(cells), room))
         assert found[0] == pytest.approx(expected[0], rel=1e-6)
         torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4 * expected[1].abs().max().item())
+
+
+def test_there_is_room_for_a_cell_that_comes_twice(counts):
+    """Where passes over the cells are joined, a minibatch can hold the deepest cell twice."""
+    rng, lengths = np.random.default_rng(0), np.diff(counts.matrix.indptr)
+    room = np.sort(np.repeat(lengths, 2))[-190:].sum()
+    drawn = shuffled(np.arange(200), 190, rng)
+    assert max(lengths[next(drawn)].sum() for _ in range(100)) <= room
 
 
 def test_without_cuda_counts_stay_where_they_are(counts):

@@ -46,6 +46,15 @@ def test_a_batch_in_between_holds_a_group_together(cells):
     assert find_overlap(counts_of(cells, batch)).group.tolist() == [0] * 5
 
 
+def test_a_single_odd_cell_in_a_small_batch_links_nothing(cells):
+    late = (cells.obs["cell_type"].cat.codes >= 2).to_numpy()
+    batch = 2 * np.random.default_rng(0).integers(2, size=cells.n_obs) + late
+    early = np.flatnonzero(~late)
+    batch[early[:10]] = 4  # a small batch of the first kind
+    batch[np.flatnonzero(late)[0]] = 4  # with one doublet
+    assert find_overlap(counts_of(cells, batch)).group.tolist() == [0, 1, 0, 1, 0]
+
+
 @pytest.mark.parametrize("n_batches", [1, 2, 3])
 def test_few_batches_are_one_group(cells, n_batches):
     batch = np.arange(cells.n_obs) % n_batches

@@ -102,6 +102,38 @@ def test_results_of_the_user_keep_their_names(ready):
     assert "X_vae_compare" in ready.uns["compare"]["methods"]["embedding"].tolist()
 
 
+def test_clusters_and_planes_of_the_user_keep_their_names(ready):
+    ready.obs["leiden_cvae"] = pd.Categorical(ready.obs["cell_type"])  # and they are the labels
+    ready.obsm["X_umap_vae"] = np.zeros((300, 2))
+    sc_vaenb.tl.compare(ready, "batch", label_key="leiden_cvae", device="cpu")
+    assert ready.obs["leiden_cvae"].tolist() == ready.obs["cell_type"].tolist()
+    assert not ready.obsm["X_umap_vae"].any()
+    keys = ready.uns["compare"]["methods"]["embedding"].tolist()
+    assert keys == ["X_pca", "X_pca_harmony", "X_vae_compare", "X_cvae_compare"]
+    with pytest.raises(ValueError, match="label_key='leiden_pca' is a column that the comparison writes"):
+        sc_vaenb.tl.compare(ready, "batch", label_key="leiden_pca", device="cpu")
+
+
+@pytest.mark.parametrize("change", ["batch", "counts", "rng", "own fit"])
+def test_what_has_changed_is_computed_again(ready, change):
+    run(ready)
+    before = ready.obsm["X_cvae"].copy()
+    if change == "batch":
+        ready.obs["batch"] = pd.Categorical(np.where(np.arange(300) % 2, "x", "y"))
+    elif change == "counts":
+        ready.layers["counts"] = ready.layers["counts"] * 2
+    elif change == "own fit":  # under the comparison's name, after it: the user's from then on
+        sc_vaenb.tl.cvae(ready, "batch", key_added="cvae", n_latent=3, n_steps=5, device="cpu")
+        before = ready.obsm["X_cvae"].copy()
+    run(ready, rng=1 if change == "rng" else 0)
+    if change == "own fit":
+        np.testing.assert_array_equal(ready.obsm["X_cvae"], before)
+        assert "X_cvae_compare" in ready.obsm
+    else:
+        assert "X_cvae_compare" not in ready.obsm
+        assert np.abs(ready.obsm["X_cvae"] - before).max() > 1e-4
+
+
 def test_a_method_that_fails_takes_no_other_down(ready, monkeypatch, log):
     refuses_to_run(monkeypatch, "vae", RuntimeError("no memory for this"))
     run(ready)
@@ -136,10 +168,21 @@ def test_a_case_with_many_cells():
     ("arguments", "error", "text"),
     [
         ({"label_key": "no"}, KeyError, "label_key='no'"),
-        ({"label_key": "one"}, ValueError, "holds one label"),
+        ({"label_key": "one"}, ValueError, "holds a single label"),
         ({"n_seeds": 0}, ValueError, "n_seeds=0"),
         ({"layer": "no"}, KeyError, "layer='no'"),
-        ({"variants": {"cvae": {}}}, ValueError, "a method of its own"),
+        *(
+            ({"variants": {name: {}}}, ValueError, "is or looks like a name of tl.compare's own")
+            for name in ("cvae", "CVAE", "cvae_seed1", "umap_pca", "vae")
+        ),
+        ({"variants": {"compare": {}}}, ValueError, "two results would have the name 'compare'"),
+        ({"variants": {"mine": None}}, TypeError, r"variants\['mine'\] is None"),
+        ({"variants": {"mine": {"n_latent": 0}}}, ValueError, "n_latent=0"),
+        ({"variants": {"mine": {"align": "no"}}}, TypeError, "align='no'"),
+        ({"key_added": "cvae"}, ValueError, "two results would have the name 'cvae'"),
+        ({"key_added": "truth"}, ValueError, r"uns\['truth'\] holds something that is no comparison"),
+        ({"label_key": "partly"}, ValueError, "holds a single batch among the cells with a label"),
+        ({"label_key": "few"}, ValueError, r"obs\['few'\] labels 3 cells: a score needs 10"),
         ({"variants": {"mine": {"widths": 3}}}, TypeError, r"variants\['mine'\] has \['widths'\]"),
         ({"variants": {"mine": {"rng": 3}}}, TypeError, r"has \['rng'\], which cannot be set here"),
         ({"resolution": 0}, ValueError, "resolution=0"),
@@ -147,6 +190,9 @@ def test_a_case_with_many_cells():
 )
 def test_what_cannot_be_is_refused_before_anything_is_computed(ready, unchanged, arguments, error, text):
     ready.obs["one"] = "same"
+    types, codes = ready.obs["cell_type"].astype(str), ready.obs["batch"].cat.codes
+    ready.obs["partly"] = types.where(codes == 0)
+    ready.obs["few"] = types.where(np.arange(300) < 3)
     with unchanged(ready), pytest.raises(error, match=text):
         sc_vaenb.tl.compare(ready, "batch", **arguments)
 
@@ -166,7 +212,7 @@ def table(**methods):
     ("first", "second", "words"),
     [
         ([0.80, 0.81], [0.70, 0.71], "more than twice the spread over seeds (0.007)"),
-        ([0.80, 0.81], [0.795, 0.80], "within the spread over seeds (0.007): take either"),
+        ([0.80, 0.81], [0.795, 0.80], "not more than twice the spread over seeds (0.007): take either"),
         ([0.80], [0.70], "with one seed nothing is known of chance"),
     ],
 )
@@ -190,8 +236,8 @@ def test_the_verdict_says_what_went_wrong(adata):
     )
     verdict = verdict_in_words(adata, methods, scores, "cell_type")
     names = adata.obs["cell_type"].cat.categories
-    assert "Before any correction (PCA), neighbours are from the own batch 30% more often than by chance" in verdict
-    assert "Bad under-corrects: neighbours are from the own batch 20% more" in verdict
+    assert "Before any correction (PCA), batches are apart by 0.30 (0: mixed, 1: nothing in common)" in verdict
+    assert "Bad under-corrects: batches are still apart by 0.20." in verdict
     assert "Bad over-corrects: of types of a single batch it keeps 50%" in verdict
     assert f"Bad blurs types that PCA keeps apart: {names[1]}, {names[2]}" in verdict
     methods, scores = table(PCA={"total": [0.6], "same_batch_excess": 0.01}, A={"total": [0.6], "same_batch_excess": 0})

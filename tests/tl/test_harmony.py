@@ -37,13 +37,13 @@ def test_a_basis_that_is_there_is_taken(prepared):
 def test_either_orientation_of_the_result_is_read(prepared, monkeypatch, turned):
     """harmonypy before 0.1 gave components x cells, and knew no `ncores`."""
 
-    def run_harmony(components, batches, name, *, verbose, random_state, **unknown):
-        if turned and unknown:
-            raise TypeError("run_harmony() got an unexpected keyword argument 'ncores'")
-        result = components + 1.0
-        return types.SimpleNamespace(Z_corr=result.T if turned else result)
+    def new(components, batches, name, *, verbose, random_state, ncores):
+        return types.SimpleNamespace(Z_corr=components + 1.0)
 
-    monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=run_harmony))
+    def old(components, batches, name, *, verbose, random_state):
+        return types.SimpleNamespace(Z_corr=components.T + 1.0)
+
+    monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=old if turned else new))
     sc_vaenb.tl.harmony(prepared, "batch")
     np.testing.assert_allclose(prepared.obsm["X_pca_harmony"], prepared.obsm["X_pca"] + 1, rtol=1e-5)
 
@@ -51,8 +51,8 @@ def test_either_orientation_of_the_result_is_read(prepared, monkeypatch, turned)
 def test_no_more_threads_than_the_process_may_have(prepared, monkeypatch):
     given = {}
 
-    def run_harmony(components, *_, **options):
-        given.update(options)
+    def run_harmony(components, batches, name, *, ncores, **options):
+        given.update(options | {"ncores": ncores})
         return types.SimpleNamespace(Z_corr=components)
 
     monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=run_harmony))
@@ -68,6 +68,7 @@ def test_no_more_threads_than_the_process_may_have(prepared, monkeypatch):
         ({"batch_key": "batch", "basis": "X_no"}, KeyError, "basis='X_no' is not in adata.obsm"),
         ({"batch_key": "batch", "layer": "no"}, KeyError, "layer='no' is not in adata.layers"),
         ({"batch_key": "batch", "rng": -1}, ValueError, "rng=-1"),
+        ({"batch_key": "batch", "key_added": "pca"}, ValueError, "would replace the components"),
     ],
 )
 def test_what_cannot_be_is_refused(prepared, unchanged, arguments, error, text):

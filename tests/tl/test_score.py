@@ -80,9 +80,14 @@ def test_scores_survive_a_file(scored, tmp_path):
         ({"batch_key": "batch", "embeddings": ["X_no"]}, KeyError, "'X_no' is not in adata.obsm"),
         ({"batch_key": "batch", "embeddings": []}, ValueError, "there is no embedding to score"),
         ({"batch_key": "batch", "embeddings": "X_bad"}, ValueError, "finite"),
+        ({"batch_key": "batch", "embeddings": "X_words"}, ValueError, "is not a matrix of numbers"),
+        ({"batch_key": "batch", "key_added": "a/b"}, ValueError, "key_added='a/b'"),
+        ({"label_key": "none"}, ValueError, r"obs\['none'\] labels 0 cells"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(scored, unchanged, arguments, error, text):
     scored.obsm["X_bad"] = np.full((300, 3), np.nan)
+    scored.obsm["X_words"] = pd.DataFrame({"a": ["x"] * 300}, index=scored.obs_names)
+    scored.obs["none"] = pd.Categorical([None] * 300)
     with unchanged(scored), pytest.raises(error, match=text):
         sc_vaenb.tl.score(scored, **arguments)
