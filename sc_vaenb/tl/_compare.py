@@ -20,7 +20,7 @@ from ._cvae import cvae
 from ._fit import check_arguments
 from ._harmony import harmony
 from ._pca import log_pca
-from ._score import check_scored, score
+from ._score import check_scored, score_embeddings
 from ._vae import vae
 from ._verdict import verdict_in_words
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 EXACT_NEIGHBOURS = 30_000  # cells, up to which the search for neighbours is exact
+MOST_SCORED = 20_000  # cells, above which scores are means over draws
 BESIDE = "_compare"  # put behind the name of a method where something else has that name
 OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
 
@@ -106,8 +107,8 @@ def compare(
         an embedding alone.
 
     `uns["compare"]` holds `scores` (as :func:`sc_vaenb.tl.score` writes them), `methods` (DataFrame: a row per
-    embedding with `method`, `seed`, `embedding`, the `seconds` it took, and checksums of what it was made from and of
-    itself), `verdict` (text), `params`, and `failed` (the error of each method that failed).
+    embedding with `method`, `seed`, `embedding` and the `seconds` it took), `verdict` (text), `params`, `failed` (the
+    error of each method that failed), and `made` (what this and earlier calls computed, with checksums).
 
     Raises
     ------
@@ -129,19 +130,19 @@ def compare(
     codes = _adata.read_batches(adata, batch_key)[0]
     data = _checksum(counts.data, counts.indices, counts.indptr, codes)
     del counts
-    before = _made_before(adata, key_added)
+    made = _made_before(adata, key_added)
     options = {"layer": layer, "mask_var": mask_var, "device": device}
-    runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(before.index))
+    runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(made.index))
     _check_keys(runs, key_added, batch_key, label_key)
     if copy:
         adata = adata.copy()
-        runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(before.index))
+        runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(made.index))
 
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for run in runs:
         start = time.perf_counter()
-        there = run.key in before.index and before.loc[run.key, "made_from"] == run.print
+        there = run.key in made.index and made.loc[run.key, "made_from"] == run.print
         try:
             if not there:
                 run.compute()
@@ -151,11 +152,13 @@ def compare(
             failed[run.key] = f"{type(error).__name__}: {error}"
             logg.warning(f"{run.key} failed and is left out: {failed[run.key]}")
             continue
-        row: dict[str, Any] = {"method": run.method, "seed": run.seed, "embedding": f"X_{run.key}"}
-        row["seconds"] = before.loc[run.key, "seconds"] if there else time.perf_counter() - start
-        row["made_from"], row["checksum"] = run.print, _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
-        rows.append(row)
-        adata.uns[key_added] = {"methods": pd.DataFrame(rows)}  # what an interrupted comparison goes on from
+        if not there:
+            checksum = _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
+            made.loc[run.key] = [run.print, checksum, time.perf_counter() - start]
+            # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
+            adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
+        seconds = float(made.loc[run.key, "seconds"])
+        rows.append({"method": run.method, "seed": run.seed, "embedding": f"X_{run.key}", "seconds": seconds})
     if not rows:
         msg = f"every method failed: {failed}"
         raise RuntimeError(msg)
@@ -163,10 +166,7 @@ def compare(
     methods = pd.DataFrame(rows)
     keys = methods["embedding"].tolist()
     uncorrected = keys[0] if methods["method"][0] == "PCA" else None
-    score(
-        adata, keys, batch_key=batch_key, label_key=label_key, reference=uncorrected, rng=rng, key_added=key_added
-    )  # fmt: skip
-    scores = adata.uns[key_added]
+    scores = score_embeddings(adata, keys, batch_key, label_key, uncorrected, MOST_SCORED, rng)
     params = {"batch_key": batch_key, "label_key": label_key, "n_seeds": n_seeds, "resolution": resolution, "rng": rng}
     adata.uns[key_added] = {
         "scores": scores,
@@ -174,6 +174,7 @@ def compare(
         "verdict": verdict_in_words(adata, methods, scores, label_key),
         "params": {name: value for name, value in params.items() if value is not None},
         "failed": failed,
+        "made": made,
     }
     logg.info(adata.uns[key_added]["verdict"])
     return adata if copy else None
@@ -198,7 +199,7 @@ def _check(
     _adata.check_number("rng", rng, 0, 2**31, whole=True)
     _adata.check_number("resolution", resolution, 0, above=True)
     taken = adata.uns.get(key_added)
-    if taken is not None and not (isinstance(taken, dict) and "methods" in taken):
+    if taken is not None and not (isinstance(taken, dict) and "made" in taken):
         msg = f"uns[{key_added!r}] holds something that is no comparison. Choose another key_added."
         raise ValueError(msg)
 
@@ -284,15 +285,19 @@ def _own_key(adata: AnnData, name: str, own: set[str]) -> str:
 
 
 def _made_before(adata: AnnData, key_added: str) -> pd.DataFrame:
-    """What an earlier comparison made and nobody has changed since, by key."""
-    record = adata.uns.get(key_added, {})
-    methods = record.get("methods", pd.DataFrame({"embedding": [], "made_from": [], "checksum": [], "seconds": []}))
-    same = [
-        e in adata.obsm and _checksum(np.asarray(adata.obsm[e])) == c
-        for e, c in zip(methods["embedding"], methods["checksum"], strict=True)
-    ]
-    kept = methods[np.array(same, dtype=bool)]
-    return kept.set_index(kept["embedding"].astype(str).str.removeprefix("X_"))
+    """What earlier comparisons made and nobody has changed since: a row per key."""
+    made = adata.uns.get(key_added, {}).get("made")
+    if made is None:
+        return pd.DataFrame(
+            {"made_from": pd.Series(dtype=object), "checksum": pd.Series(dtype=np.int64), "seconds": 0.0}
+        )
+    made = made.astype({"made_from": object})
+    for key in list(made.index):
+        if f"X_{key}" not in adata.obsm:
+            made.loc[key, "made_from"] = ""  # its graph and clusters may still be there
+        elif _checksum(np.asarray(adata.obsm[f"X_{key}"])) != made.loc[key, "checksum"]:
+            made = made.drop(index=key)
+    return made
 
 
 def _checksum(*arrays: NDArray) -> int:

@@ -94,22 +94,35 @@ def score(
         msg = "batch_key and label_key are both None: there is nothing to score by. Name a column of obs."
         raise ValueError(msg)
     _adata.check_key(key_added)
+    record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng)
+    adata = adata.copy() if copy else adata
+    _adata.write_record(adata, key_added, record)
+    logg.hint(f"added\n    {key_added!r}, the scores (adata.uns)")
+    return adata if copy else None
+
+
+def score_embeddings(
+    adata: AnnData,
+    keys: list[str],
+    batch_key: str | None,
+    label_key: str | None,
+    reference: str | None,
+    max_cells: int,
+    rng: int,
+) -> dict[str, Any]:
+    """What :func:`score` writes."""
     cells, labels, batch = check_scored(adata, batch_key, label_key)
-    arrays = {key: _adata.read_embedding(adata, key) for key in keys}
-    before = None if reference is None or reference not in adata.obsm else _adata.read_embedding(adata, reference)
+    arrays = {key: _adata.read_embedding(adata, key)[cells] for key in keys}
+    before = None
+    if reference is not None and reference in adata.obsm:
+        before = _adata.read_embedding(adata, reference)[cells]
 
     start = logg.info(f"scoring {len(keys)} embeddings of {cells.sum():,} cells")
     rows = {}
     for key, array in arrays.items():
         began = time.perf_counter()
-        rows[key] = score_arrays(
-            array[cells],
-            labels,
-            batch,
-            reference=None if before is None or batch is None else before[cells],
-            max_cells=max_cells,
-            rng=rng,
-        )
+        compared = None if batch is None else before
+        rows[key] = score_arrays(array, labels, batch, reference=compared, max_cells=max_cells, rng=rng)
         rows[key]["seconds"] = time.perf_counter() - began
     values = pd.DataFrame.from_dict(rows, orient="index").astype(np.float64)
     values.index.name = "embedding"
@@ -126,10 +139,8 @@ def score(
     if before is not None:
         params["reference"] = reference
     params = {name: value for name, value in params.items() if value is not None} | {"n_cells": int(cells.sum())}
-    adata = adata.copy() if copy else adata
-    _adata.write_record(adata, key_added, {"values": values, "metrics": about, "params": params})
-    logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, the scores (adata.uns)")
-    return adata if copy else None
+    logg.info("    finished", time=start)
+    return {"values": values, "metrics": about, "params": params}
 
 
 def check_scored(

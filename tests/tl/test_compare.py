@@ -92,6 +92,30 @@ def test_a_comparison_goes_on_where_it_was(ready, monkeypatch):
     assert methods["seconds"].tolist()[:4] == seconds
 
 
+def test_a_comparison_that_is_interrupted_loses_nothing(ready, monkeypatch):
+    run(ready, variants={"linear": {"hidden": ()}})
+    scores = ready.uns["compare"]["scores"]["values"]
+    before = {key: ready.obsm[f"X_{key}"].copy() for key in [*KEYS, "linear"]}
+    del ready.obsm["X_pca_harmony"]  # to be computed again, and then Ctrl-C
+    with monkeypatch.context() as patch:
+        patch.setattr(_compare, "harmony", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(ready)
+    pd.testing.assert_frame_equal(ready.uns["compare"]["scores"]["values"], scores)
+    run(ready)  # without the variant, and then with it again
+    for name in ("vae", "cvae", "log_pca"):
+        refuses_to_run(monkeypatch, name, AssertionError("computed again"))
+    run(ready, variants={"linear": {"hidden": ()}})
+    assert ready.uns["compare"]["failed"] == {}
+    for key, embedding in before.items():
+        np.testing.assert_allclose(ready.obsm[f"X_{key}"], embedding, atol=1e-5)
+    assert not [key for key in ready.obsm if key.endswith("_compare")]
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_results_of_the_user_keep_their_names(ready):
     sc_vaenb.tl.cvae(ready, "batch", n_latent=3, n_steps=5, device="cpu")
     own = ready.obsm["X_vae"].copy()
