@@ -9,6 +9,10 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+# Before anything runs numba's parallel code, as much of scanpy does: PyTorch's CPU builds would then find the OpenMP
+# library that numba has loaded, and share its threads with it, which makes the steps of a fit twice as slow.
+import torch as _torch  # noqa: F401
+
 if TYPE_CHECKING:
     from . import datasets, metrics, pl, pp, tl
 
@@ -17,7 +21,7 @@ __version__ = version("sc_vaenb")
 
 
 def __getattr__(name: str) -> object:
-    # torch and scanpy take seconds to import: they load with the first submodule that is used
+    # scanpy takes seconds to import: it loads with the first submodule that needs it
     if name in __all__:
         return import_module(f".{name}", __name__)
     msg = f"module {__name__!r} has no attribute {name!r}"

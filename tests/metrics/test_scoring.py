@@ -161,7 +161,7 @@ def test_errors(change, message):
 def test_no_anndata_scanpy_or_jax_and_a_light_import():
     code = (
         "import sys, sc_vaenb.metrics as m, numpy as np\n"
-        "assert not {'sklearn', 'igraph', 'torch'} & set(sys.modules), 'import is not light'\n"
+        "assert not {'sklearn', 'igraph'} & set(sys.modules), 'import is not light'\n"
         "rng = np.random.default_rng(0)\n"
         "m.score(rng.standard_normal((60, 3)), [0, 1] * 30, [0, 0, 1] * 20, reference=rng.standard_normal((60, 4)))\n"
         "assert not {'anndata', 'scanpy', 'jax', 'umap'} & set(sys.modules)\n"
