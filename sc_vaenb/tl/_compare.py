@@ -107,8 +107,9 @@ def compare(
         an embedding alone.
 
     `uns["compare"]` holds `scores` (as :func:`sc_vaenb.tl.score` writes them), `methods` (DataFrame: a row per
-    embedding with `method`, `seed`, `embedding` and the `seconds` it took), `verdict` (text), `params`, `failed` (the
-    error of each method that failed), and `made` (what this and earlier calls computed, with checksums).
+    embedding with `method`, `seed`, `embedding`, and the `seconds` that it took, without neighbours and UMAP),
+    `verdict` (text), `params`, `failed` (the error of each method that failed), and `made` (what this and earlier calls
+    computed, with checksums).
 
     Raises
     ------
@@ -146,6 +147,7 @@ def compare(
         try:
             if not there:
                 run.compute()
+            took = time.perf_counter() - start
             if run.seed == rng:
                 _downstream(adata, run.key, resolution, rng, again=not there)
         except Exception as error:  # whatever a method runs into, the others go on
@@ -154,7 +156,7 @@ def compare(
             continue
         if not there:
             checksum = _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
-            made.loc[run.key] = [run.print, checksum, time.perf_counter() - start]
+            made.loc[run.key] = [run.print, checksum, took]
             # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
             adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
         seconds = float(made.loc[run.key, "seconds"])
