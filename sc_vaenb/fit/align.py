@@ -20,10 +20,8 @@ from torch.nn.functional import normalize, one_hot
 
 from ..model.alignment import SHARPNESS, Alignment
 
-MOST_CELLS, OF_A_BATCH = (
-    20_000,
-    50,
-)  # from which clusters and shifts are learned: more would cost time and hardly move them
+MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
+OF_A_BATCH = 50  # at least, or all
 CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
 DIVERSITY = 1.0  # exponent of (expected / observed) cells of a batch in a cluster
 RIDGE = 0.5  # a batch with this share of its expected cells in a cluster has its shift there halved,

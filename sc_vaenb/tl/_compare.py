@@ -147,18 +147,17 @@ def compare(
         try:
             if not there:
                 run.compute()
-            took = time.perf_counter() - start
+                checksum = _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
+                made.loc[run.key] = [run.print, checksum, time.perf_counter() - start]
+                adata.uns.pop(f"neighbors_{run.key}", None)  # of another embedding of this name
+                # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
+                adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
             if run.seed == rng:
                 _downstream(adata, run.key, resolution, rng, again=not there)
         except Exception as error:  # whatever a method runs into, the others go on
             failed[run.key] = f"{type(error).__name__}: {error}"
             logg.warning(f"{run.key} failed and is left out: {failed[run.key]}")
             continue
-        if not there:
-            checksum = _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
-            made.loc[run.key] = [run.print, checksum, took]
-            # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
-            adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
         seconds = float(made.loc[run.key, "seconds"])
         rows.append({"method": run.method, "seed": run.seed, "embedding": f"X_{run.key}", "seconds": seconds})
     if not rows:

@@ -112,6 +112,15 @@ def test_a_comparison_that_is_interrupted_loses_nothing(ready, monkeypatch):
     assert not [key for key in ready.obsm if key.endswith("_compare")]
 
 
+def test_an_interruption_between_fit_and_umap_loses_no_fit(ready, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(_compare.sc.tl, "umap", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(ready)
+    run(ready)
+    assert ready.uns["compare"]["methods"]["embedding"].tolist() == [f"X_{key}" for key in KEYS]
+
+
 def interrupted(*_, **__):
     raise KeyboardInterrupt
 
