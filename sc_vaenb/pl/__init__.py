@@ -1,8 +1,10 @@
 """Plots of a fit, of the embeddings that it writes, and of a comparison of methods."""
 
 from ._compare import compare
+from ._confusion import confusion
 from ._embedding import embedding
 from ._history import history
 from ._scores import scores
+from ._tradeoff import tradeoff
 
-__all__ = ["compare", "embedding", "history", "scores"]
+__all__ = ["compare", "confusion", "embedding", "history", "scores", "tradeoff"]

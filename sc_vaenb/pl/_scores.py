@@ -49,7 +49,7 @@ def scores(
     KeyError
         If there are no scores.
     """
-    values, metrics, seconds = _read(adata, key)
+    values, metrics, seconds = read_scores(adata, key)
     mean = values.groupby("method", sort=False).mean(numeric_only=True)
     columns = [name for name in metrics.index if name in mean and mean[name].notna().any()]
     means = [name for name in KINDS if name in mean]
@@ -64,7 +64,7 @@ def scores(
     return shown(axes, show)
 
 
-def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
     """Scores with the method of each row, what is known of the metrics, and the seconds of each method."""
     record: Any = adata.uns.get(key)
     found = record.get("scores", record) if isinstance(record, dict) else {}
