@@ -1,6 +1,6 @@
 """What the decoder's output means: the distribution of the counts given the latent state.
 
-`LIKELIHOODS` maps a name to a class with the same three members (`heads`, `initialise`, `log_prob`);
+`LIKELIHOODS` maps a name to a class with the same members (`heads`, `initialise`, `log_prob`, `log_mean`, `draw`);
 `LINKS` maps a name to the function from the decoder's raw output to the log of the expected expression.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Gamma
 from torch.nn.functional import softplus
 
 from .distributions import HALF_LOG_2PI, negative_binomial, poisson
@@ -83,9 +84,17 @@ class Poisson(nn.Module):
         batch
             The counts.
         """
-        log_mu = self.link(raw) + offset
+        log_mu = self.log_mean(raw, offset)
         seen = poisson(batch.count, batch.at_nonzeros(log_mu))
         return _sum_cells(-log_mu.exp(), seen, batch)
+
+    def log_mean(self, raw: Tensor, offset: Tensor) -> Tensor:
+        """Log of the expected counts, (n_cells, n_genes), before any extra zeros."""
+        return self.link(raw[:, : self.n_genes]) + offset
+
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
+        """Counts drawn from the distribution with torch's random state, (n_cells, n_genes), whole numbers."""
+        return torch.poisson(self.log_mean(raw, offset).exp())
 
 
 class NegativeBinomial(Poisson):
@@ -105,6 +114,18 @@ class NegativeBinomial(Poisson):
             return negative_binomial_cells(raw, offset, self._log_theta(), batch, shares=True)
         return negative_binomial_cells(self.link(raw), offset, self._log_theta(), batch)
 
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
+        # A negative binomial is a Poisson whose rate varies as a gamma of mean mu and shape theta.
+        log_theta = self._log_theta_of(condition)
+        rate = (log_theta - self.log_mean(raw, offset)).exp()
+        gamma = Gamma(log_theta.exp().expand_as(rate), rate, validate_args=False)
+        return torch.poisson(gamma.sample())
+
+    def _log_theta_of(self, condition: Tensor) -> Tensor:
+        """Of each cell, (n_cells or 1, n_genes)."""
+        log_theta = self._log_theta()
+        return log_theta if len(log_theta) == 1 else log_theta[condition]
+
     def _log_theta(self) -> Tensor:
         return self.log_theta.clamp(-9.2, 18.4)  # theta in 1e-4 .. 1e8, beyond which nothing can be told apart
 
@@ -115,14 +136,18 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     heads = 2
 
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
-        rate, inflation = raw.split(self.n_genes, dim=1)
-        log_mu = self.link(rate) + offset
-        log_theta = self._log_theta()
-        log_theta = log_theta.expand_as(log_mu) if len(log_theta) == 1 else log_theta[batch.condition]
+        inflation = raw[:, self.n_genes :]
+        log_mu = self.log_mean(raw, offset)
+        log_theta = self._log_theta_of(batch.condition).expand_as(log_mu)
         not_seen = -log_theta.exp() * softplus(log_mu - log_theta)
         kept = -softplus(inflation)  # log(1 - pi)
         seen = negative_binomial(batch.count, batch.at_nonzeros(log_mu), batch.at_nonzeros(log_theta))
         return _sum_cells(kept + torch.logaddexp(inflation, not_seen), batch.at_nonzeros(kept) + seen, batch)
+
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
+        counts = super().draw(raw, offset, condition)
+        lost = torch.rand(counts.shape, device=raw.device) < raw[:, self.n_genes :].sigmoid()
+        return counts.masked_fill(lost, 0.0)
 
 
 class Gaussian(nn.Module):
@@ -145,6 +170,18 @@ class Gaussian(nn.Module):
         log_variance = log_variance if len(log_variance) == 1 else log_variance[batch.condition]
         squares = (batch.log_normalised() - raw) ** 2 * (-log_variance).exp()
         return -0.5 * (squares + log_variance).sum(1) - HALF_LOG_2PI * batch.n_genes
+
+    def log_mean(self, raw: Tensor, offset: Tensor) -> Tensor:
+        """Log of what the mean of log1p(count / size factor) stands for; -inf where that is below zero counts."""
+        return torch.expm1(raw.clamp(min=0)).log() + offset
+
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
+        """Values drawn on the log scale, brought back and rounded to counts."""
+        log_variance = self.log_variance.clamp(-9.2, 9.2)
+        log_variance = log_variance if len(log_variance) == 1 else log_variance[condition]
+        noise = torch.randn(raw.shape, device=raw.device)
+        values = raw + (0.5 * log_variance).exp() * noise
+        return (torch.expm1(values.clamp(min=0)) * offset.exp()).round()
 
 
 def _sum_cells(zeros: Tensor, seen: Tensor, batch: Minibatch) -> Tensor:

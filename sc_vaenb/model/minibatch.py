@@ -55,3 +55,9 @@ class Minibatch:
     def log_normalised(self) -> Tensor:
         """Dense log1p of the counts, every cell brought to the size factor 1 (the mean depth)."""
         return self.dense(torch.log1p(self.count / self.size_factor.index_select(0, self.row)))
+
+
+def without_counts(size_factor: Tensor, condition: Tensor, n_genes: int) -> Minibatch:
+    """Cells of which nothing is known but what a decoder needs."""
+    none = condition.new_zeros(0)
+    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, condition, n_genes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .alignment import Alignment
 from .likelihood import LIKELIHOODS
-from .minibatch import Minibatch
+from .minibatch import Minibatch, without_counts
 from .network import MLP, Condition
 from .prior import PRIORS
 
@@ -101,6 +101,24 @@ class CountVAE(nn.Module):
         if self.config.size_factor_as == "covariate":
             log_size = torch.zeros_like(log_size)
         return log_size + self.depth.log() if self.config.link == "softmax" else log_size
+
+    def log_mean(self, z: Tensor, size_factor: Tensor, condition: Tensor) -> Tensor:
+        """Log of the counts to expect of latent states, (n_cells, n_genes); extra zeros are not taken off.
+
+        Parameters
+        ----------
+        z
+            Latent states as the encoder gives them, not aligned (n_cells, n_latent).
+        size_factor, condition
+            Per cell, as in a `Minibatch`.
+        """
+        cells = without_counts(size_factor, condition, self.config.n_genes)
+        return self.likelihood.log_mean(self.decode(z, cells), self.offset(cells))
+
+    def draw(self, z: Tensor, size_factor: Tensor, condition: Tensor) -> Tensor:
+        """Counts drawn from the likelihood given latent states, (n_cells, n_genes), whole numbers; see `log_mean`."""
+        cells = without_counts(size_factor, condition, self.config.n_genes)
+        return self.likelihood.draw(self.decode(z, cells), self.offset(cells), condition)
 
     def loss(
         self,

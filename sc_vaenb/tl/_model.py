@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from .. import _adata
+from ..fit.batches import Counts
 from ..model.vae import CountVAE, ModelConfig
 
 if TYPE_CHECKING:
@@ -36,3 +38,23 @@ def load_model(adata: AnnData, key: str) -> Stored:
         )
         raise ValueError(msg) from error
     return Stored(model.eval(), genes, batches, mean)
+
+
+def counts_of(adata: AnnData, key: str, stored: Stored, *, batches: bool = True) -> Counts:
+    """The cells' counts, size factors and batch codes, read from where the model in `uns[key]` was fitted on them.
+
+    Genes are matched by name. Codes are zero where the model does not know batches, or these are not asked for.
+    """
+    params = _adata.find_record(adata, key)["params"]
+    order = _adata.locate_genes(adata, stored.genes, key)
+    mask = np.zeros(adata.n_vars, dtype=bool)
+    mask[order] = True
+    allowed = bool(params.get("allow_non_integer", False))
+    matrix = _adata.read_counts(adata, params.get("layer"), mask, allow_non_integer=allowed)
+    if (np.diff(order) < 0).any():  # the genes stand in another order than in the model
+        matrix = matrix[:, np.argsort(np.argsort(order))]
+    size_factor = _adata.read_size_factor(adata, params.get("size_factor"), matrix) / stored.size_factor_mean
+    codes = np.zeros(len(size_factor), np.int64)
+    if stored.batches and batches:
+        codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
+    return Counts(matrix, size_factor.astype(np.float32), codes)

@@ -1,11 +1,14 @@
 """Every likelihood against scipy, summed over the cells of a real minibatch."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy import sparse, stats
 
 from sc_vaenb.fit.batches import Counts
+from sc_vaenb.fit.device import own_random_state
 from sc_vaenb.model.distributions import negative_binomial
 from sc_vaenb.model.likelihood import INVERSE_LINKS, LIKELIHOODS, LINKS, gene_moments
 from sc_vaenb.model.nb_kernel import TABLE_SIZE, negative_binomial_cells
@@ -169,3 +172,38 @@ def test_dispersions_start_near_the_truth():
     bias = likelihood.initialise(counts.minibatch(slice(None), torch.device("cpu")))
     np.testing.assert_allclose(likelihood.log_theta.exp().detach().numpy()[0], theta, rtol=0.1)
     np.testing.assert_allclose(bias.exp().numpy(), 4.0, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("link", LINKS)
+def test_draws_have_the_moments_of_the_distribution(name, link):
+    n, raw = 40_000, torch.tensor([[0.5, 1.0, -0.5, 0.2]])
+    likelihood = LIKELIHOODS[name](4, 1, link)
+    if name != "poisson":
+        likelihood.log_theta.data = torch.tensor([[0.0, 1.0, -1.0, 3.0]])
+    extra = torch.tensor([[-1.0, 0.0, 1.0, -20.0]])
+    raw = torch.cat([raw, extra], 1) if name == "zinb" else raw
+    offset, codes = torch.tensor([[math.log(5.0)]]), torch.zeros(n, dtype=torch.int64)
+    with own_random_state(0, torch.device("cpu")), torch.no_grad():
+        counts = likelihood.draw(raw.expand(n, -1), offset.expand(n, -1), codes).double()
+    mu = likelihood.log_mean(raw, offset).exp()[0].double()
+    theta = likelihood.log_theta.detach().exp()[0].double() if name != "poisson" else torch.full((4,), math.inf)
+    kept = 1 - extra.sigmoid()[0].double() if name == "zinb" else torch.ones(4)
+    variance = kept * (mu + mu**2 / theta + mu**2) - (kept * mu) ** 2
+    error = (variance / n).sqrt()
+    assert ((counts.mean(0) - kept * mu).abs() < 5 * error).all()
+    np.testing.assert_allclose(counts.var(0), variance, rtol=0.1)
+    assert (counts == counts.round()).all()
+
+
+def test_a_gaussian_draws_counts_around_what_its_values_stand_for():
+    likelihood = LIKELIHOODS["gaussian"](2, 1, "softmax")
+    likelihood.log_variance.data = torch.tensor([[-9.0, -2.0]])
+    raw = torch.tensor([[3.0, -1.0]]).expand(5000, -1)
+    offset = torch.full((5000, 1), math.log(2.0))
+    with own_random_state(0, torch.device("cpu")), torch.no_grad():
+        counts = likelihood.draw(raw, offset, torch.zeros(5000, dtype=torch.int64))
+    assert counts[:, 0].mean().item() == pytest.approx(2 * math.expm1(3), rel=0.01)
+    assert likelihood.log_mean(raw, offset)[0, 0].exp().item() == pytest.approx(2 * math.expm1(3), rel=1e-5)
+    assert counts[:, 1].mean() < 0.01  # a mean below zero counts is hardly any
+    assert likelihood.log_mean(raw, offset)[0, 1] == -math.inf
