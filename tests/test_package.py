@@ -18,7 +18,7 @@ ARROWS = {  # what may be imported from where, within the package
     "model": {"model"},
     "fit": {"fit", "model"},
     "metrics": {"metrics"},
-    "datasets": set(),
+    "datasets": {"datasets"},
     "_adata": set(),
     "pp": {"pp", "_adata", "metrics", "fit", "model"},
     "tl": {"tl", "_adata", "metrics", "fit", "model"},
@@ -109,7 +109,7 @@ def test_all_lists_what_is_public(module):
     assert all(hasattr(module, name) for name in module.__all__)
 
 
-@pytest.mark.parametrize("module", ["pp", "tl", "pl"])
+@pytest.mark.parametrize("module", ["pp", "tl", "pl", "datasets"])
 def test_one_public_function_a_file(module):
     for name in import_module(f"sc_vaenb.{module}").__all__:
         function = getattr(import_module(f"sc_vaenb.{module}"), name)

@@ -1,0 +1,194 @@
+"""Published cells of liver cancer, from the Gene Expression Omnibus (GEO)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from ._table import read_counts, read_metadata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+GEO = "https://ftp.ncbi.nlm.nih.gov/geo/series/GSE149nnn/GSE149614/suppl/"
+FILES = {  # the small one first, as what is wrong with it shows at once
+    "metadata": "GSE149614_HCC.metadata.updated.txt.gz",
+    "counts": "GSE149614_HCC.scRNAseq.S71915.count.txt.gz",
+}
+SOURCE = "GEO GSE149614; Lu et al. 2022, Nature Communications 13, 4594, doi:10.1038/s41467-022-32283-3"
+CACHED = "GSE149614_hcc.h5ad"
+CHUNK = 2**17  # bytes downloaded at once
+
+
+def hcc(
+    folder: str | Path | None = None,
+    *,
+    counts: str | Path | None = None,
+    metadata: str | Path | None = None,
+    sha256: Mapping[str, str] | None = None,
+) -> AnnData:
+    """Hepatocellular carcinoma: 71,915 cells of 21 samples of 10 patients, with published cell types.
+
+    Tumour, adjacent liver, portal vein thrombus and lymph node, GEO series GSE149614 (Lu et al. 2022). The first call
+    downloads two text files (166 MB), reads them and keeps the result as one .h5ad file, which later calls read. The
+    text files, and whatever a call that fails has downloaded, are deleted.
+
+    GEO publishes no checksums. A download is trusted if it is complete, if what its gzip format stores of length and
+    CRC is right, and if it holds a table of whole numbers whose cells all have metadata.
+
+    Parameters
+    ----------
+    folder
+        Where the .h5ad file is kept; made if absent. None: ``scanpy.settings.datasetdir``.
+    counts, metadata
+        Paths of the two text files of GEO (gzip or plain), or of files of the same form, to read instead: nothing is
+        downloaded and nothing is kept, and `folder` has no say. Give both or neither.
+    sha256
+        Checksums that the files must have: hexadecimal, by the names ``counts`` and ``metadata``, such as
+        ``uns["sha256"]`` of an earlier result.
+
+    Returns
+    -------
+    AnnData with
+
+    `X`, `layers["counts"]`
+        Raw counts (UMIs), CSR float32, integers only (cells x genes); two copies, so that `X` may be normalised.
+    `obs["sample"]`, `obs["celltype"]`
+        Sample of the cell, and its published type.
+    `obs[...]`
+        The other columns of the metadata, all categorical: `res.3` (published clusters), `site`, `patient`, `stage`,
+        `virus`.
+    `uns["source"]`
+        Where the cells come from.
+    `uns["sha256"]`
+        Checksums of the two text files.
+
+    Raises
+    ------
+    ConnectionError
+        If a file cannot be downloaded.
+    FileNotFoundError
+        If a local path does not exist.
+    TypeError, ValueError
+        If a file is cut off, is not the one meant by `sha256`, or is no table of this form; if a cell has no metadata.
+
+    Examples
+    --------
+    >>> adata = sc_vaenb.datasets.hcc()  # doctest: +SKIP
+    >>> sc_vaenb.pp.prepare(adata, batch_key="sample")  # doctest: +SKIP
+
+    References
+    ----------
+    Lu et al. (2022), A single-cell atlas of the multicellular ecosystem of primary and metastatic hepatocellular
+    carcinoma, Nature Communications 13, 4594. https://doi.org/10.1038/s41467-022-32283-3
+    """
+    import scanpy as sc
+    from scanpy import logging as logg
+
+    wanted = _check_sha256(sha256)
+    if (counts is None) != (metadata is None):
+        given, absent = ("counts", "metadata") if metadata is None else ("metadata", "counts")
+        raise ValueError(f"{given} is given without {absent}. Pass both local files, or neither to download both.")
+    local = {name: Path(path) for name, path in (("counts", counts), ("metadata", metadata)) if path is not None}
+    for name, path in local.items():
+        if not path.is_file():
+            raise FileNotFoundError(f"{name}={str(path)!r} is not a file. Pass a path of GEO's {FILES[name]}.")
+
+    cached = Path(sc.settings.datasetdir if folder is None else folder) / CACHED
+    if local:
+        start = logg.info(f"reading {local['counts']} and {local['metadata']}")
+        adata = _read(local, wanted)
+    elif cached.is_file():
+        start = logg.info(f"reading {cached}")
+        adata = _read_cached(cached, wanted)
+    else:
+        start = logg.info(f"downloading GSE149614 from GEO, to keep it as {cached}")
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        # a folder of its own, so that whatever happens to the call nothing is left behind
+        with TemporaryDirectory(prefix=".hcc_", dir=cached.parent) as made:
+            adata = _read({name: _download(file, Path(made)) for name, file in FILES.items()}, wanted)
+            adata.write_h5ad(Path(made) / CACHED, compression="lzf")
+            (Path(made) / CACHED).replace(cached)
+    # made here and not stored: the file is half as large
+    adata.layers["counts"] = adata.X.copy()
+    logg.info("    finished", time=start)
+    return adata
+
+
+def _check_sha256(sha256: Mapping[str, str] | None) -> dict[str, str]:
+    if not isinstance(sha256, Mapping | None):
+        raise TypeError(f"sha256 must map {list(FILES)} to checksums, found {sha256!r}: pass a dict.")
+    wanted = {name: str(value).lower() for name, value in (sha256 or {}).items()}
+    for name, value in wanted.items():
+        if name not in FILES:
+            raise ValueError(f"sha256 names {name!r}, which is not one of the files: {list(FILES)}.")
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise ValueError(f"sha256[{name!r}] must have 64 hexadecimal digits, found {value!r}.")
+    return wanted
+
+
+def _read_cached(path: Path, wanted: Mapping[str, str]) -> AnnData:
+    import anndata as ad
+
+    try:
+        adata = ad.read_h5ad(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}). Delete it, and call again to download anew.") from error
+    for name, value in wanted.items():
+        found = adata.uns["sha256"][name]
+        if found != value:
+            raise ValueError(
+                f"{path} was made of {name} with sha256 {found}, not {value} as sha256[{name!r}] asks. Delete it, and "
+                "call again to download anew."
+            )
+    return adata
+
+
+def _download(file: str, folder: Path) -> Path:
+    import pooch
+    from requests import RequestException
+    from scanpy import settings
+
+    # as it is: a server that takes gzip for an encoding of the transfer would have it decompressed on the way
+    headers = {"Accept-Encoding": "identity"}
+    # pooch.retrieve would log a checksum as a proof that it is not
+    fetch = pooch.HTTPDownloader(progressbar=settings.verbosity.value > 0, chunk_size=CHUNK, headers=headers)
+    try:
+        fetch(GEO + file, str(folder / file), None)
+    except RequestException as error:
+        raise ConnectionError(
+            f"{GEO + file} could not be downloaded ({error}). Call again; or get {' and '.join(FILES.values())} in "
+            "another way, and pass their paths as counts and metadata."
+        ) from error
+    return folder / file
+
+
+def _read(paths: Mapping[str, Path], wanted: Mapping[str, str]) -> AnnData:
+    """The AnnData made of the two text files."""
+    import pandas as pd
+    from anndata import AnnData
+    from anndata.utils import make_index_unique
+    from scanpy import logging as logg
+
+    sha256 = {}
+    for name, path in paths.items():
+        with path.open("rb") as file:
+            sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256[name] != wanted.get(name, sha256[name]):
+            raise ValueError(
+                f"{path.name} has sha256 {sha256[name]}, not {wanted[name]} as sha256[{name!r}] asks: it is damaged, "
+                "or another version. Download it again, or pass the sha256 of this version."
+            )
+    obs = read_metadata(paths["metadata"])
+    counts, cells, genes = read_counts(paths["counts"], obs.index, paths["metadata"].name)
+    var = pd.DataFrame(index=pd.Index(genes))
+    if not var.index.is_unique:
+        twice = var.index[var.index.duplicated()].unique()
+        logg.warning(
+            f"{len(twice)} gene names occur more than once (first: {twice[0]!r}); the later genes get -1, -2, ..."
+        )
+        var.index = make_index_unique(var.index)
+    return AnnData(counts, obs=obs.loc[cells].astype("category"), var=var, uns={"source": SOURCE, "sha256": sha256})
