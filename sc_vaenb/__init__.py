@@ -1,6 +1,7 @@
 """Negative-binomial variational autoencoders for single-cell counts, in the place of PCA.
 
-`pp` prepares counts, `tl` fits models and embeds cells, `pl` draws, `datasets` makes data to try it on.
+`pp` prepares counts, `tl` fits models and embeds cells, `pl` draws, `report` writes a comparison as a page,
+`datasets` makes data to try it on.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch as _torch  # noqa: F401
 
 if TYPE_CHECKING:
-    from . import datasets, metrics, pl, pp, tl
+    from . import datasets, metrics, pl, pp, report, tl
 
-__all__ = ["datasets", "metrics", "pl", "pp", "tl"]
+__all__ = ["datasets", "metrics", "pl", "pp", "report", "tl"]
 __version__ = version("sc_vaenb")
 
 

@@ -1,0 +1,170 @@
+"""All that the page says, and the page."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from .. import pl
+from ._code import call_of, way_on
+from ._figures import Figure, draw
+from ._tables import facts, over_draws, score_table, size_tables
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+TEMPLATE = "page.html.jinja"
+PACKAGES = "sc_vaenb", "scanpy", "anndata", "torch", "numpy", "harmonypy"
+GOOD = {"converged", "stopped_early"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit of a model: its verdict, its history, the groups of batches it found, its parameters."""
+
+    name: str
+    seed: int
+    status: str
+    good: bool
+    message: str
+    history: Figure
+    groups: list[str]
+    params: dict[str, str]
+
+
+def page(adata: AnnData, key: str, *, command: str | None, title: str | None, data: str, table: str) -> str:
+    """The report as HTML; `data` and `table` are the names of the files of the AnnData and of the scores."""
+    record = adata.uns[key]
+    params, methods = record["params"], record["methods"]
+    scores = score_table(record)
+    best = best_method(record)
+    embedding = str(methods.set_index(methods["method"].astype(str)).loc[[best], "embedding"].iloc[0])
+    found = facts(adata, record)
+    failed = dict(record.get("failed", {}))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    return template.render(
+        title=title or "Comparison of embeddings",
+        summary=_summary(found, scores.methods, best, failed),
+        verdict=str(record["verdict"]).splitlines(),
+        facts=found,
+        sizes=size_tables(adata, params),
+        scores=scores,
+        labelled="label_key" in params,
+        n_seeds=int(params["n_seeds"]),
+        draws=over_draws(record),
+        table=table,
+        figures=_figures(adata, key, best, scores.methods),
+        umaps=_umaps(adata, key, scores.methods),
+        fits=_fits(adata, methods),
+        failed=failed,
+        versions={name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
+        seeds=", ".join(str(seed) for seed in sorted({int(seed) for seed in methods["seed"]})),
+        date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        command=command,
+        call=call_of(adata, record, key),
+        way_on=way_on(params, embedding, data),
+        best=best,
+        embedding=embedding,
+    )
+
+
+def best_method(record: Mapping[str, Any]) -> str:
+    """The method that the verdict names: the page must not judge a second time."""
+    first = str(record["verdict"]).partition("\n")[0]
+    names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]
+    return max(names, key=len)
+
+
+def _summary(found: list[tuple[str, str]], methods: list[str], best: str, failed: Mapping[str, str]) -> str:
+    known = dict(found)
+    sizes = [f"{known['Cells']} cells", f"{known['Genes']} genes", f"{known['Batches'].partition(' ')[0]} batches"]
+    if known["Cell types"][0].isdigit():
+        sizes.append(f"{known['Cell types'].partition(' ')[0]} cell types")
+    lost = f"; {len(failed)} failed" if failed else ""
+    return f"{', '.join(sizes)}; {len(methods)} methods compared{lost}. Best on these data: {best}."
+
+
+def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Figure]:
+    named = ", ".join(methods)
+    figures = [
+        draw(
+            pl.scores, adata, key,
+            alt=f"Scores of {named} as a coloured table with bars for the means; the table above holds the numbers.",
+            caption="Scores on one scale from 0 to 1; bars begin at 0, points are seeds.",
+        )
+    ]  # fmt: skip
+    if "label_key" in adata.uns[key]["params"]:
+        figures.append(draw(
+            pl.tradeoff, adata, key,
+            alt=f"Mean of the biology scores against mean of the batch scores of {named}.",
+            caption="Biology kept against batches mixed: up and to the right is better.",
+        ))  # fmt: skip
+        figures.append(draw(
+            pl.confusion, adata, key=key, method=best,
+            alt=f"Share of the cells of each cell type that are in each Leiden cluster of {best}.",
+            caption=f"Where the cells of each type went, with {best}.",
+        ))  # fmt: skip
+    return figures
+
+
+def _umaps(adata: AnnData, key: str, methods: list[str]) -> Figure:
+    params = adata.uns[key]["params"]
+    by = ", ".join(str(params[name]) for name in ("batch_key", "label_key") if name in params)
+    return draw(
+        pl.compare, adata, key, raster=True,
+        alt=f"UMAPs of {', '.join(methods)}, a row for each, coloured by {by} and Leiden cluster.",
+        caption="A UMAP shows who is next to whom, not how far apart groups are. "
+        "Judge by the scores, which are computed in the embeddings themselves.",
+    )  # fmt: skip
+
+
+def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
+    """The fits of each model by method, the one that plots show first."""
+    fits: dict[str, list[Fit]] = {}
+    for row in methods.itertuples():
+        name = str(row.embedding).removeprefix("X_")
+        record = adata.uns.get(name)
+        if not (isinstance(record, Mapping) and {"history", "verdict", "params", "model"} <= set(record)):
+            continue
+        verdict = record["verdict"]
+        status = str(verdict["status"]).replace("_", " ")
+        collapsed = bool(verdict["posterior_collapse"])
+        history = draw(
+            partial(pl.history, adata, name),
+            alt=f"Losses, learning rate, active units and KL divergence of the fit {name}, step by step.",
+            caption=f"History of the fit in uns[{name!r}].",
+        )
+        fits.setdefault(str(row.method), []).append(Fit(
+            name=name,
+            seed=int(row.seed),
+            status=status + (", posterior collapse" if collapsed else ""),
+            good=str(verdict["status"]) in GOOD and not collapsed,
+            message=str(verdict["message"]),
+            history=history,
+            groups=_groups(record.get("overlap")),
+            params={k: _short(v) for k, v in sorted(record["params"].items())},
+        ))  # fmt: skip
+    return fits
+
+
+def _groups(overlap: Mapping[str, Any] | None) -> list[str]:
+    """The batches of each group without a kind of cell in common with the others; empty if all overlap."""
+    if overlap is None or not np.any(overlap["group"]):
+        return []
+    names, group = np.asarray(overlap["batches"]).astype(str), np.asarray(overlap["group"])
+    return [", ".join(names[group == g]) for g in np.unique(group)]
+
+
+def _short(value: Any) -> str:
+    value = np.asarray(value)
+    return f"{value.size:,} values" if value.size > 20 else str(value.tolist())

@@ -1,0 +1,69 @@
+"""What the page says of a comparison that is not as usual."""
+
+import numpy as np
+import pytest
+
+from sc_vaenb.report import _page
+from sc_vaenb.report._page import best_method, page
+
+from .conftest import Page
+
+
+def written(adata, **arguments):
+    given = {"command": None, "title": None, "data": "a.h5ad", "table": "a.csv", **arguments}
+    return Page(page(adata, "compare", **given))
+
+
+def test_the_best_method_is_that_of_the_verdict(record):
+    assert best_method(record) == "CVAE"
+    record["methods"].loc[0, "method"] = "x: CVAE"  # of which CVAE is the end
+    assert best_method(record) == "CVAE"
+    record["verdict"] = record["verdict"].replace("CVAE", "x: CVAE")
+    assert best_method(record) == "x: CVAE"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_groups_of_batches_that_a_fit_found_are_shown(compared):
+    assert "fell into" not in " ".join(written(compared).texts("p"))
+    compared.uns["cvae"]["overlap"]["group"] = np.array([0, 1])
+    found = written(compared)
+    assert "The batches fell into 2 groups" in " ".join(found.texts("p"))
+    assert found.texts("li")[-2:] == compared.uns["cvae"]["overlap"]["batches"].tolist()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_fit_without_its_record_is_left_out(compared):
+    assert written(compared).texts("h3") == ["VAE", "CVAE", "<i>wide"]
+    for name in ("vae", "vae_seed1", "<i>wide"):
+        del compared.uns[name]["model"]
+    assert written(compared).texts("h3") == ["CVAE", "<i>wide"]  # its second seed is there
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_bad_end_is_not_green(compared):
+    assert len(written(compared).all("span", **{"class": "status poor"})) == 0
+    compared.uns["cvae"]["verdict"].update(status="still_improving", posterior_collapse=True)
+    assert written(compared).texts("span", **{"class": "status poor"}) == ["still improving, posterior collapse"]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_command_stands_first_and_the_call_is_still_there(compared):
+    found = written(compared, command="sc-vaenb compare <a.h5ad>").texts("code")
+    assert "sc-vaenb compare <a.h5ad>" in found
+    assert any(text.startswith("sc_vaenb.tl.compare(") for text in found)
+
+
+def test_a_plot_that_is_not_possible_says_why(compared, monkeypatch):
+    draw = _page.draw
+    figure = {}
+
+    def only_history(plot, *args, **kwargs):
+        if "History of the fit in uns['cvae']" in kwargs["caption"]:
+            figure["cvae"] = draw(plot, *args, **kwargs)
+            return figure["cvae"]
+        return _page.Figure(kwargs["alt"], kwargs["caption"], problem="not drawn")
+
+    monkeypatch.setattr(_page, "draw", only_history)
+    history = compared.uns["cvae"]["history"]
+    compared.uns["cvae"]["history"] = {name: values[:0] for name, values in history.items()}
+    assert any("ended before its first evaluation" in text for text in written(compared).texts("p"))
