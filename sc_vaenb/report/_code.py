@@ -25,9 +25,8 @@ def call_of(adata: AnnData, record: Mapping[str, Any], key: str) -> str:
     first = record["methods"].drop_duplicates("method").set_index("method")["embedding"].str.removeprefix("X_")
     fits = {str(method): name for method, name in first.items() if "params" in adata.uns.get(name, {})}
     common = fits.get("CVAE", fits.get("VAE", ""))
-    defaults = {
-        name: p.default for name, p in inspect.signature(tl.cvae).parameters.items() if p.kind is p.KEYWORD_ONLY
-    }
+    parameters = inspect.signature(tl.cvae).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     plain = adata.uns[common]["params"] if common else defaults
     for name in ("layer", "mask_var"):
         if common and not _alike(plain.get(name), defaults[name]):

@@ -14,7 +14,7 @@ from scanpy import logging as logg
 
 LARGEST_SVG = 200_000  # bytes, above which an image of pixels is smaller and shows as much
 DPI = 144
-SHOWN = 80  # pixels of the page per inch of a figure
+SHOWN = 78  # pixels of the page per inch of a figure
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ MEANING = {
     "kbet": "share of neighbourhoods that have their type's mixture of batches (chi-square test)",
     "graph_connectivity": "the cells of a type form one piece of the neighbour graph",
     "pcr_comparison": "batch explains less of the variance than before correction",
-    "same_batch_share": "share of a cell's neighbours that come from its own batch",
+    "same_batch_share": "share of a cell's neighbours (of its type, where it has one) that come from its own batch",
     "same_batch_excess": "the same beyond chance (0 or less: mixed, 1: nothing in common)",
     "neighborhood_overlap": "share of a cell's neighbours within its batch that it had before correction; "
     "1 is not the aim, but the lowest method may have destroyed something",

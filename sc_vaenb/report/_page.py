@@ -48,15 +48,13 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
     scores = score_table(record)
     best = best_method(record)
     embedding = str(methods.set_index(methods["method"].astype(str)).loc[[best], "embedding"].iloc[0])
-    found = facts(adata, record)
-    failed = dict(record.get("failed", {}))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         title=title or "Comparison of embeddings",
-        summary=_summary(found, scores.methods, best, failed),
+        summary=_summary(adata, record, len(scores.methods), best),
         verdict=str(record["verdict"]).splitlines(),
-        facts=found,
+        facts=facts(adata, record),
         sizes=size_tables(adata, params),
         scores=scores,
         labelled="label_key" in params,
@@ -66,7 +64,7 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
         figures=_figures(adata, key, best, scores.methods),
         umaps=_umaps(adata, key, scores.methods),
         fits=_fits(adata, methods),
-        failed=failed,
+        failed=record["failed"],
         versions={name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
         seeds=", ".join(str(seed) for seed in sorted({int(seed) for seed in methods["seed"]})),
         date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
@@ -85,13 +83,13 @@ def best_method(record: Mapping[str, Any]) -> str:
     return max(names, key=len)
 
 
-def _summary(found: list[tuple[str, str]], methods: list[str], best: str, failed: Mapping[str, str]) -> str:
-    known = dict(found)
-    sizes = [f"{known['Cells']} cells", f"{known['Genes']} genes", f"{known['Batches'].partition(' ')[0]} batches"]
-    if known["Cell types"][0].isdigit():
-        sizes.append(f"{known['Cell types'].partition(' ')[0]} cell types")
-    lost = f"; {len(failed)} failed" if failed else ""
-    return f"{', '.join(sizes)}; {len(methods)} methods compared{lost}. Best on these data: {best}."
+def _summary(adata: AnnData, record: Mapping[str, Any], n_methods: int, best: str) -> str:
+    sizes = [f"{adata.n_obs:,} cells", f"{adata.n_vars:,} genes"]
+    for name, what in (("batch_key", "batches"), ("label_key", "cell types")):
+        if name in record["params"]:
+            sizes.append(f"{adata.obs[record['params'][name]].nunique():,} {what}")
+    lost = f", {len(record['failed'])} failed" if record["failed"] else ""
+    return f"{', '.join(sizes)}; {n_methods} methods compared{lost}. Highest score: {best}."
 
 
 def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Figure]:
@@ -107,7 +105,7 @@ def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Fi
         figures.append(draw(
             pl.tradeoff, adata, key,
             alt=f"Mean of the biology scores against mean of the batch scores of {named}.",
-            caption="Biology kept against batches mixed: up and to the right is better.",
+            caption="Up and to the right is better.",
         ))  # fmt: skip
         figures.append(draw(
             pl.confusion, adata, key=key, method=best,

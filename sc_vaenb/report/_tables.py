@@ -86,14 +86,11 @@ def score_table(record: Mapping[str, Any]) -> Scores:
         best = _best(judged, higher=higher)
         cells = [_cell(mean.loc[m, name], spread.loc[m, name], m in best) for m in mean.index]
         groups[GROUPS[group]].append(Row(name.replace("_", " "), MEANING.get(name, ""), not higher, cells))
-    by_method = methods.groupby("method", sort=False)["seconds"]
-    seconds = pd.DataFrame({"mean": by_method.mean(), "spread": by_method.std()}).loc[mean.index]
+    took = methods.groupby("method", sort=False)["seconds"].agg(["mean", "std"]).loc[mean.index]
     return Scores(
         methods=mean.index.tolist(),
         groups={title: rows for title, rows in groups.items() if rows},
-        seconds=[
-            _cell(row["mean"], row["spread"], digits=1 if row["mean"] >= 10 else 2) for _, row in seconds.iterrows()
-        ],
+        seconds=[_cell(m, s, digits=1 if m >= 10 else 2) for m, s in took.itertuples(index=False)],
         undefined=[str(name).replace("_", " ") for name in metrics.index if mean[name].isna().all()],
     )
 

@@ -102,12 +102,13 @@ def _check_comparison(adata: object, key: str) -> None:
         msg = f"the comparison in uns[{key!r}] is of {', '.join(gone)}, which adata has no longer. {again}"
         raise KeyError(msg)
     params = record["params"]
-    n_now = int(adata.obs[params["label_key"]].notna().sum()) if "label_key" in params else adata.n_obs
-    n_then = int(record["scores"]["params"]["n_cells"])
+    n_then, n_now, what = int(record["scores"]["params"]["n_cells"]), adata.n_obs, ""
+    if "label_key" in params:
+        n_now, what = int(adata.obs[params["label_key"]].notna().sum()), " with a label"
     if n_now != n_then:
         msg = (
-            f"the comparison in uns[{key!r}] is of {n_then:,} cells, adata has {n_now:,} "
-            f"{'with a label' if 'label_key' in params else 'now'}. Pass the AnnData that was compared, or compare anew."
+            f"the comparison in uns[{key!r}] is of {n_then:,} cells{what}, adata has {n_now:,}. "
+            "Pass the AnnData that was compared, or compare anew."
         )
         raise ValueError(msg)
 

@@ -51,9 +51,9 @@ def test_every_score_is_explained():
 
 
 def test_the_file_holds_every_score_to_the_last_digit(record):
-    found = pd.read_csv(io.StringIO(score_file(record)), index_col=0, float_precision="round_trip")
     values = record["scores"]["values"].drop(columns="seconds")
-    pd.testing.assert_frame_equal(found[values.columns], values)
+    found = pd.read_csv(io.StringIO(score_file(record)), index_col=0, dtype=dict.fromkeys(values, str))
+    pd.testing.assert_frame_equal(found[values.columns].astype(float), values)
     assert found["method"].tolist() == ["PCA", "CVAE", "CVAE", "Harmony"]
     assert found["seconds"].tolist() == [0.25, 12.0, 14.0, 0.5]
     assert found["seconds_of_scoring"].tolist() == [1.0, 2.0, 3.0, 4.0]
