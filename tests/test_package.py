@@ -19,6 +19,7 @@ ARROWS = {  # what may be imported from where, within the package
     "fit": {"fit", "model"},
     "metrics": {"metrics"},
     "datasets": {"datasets"},
+    "cli": {"cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"},
     "_adata": set(),
     "pp": {"pp", "_adata", "metrics", "fit", "model"},
     "tl": {"tl", "_adata", "metrics", "fit", "model"},

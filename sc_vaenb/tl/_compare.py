@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
 from ._cvae import cvae
 from ._fit import check_arguments
+from ._graph import downstream
 from ._harmony import harmony
 from ._pca import log_pca
 from ._score import check_scored, score_embeddings
@@ -27,7 +27,6 @@ from ._verdict import verdict_in_words
 if TYPE_CHECKING:
     from anndata import AnnData
 
-EXACT_NEIGHBOURS = 30_000  # cells, up to which the search for neighbours is exact
 MOST_SCORED = 20_000  # cells, above which scores are means over draws
 BESIDE = "_compare"  # put behind the name of a method where something else has that name
 OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
@@ -147,13 +146,14 @@ def compare(
         try:
             if not there:
                 run.compute()
+                _stop_if_interrupted(adata, run.key)
                 checksum = _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
                 made.loc[run.key] = [run.print, checksum, time.perf_counter() - start]
                 adata.uns.pop(f"neighbors_{run.key}", None)  # of another embedding of this name
                 # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
                 adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
             if run.seed == rng:
-                _downstream(adata, run.key, resolution, rng, again=not there)
+                downstream(adata, run.key, resolution, rng, again=not there)
         except Exception as error:  # whatever a method runs into, the others go on
             failed[run.key] = f"{type(error).__name__}: {error}"
             logg.warning(f"{run.key} failed and is left out: {failed[run.key]}")
@@ -285,6 +285,13 @@ def _own_key(adata: AnnData, name: str, own: set[str]) -> str:
     raise ValueError(msg)
 
 
+def _stop_if_interrupted(adata: AnnData, key: str) -> None:
+    """A fit that Ctrl-C ended early keeps its best weights; a comparison must not: it would score half a fit."""
+    if adata.uns.get(key, {}).get("verdict", {}).get("status") == "interrupted":
+        del adata.uns[key], adata.obsm[f"X_{key}"]
+        raise KeyboardInterrupt
+
+
 def _made_before(adata: AnnData, key_added: str) -> pd.DataFrame:
     """What earlier comparisons made and nobody has changed since: a row per key."""
     made = adata.uns.get(key_added, {}).get("made")
@@ -306,22 +313,3 @@ def _checksum(*arrays: NDArray) -> int:
     for array in arrays:
         value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
     return value
-
-
-def _downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again: bool) -> None:
-    """Neighbours, Leiden clusters and UMAP of an embedding, where they are not there or `again`."""
-    graph, plane, clusters = f"neighbors_{key}", f"X_umap_{key}", f"leiden_{key}"
-    again = again or graph not in adata.uns
-    with sc.settings.verbosity.override("error"):
-        if again:
-            exact = {"transformer": "sklearn"} if adata.n_obs <= EXACT_NEIGHBOURS else {}
-            k = min(15, adata.n_obs - 1)
-            sc.pp.neighbors(adata, k, use_rep=f"X_{key}", key_added=graph, random_state=seed, **exact)
-        kept = adata.uns.get(clusters, {}).get("params", {}) if clusters in adata.obs else {}
-        if again or kept.get("resolution") != resolution:
-            sc.tl.leiden(
-                adata, resolution, neighbors_key=graph, key_added=clusters, random_state=seed,
-                flavor="igraph", n_iterations=2, directed=False,
-            )  # fmt: skip
-        if again or plane not in adata.obsm:
-            sc.tl.umap(adata, neighbors_key=graph, key_added=plane, random_state=seed)

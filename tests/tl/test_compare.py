@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 import sc_vaenb
-from sc_vaenb.tl import _compare
+from sc_vaenb.fit import history
+from sc_vaenb.tl import _compare, _graph
 from sc_vaenb.tl._verdict import verdict_in_words
 
 KEYS = ["pca", "pca_harmony", "vae", "cvae"]
@@ -63,7 +64,7 @@ def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path,
 
     result.write_h5ad(tmp_path / "a.h5ad")
     again = anndata.read_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(_compare, "_downstream", lambda *_, again, **__: again and pytest.fail("computed again"))
+    monkeypatch.setattr(_compare, "downstream", lambda *_, again, **__: again and pytest.fail("computed again"))
     for name in ("vae", "cvae", "harmony", "log_pca"):
         refuses_to_run(monkeypatch, name, AssertionError("computed again"))
     run(again)
@@ -79,9 +80,9 @@ def test_a_comparison_goes_on_where_it_was(ready, monkeypatch):
     before = {key: ready.obsm[f"X_{key}"].copy() for key in KEYS}
     seconds = ready.uns["compare"]["methods"]["seconds"].tolist()
     calls = []
-    original = _compare._downstream
+    original = _compare.downstream
     monkeypatch.setattr(
-        _compare, "_downstream", lambda *a, again, **k: (calls.append((a[1], again)), original(*a, again=again, **k))
+        _compare, "downstream", lambda *a, again, **k: (calls.append((a[1], again)), original(*a, again=again, **k))
     )
     run(ready, variants={"linear": {"hidden": ()}})
     assert calls == [*((key, False) for key in KEYS), ("linear", True)]
@@ -114,11 +115,25 @@ def test_a_comparison_that_is_interrupted_loses_nothing(ready, monkeypatch):
 
 def test_an_interruption_between_fit_and_umap_loses_no_fit(ready, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(_compare.sc.tl, "umap", interrupted)
+        patch.setattr(_graph.sc.tl, "umap", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(ready)
     run(ready)
     assert ready.uns["compare"]["methods"]["embedding"].tolist() == [f"X_{key}" for key in KEYS]
+
+
+def test_half_a_fit_is_not_scored(ready, monkeypatch):
+    """A fit alone keeps its best weights on Ctrl-C; a comparison ends there, and makes the fit anew the next time."""
+    kept = history.History.due
+    monkeypatch.setattr(history.History, "due", lambda self, step: interrupted() if step == 12 else kept(self, step))
+    with pytest.raises(KeyboardInterrupt):
+        run(ready)
+    assert "X_vae" not in ready.obsm
+    assert "vae" not in ready.uns
+    monkeypatch.setattr(history.History, "due", kept)
+    run(ready)
+    assert ready.uns["compare"]["methods"]["embedding"].tolist() == [f"X_{key}" for key in KEYS]
+    assert ready.uns["vae"]["verdict"]["status"] != "interrupted"
 
 
 def interrupted(*_, **__):
@@ -192,7 +207,7 @@ def test_a_case_with_many_cells():
     adata = sc_vaenb.datasets.simulate(8_300, 30, n_types=2, mean_depth=100, rng=0)
     sc_vaenb.pp.prepare(adata, batch_key="batch")
     adata.obsm["X_pca"] = _compare.log_pca(adata, "counts", "highly_variable", 0)
-    _compare._downstream(adata, "pca", 1.0, 0, again=True)
+    _compare.downstream(adata, "pca", 1.0, 0, again=True)
     assert adata.obs["leiden_pca"].nunique() >= 2
     assert adata.obsm["X_umap_pca"].shape == (8_300, 2)
 

@@ -35,6 +35,23 @@ def test_demo_prints_a_table_and_writes_figures_and_data(tmp_path, capsys):
     assert "X_umap_cvae" in adata.obsm
 
 
+def test_help_of_every_command_comes_with_an_example(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([name, "--help"])
+        text = capsys.readouterr().out
+        assert f"sc-vaenb {name}" in text.partition("example")[2]
+        assert "``" not in text
+        assert ":func:" not in text
+
+
+def test_what_is_not_understood_ends_with_2(capsys):
+    for typed in ([], ["nothing"], ["cvae", "x.h5ad", "--likelihood", "normal"], ["cvae", "x.h5ad", "--hidden", "a"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(typed)
+        assert "usage: sc-vaenb" in capsys.readouterr().err
+
+
 def test_nothing_is_replaced_unasked(tmp_path, capsys):
     (tmp_path / "demo.h5ad").write_text("mine")
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1
@@ -70,21 +87,6 @@ def test_errors_are_one_line_with_an_exit_code(monkeypatch, tmp_path, capsys, er
     monkeypatch.setattr(sc_vaenb.datasets, "demo", broken)
     assert cli.main(["demo", "--out", str(tmp_path)]) == code
     assert capsys.readouterr().err == text
-
-
-def test_a_write_that_fails_leaves_what_was_there(monkeypatch, tmp_path):
-    target = tmp_path / "demo.h5ad"
-    target.write_text("before")
-
-    def broken(self, path):
-        path.write_text("half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(ad.AnnData, "write_h5ad", broken)
-    with pytest.raises(OSError, match="disk full"):
-        cli._write(ad.AnnData(np.ones((2, 2), np.float32)), target)
-    assert [path.name for path in tmp_path.iterdir()] == ["demo.h5ad"]
-    assert target.read_text() == "before"
 
 
 def test_python_m_answers():

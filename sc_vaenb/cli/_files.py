@@ -1,0 +1,105 @@
+"""`sc-vaenb simulate`, `score`, `report` and `info`: one file each."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._fit import BATCH_NAMES, LABEL_NAMES
+from ._options import given
+from ._read import choose_key, read
+from ._write import check_new, make_folder, whole, write_adata
+
+if TYPE_CHECKING:
+    pass
+
+ROWS = 1000  # of a matrix, by which it is described
+
+
+def run_simulate(options: argparse.Namespace) -> None:
+    from ..datasets import simulate
+
+    if options.out.suffix not in {".h5ad", ".zarr"}:
+        raise ValueError(f"--out {options.out} does not end in .h5ad or .zarr. Give such a name.")
+    check_new(options.out, options.force)
+    make_folder(options.out.parent)
+    adata = simulate(options.n_cells, options.n_genes, **given(options, simulate))
+    write_adata(adata, options.out)
+    print(f"{options.out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, obs['batch'], obs['cell_type']")
+
+
+def run_score(options: argparse.Namespace) -> None:
+    from .. import tl
+
+    if options.out is not None:
+        check_new(options.out, options.force)
+        make_folder(options.out.parent)
+    adata = read(options.file)
+    batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=False)
+    label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
+    keys = options.embeddings.split(",") if options.embeddings else None
+    arguments = {**given(options, tl.score), "batch_key": batch_key, "label_key": label_key}
+    tl.score(adata, keys, **arguments)
+    values = adata.uns["scores"]["values"]
+    print(values.round(3).T.to_string())
+    if options.out is not None:
+        with whole(options.out) as partial:
+            values.to_csv(partial)
+        print(f"\nwritten to {options.out}")
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from .. import report
+
+    out = options.out or options.file.with_suffix(".html")
+    check_new(out, options.force)
+    make_folder(out.parent)
+    adata = read(options.file)
+    report.write(adata, out, options.key, data=options.file, force=options.force)
+    print(f"written to {out} and {out.with_suffix('.csv')}")
+
+
+def run_info(options: argparse.Namespace) -> None:
+    adata = read(options.file)
+    print(f"{options.file}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
+    matrices = {"X": adata.X, **{f"layers[{name!r}]": layer for name, layer in adata.layers.items() if name}}
+    if adata.raw is not None:
+        matrices["raw"] = adata.raw.X
+    for name, matrix in matrices.items():
+        if matrix is not None:
+            print(f"{name}: {_what(matrix)}")
+    for column in map(str, adata.obs.columns):
+        values = adata.obs[column]
+        kind = "numbers" if values.dtype.kind in "fiu" else f"{values.nunique():,} values"
+        print(f"obs[{column!r}]: {kind}")
+    for name, array in adata.obsm.items():
+        print(f"obsm[{name!r}]: {' x '.join(f'{size:,}' for size in np.shape(array))}")
+    for key, record in adata.uns.items():
+        for line in _fitted(key, record):
+            print(line)
+
+
+def _what(matrix: Any) -> str:
+    part = matrix[:ROWS]
+    values = np.asarray(part.data if hasattr(part, "indptr") else part).ravel()
+    kind = f"{matrix.dtype} {getattr(matrix, 'format', 'dense')}"
+    if not len(values) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        return f"{kind}, not counts"
+    if values.min() < 0:
+        return f"{kind}, negative values: no counts"
+    return f"{kind}, {'whole numbers: raw counts' if (values == np.rint(values)).all() else 'fractions: no raw counts'}"
+
+
+def _fitted(key: str, record: Any) -> list[str]:
+    if not isinstance(record, dict):
+        return []
+    if "model" in record and "params" in record:
+        params = record["params"]
+        on = f" on {params['batch_key']!r}" if "batch_key" in params else ""
+        what = f"tl.{params['method']}{on}, likelihood {params['likelihood']}, {params['n_latent']} latent dimensions"
+        return [f"uns[{key!r}]: {what}. {record['verdict']['message']}"]
+    if "verdict" in record and "scores" in record:
+        return [f"uns[{key!r}]: comparison", *(f"    {line}" for line in record["verdict"].splitlines())]
+    return []

@@ -1,0 +1,90 @@
+"""Files of every common format to an AnnData, and counts of a second file matched to it by name."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FORMATS = ".h5ad, .zarr, 10x .h5, or a folder with matrix.mtx"
+MATCHED = 0.5  # of cells and of genes that the file with counts must know, or it is another data set's
+
+
+def read(path: Path) -> AnnData:
+    """Read an AnnData; the name says which format it has."""
+    import anndata
+    import scanpy as sc
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist.")
+    has_mtx = path.is_dir() and (any(path.glob("*matrix.mtx*")))
+    if path.suffix not in {".h5ad", ".zarr", ".h5"} and not has_mtx:
+        what = "is a folder without matrix.mtx" if path.is_dir() else f"has the ending {path.suffix!r}"
+        raise ValueError(f"{path} {what}. Give {FORMATS}.")
+    if path.is_dir() and path.suffix in {".h5ad", ".h5"}:
+        raise IsADirectoryError(f"{path} is a folder, not a file. Give {FORMATS}.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of duplicate names, which are mended below, and of old formats
+            if has_mtx:
+                adata = sc.read_10x_mtx(path)
+            elif path.suffix == ".h5":
+                adata = sc.read_10x_h5(path)
+            else:
+                adata = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
+            adata.var_names_make_unique()
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever h5py, zarr and pandas make of a broken file
+        raise ValueError(f"{path} cannot be read; it may be damaged or incomplete ({error}).") from error
+    return adata
+
+
+def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[AnnData, str]:
+    """The cells and genes that both have, with `layers["counts"]` from `counts`; and what was found, in words."""
+    for what, names in (("adata", adata.obs_names), ("counts", counts.obs_names)):
+        if not names.is_unique:
+            twice = names[names.duplicated()][0]
+            raise ValueError(f"--{what} names cells twice (first: {twice!r}), so that they cannot be matched by name.")
+    for what, own, other in (
+        ("cells", adata.obs_names, counts.obs_names),
+        ("genes", adata.var_names, counts.var_names),
+    ):
+        found = own.isin(other).mean() if len(own) else 0.0
+        if found < MATCHED:
+            raise ValueError(
+                f"--counts has {found:.0%} of the {what} of --adata ({own[0]!r}, ... there; {other[0]!r}, ... here). "
+                f"It seems to belong to other data: give both the same names of {what}."
+            )
+    if layer is None and "counts" in counts.layers:
+        layer = "counts"
+    if layer is not None and layer not in counts.layers:
+        raise KeyError(f"--layer {layer!r} is not in the layers of --counts, which are {list(counts.layers)}.")
+    cells, genes = adata.obs_names.isin(counts.obs_names), adata.var_names.isin(counts.var_names)
+    found = (
+        f"counts: {cells.sum():,} of {adata.n_obs:,} cells and {genes.sum():,} of {adata.n_vars:,} genes found by name"
+    )
+    adata = adata if cells.all() and genes.all() else adata[cells, genes].copy()
+    rows, columns = counts.obs_names.get_indexer(adata.obs_names), counts.var_names.get_indexer(adata.var_names)
+    matrix = counts.X if layer is None else counts.layers[layer]
+    adata.layers["counts"] = matrix[rows][:, columns]
+    return adata, found
+
+
+def choose_key(adata: AnnData, option: str, key: str | None, usual: tuple[str, ...], *, needed: bool) -> str | None:
+    """A column of obs: the one that was named, or the only one with a usual name."""
+    columns = list(map(str, adata.obs.columns))
+    if key is not None:
+        if key not in columns:
+            raise KeyError(f"--{option} {key!r} is not a column of obs, which has {columns}.")
+        return key
+    found = [name for name in usual if name in columns]
+    if len(found) == 1:
+        return found[0]
+    if needed or found:
+        which = f"obs has both {' and '.join(found)}" if found else f"obs has no column {' or '.join(usual)}"
+        raise KeyError(f"{which}: name the one to use with --{option}. The columns are {columns}.")
+    return None

@@ -1,0 +1,87 @@
+"""The results folder of a method, file by file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._write import save_figure, whole, write_json, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+MOST_CELLS = 20_000  # whose silhouettes are averaged; their cost grows with the square
+
+
+def write_results(
+    adata: AnnData,
+    method: str,
+    key: str,
+    folder: Path,
+    columns: dict[str, str | None],
+    scores: dict[str, Any] | None,
+    about: dict[str, Any],
+) -> None:
+    """Write what a reader needs of `obsm["X_" + key]`: arrays, figures, scores, parameters.
+
+    Parameters
+    ----------
+    columns
+        Columns of obs: `sample` (the batch) and `celltype`, each perhaps None.
+    scores
+        What :func:`sc_vaenb.tl.score` writes, with a row for this embedding; None if there is nothing to score by.
+    about
+        What goes into params.json beside the parameters of the fit.
+    """
+    from .. import pl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    latent = np.asarray(adata.obsm[f"X_{key}"], np.float32)
+    for name, array in (("latents.npy", latent), ("latents_z.npy", standardised(latent))):
+        with whole(folder / name) as partial:
+            np.save(partial, array)
+    for what, column in {**columns, "leiden": f"leiden_{key}"}.items():
+        if column is not None:
+            axes: Any = pl.embedding(adata, f"X_umap_{key}", color=column, show=False)
+            axes[0, 0].set_title(f"{method} · {column.removesuffix(f'_{key}')}", fontsize="medium")
+            save_figure(axes[0, 0], folder / f"{method}_umap_{what}.svg")
+    record = adata.uns.get(key, {})
+    if "history" in record:
+        panels: Any = pl.history(adata, key, show=False)
+        save_figure(panels["loss"], folder / "training_losses.svg")
+    if columns["celltype"] is not None:
+        write_text(f"{_silhouette(latent, adata.obs[columns['celltype']]):.6f}\n", folder / "silhouette_celltype.txt")
+    if scores is not None:
+        with whole(folder / "metrics.csv") as partial:
+            metrics_of(scores, f"X_{key}").to_csv(partial)
+    write_json({"method": method, **about, "params": record.get("params", {})}, folder / "params.json")
+
+
+def standardised(latent: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every dimension with mean 0 and standard deviation 1; one that does not vary is 0."""
+    centred = latent - latent.mean(0)
+    spread = centred.std(0)
+    return centred / np.where(spread > 0, spread, 1)
+
+
+def metrics_of(scores: dict[str, Any], embedding: str) -> pd.DataFrame:
+    """A row per metric: value, kind, whether higher is better, whether it counts in the total."""
+    about = scores["metrics"]
+    values = scores["values"].loc[embedding].rename("value").to_frame()
+    table = values.join(about)
+    table.index.name = "metric"
+    return table
+
+
+def _silhouette(latent: NDArray[np.float32], labels: pd.Series) -> float:
+    """The silhouette of the cell types as it is, from -1 to 1 (that in metrics.csv is scaled to 0 to 1)."""
+    from ..metrics import silhouette_samples
+
+    known = np.flatnonzero(labels.notna())
+    cells = np.sort(np.random.default_rng(0).permutation(known)[:MOST_CELLS])
+    names = labels.iloc[cells].astype(str).to_numpy()
+    return float(np.mean(silhouette_samples(latent[cells], names))) if len(set(names)) > 1 else float("nan")

@@ -1,0 +1,44 @@
+import pytest
+
+import sc_vaenb
+from sc_vaenb import cli
+from sc_vaenb.tl import _fit
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fits of a tenth of a second."""
+    monkeypatch.setattr(_fit, "default_steps", lambda n_cells: 20)
+
+
+@pytest.fixture(scope="session")
+def _file(simulated, tmp_path_factory):
+    """300 cells with log values in X and counts in a layer, as many files have them."""
+    adata = simulated.copy()
+    sc_vaenb.pp.prepare(adata, log1p=True)
+    del adata.var["highly_variable"], adata.uns["prepare"]
+    adata.layers["umi"] = adata.layers.pop("counts")
+    path = tmp_path_factory.mktemp("data") / "data.h5ad"
+    adata.write_h5ad(path)
+    return path
+
+
+@pytest.fixture
+def file(_file):
+    return _file
+
+
+@pytest.fixture
+def refuses(capsys):
+    """Call the command line, which must refuse in one line that holds this text; returns the line."""
+
+    def check(*typed, text):
+        assert cli.main(list(map(str, typed))) == 1
+        error = capsys.readouterr().err
+        lines = [line for line in error.splitlines() if line.startswith("sc-vaenb: ")]
+        assert len(lines) == 1
+        assert "Traceback" not in error
+        assert text in lines[0]
+        return lines[0]
+
+    return check

@@ -1,0 +1,98 @@
+"""`sc-vaenb vae` and `cvae`: the results folder, and what is refused."""
+
+import json
+import re
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import silhouette_score
+
+import sc_vaenb
+from sc_vaenb import cli
+from sc_vaenb.fit import history
+
+FILES = {
+    "latents.npy", "latents_z.npy", "training_losses.svg", "metrics.csv", "params.json", "silhouette_celltype.txt",
+    *(f"CVAE_NB_umap_{what}.svg" for what in ("celltype", "sample", "leiden")), "CVAE_NB.h5ad",
+}  # fmt: skip
+
+
+def folder_in(out):
+    (found,) = out.iterdir()
+    return found
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
+    typed = ["cvae", str(file), "--out", str(tmp_path), "--n-latent", "4", "--hidden", "16", "--rng", "3"]
+    assert cli.main(typed) == 0
+    folder = folder_in(tmp_path)
+    assert re.fullmatch(r"CVAE_NB_\d{8}_\d{6}", folder.name)
+    assert {path.name for path in folder.iterdir()} == FILES
+    out = capsys.readouterr().out
+    assert f"{file}: 300 cells x 100 genes" in out
+    assert all(name in out for name in FILES)
+
+    adata = ad.read_h5ad(folder / "CVAE_NB.h5ad")
+    latent = np.load(folder / "latents.npy")
+    np.testing.assert_array_equal(latent, adata.obsm["X_vae"])
+    scaled = np.load(folder / "latents_z.npy")
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(scaled.std(0), 1, atol=1e-5)
+    silhouette = float((folder / "silhouette_celltype.txt").read_text())
+    assert silhouette == pytest.approx(silhouette_score(latent, adata.obs["cell_type"]), abs=1e-4)
+    metrics = pd.read_csv(folder / "metrics.csv", index_col=0)
+    assert metrics.loc["silhouette_label", "value"] == pytest.approx((silhouette + 1) / 2, abs=1e-5)
+    assert metrics.loc["total", "value"] == pytest.approx(adata.uns["vae_scores"]["values"].loc["X_vae", "total"])
+    params = json.loads((folder / "params.json").read_text())
+    assert params["command"].startswith("sc-vaenb cvae ")
+    assert params["params"] | {"n_latent": 4, "hidden": [16], "rng": 3, "batch_key": "batch"} == params["params"]
+    assert "cell_type" in (folder / "CVAE_NB_umap_celltype.svg").read_text()
+
+    sc_vaenb.tl.embed(adata)  # the model is in the file
+    np.testing.assert_allclose(adata.obsm["X_vae"], latent, atol=1e-5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_as_in_the_tutorial_with_counts_in_a_second_file(simulated, tmp_path):
+    processed = ad.AnnData(np.log1p(simulated.X.toarray()), obs=simulated.obs[[]], var=simulated.var[[]])
+    raw = ad.AnnData(simulated.X, obs=simulated.obs[[]], var=simulated.var[[]])[::-1].copy()
+    processed.write_h5ad(tmp_path / "processed.h5ad")
+    raw.write_h5ad(tmp_path / "raw.h5ad")
+    source = ["--adata", str(tmp_path / "processed.h5ad"), "--counts", str(tmp_path / "raw.h5ad")]
+    end = ["vae", "--recon", "poisson", "--n-latent", "4", "--quiet", "--out", str(tmp_path / "out")]
+    assert cli.main([*source, *end]) == 0
+    folder = folder_in(tmp_path / "out")
+    assert folder.name.startswith("VAE_POISSON_")
+    adata = ad.read_h5ad(folder / "VAE_POISSON.h5ad")
+    np.testing.assert_array_equal(adata.layers["counts"].toarray(), simulated.X.toarray())
+    assert not list(folder.glob("*celltype*")) + list(folder.glob("*sample*")) + list(folder.glob("metrics.csv"))
+
+
+def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
+    kept = history.History.due
+    stop = lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt) if step == 30 else kept(self, step)  # noqa: E731
+    monkeypatch.setattr(history.History, "due", stop)
+    assert cli.main(["cvae", str(file), "--out", str(tmp_path), "--hidden", "16"]) == 130
+    assert capsys.readouterr().err.endswith("sc-vaenb: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        (["cvae"], "there is no input: give a FILE, or --adata FILE."),
+        (["--adata", "b.h5ad", "cvae", "a.h5ad"], "there are two inputs: a.h5ad and --adata b.h5ad. Give one."),
+        (["cvae", "FILE", "--mog"], "--mog (a mixture of Gaussians as prior) is not there yet."),
+        (["cvae", "FILE", "--batch-key", "donor"], "--batch-key 'donor' is not a column of obs, which has ["),
+        (["cvae", "FILE", "--layer", "raw"], "layer='raw' is not in adata.layers"),
+        (["cvae", "FILE", "--beta", "-1"], "beta=-1.0 is not possible."),
+        (["cvae", "FILE", "--batch-key", "depth_factor"], "has one cell, from which no batch effect can be learned"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(file, tmp_path, refuses, typed, text):
+    typed = [file if word == "FILE" else word for word in typed]
+    refuses(*typed, "--out", tmp_path / "out", text=text)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
