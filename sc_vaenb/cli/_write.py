@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anndata import AnnData
 
+SPACE, SPACE_PER_CELL = 3e7, 3e3  # bytes for models and figures; for embeddings and neighbours of all methods
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -24,6 +26,12 @@ def whole(path: Path) -> Iterator[Path]:
         if partial.is_dir() and path.is_dir():  # a folder cannot be renamed onto another
             shutil.rmtree(path)
         partial.replace(path)
+    except OSError as error:
+        if "No space left" not in str(error):  # HDF5 tells it in a page of text
+            raise
+        raise OSError(
+            f"{path.parent} is full: {path.name} could not be written. What was there is unchanged."
+        ) from error
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
@@ -86,7 +94,7 @@ def make_folder(out: Path) -> None:
 def check_room(adata: AnnData, out: Path) -> None:
     """Refuse to begin what the disk cannot hold at the end."""
     need = 1.2 * sum(_size(matrix) for matrix in [adata.X, *adata.layers.values(), *adata.obsm.values()])
-    need += 1.2 * 1000 * adata.n_obs  # embeddings, graphs and figures of the methods
+    need += SPACE_PER_CELL * adata.n_obs + SPACE
     free = shutil.disk_usage(out).free
     if free < need:
         raise OSError(

@@ -40,6 +40,15 @@ def test_a_write_that_fails_leaves_what_was_there(monkeypatch, small, tmp_path, 
     assert target.read_text() == "before"
 
 
+def test_a_full_disk_is_said_in_a_line(monkeypatch, small, tmp_path):
+    def full(self, path):
+        raise OSError(28, "Can't close file (file write failed: errno = 28, error message = 'No space left on device'")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
+    with pytest.raises(OSError, match=r"is full: a\.h5ad could not be written\. What was there is unchanged\.$"):
+        _write.write_adata(small, tmp_path / "a.h5ad")
+
+
 def test_a_folder_that_fails_is_not_there(tmp_path):
     def write():
         with _write.whole(tmp_path / "results") as partial:
@@ -61,7 +70,7 @@ def test_an_output_that_takes_no_files_is_found_out_first(monkeypatch, small, tm
     _write.make_folder(tmp_path / "new" / "folder")
     _write.check_room(small, tmp_path / "new" / "folder")
     monkeypatch.setattr(_write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**10}))
-    with pytest.raises(OSError, match=r"has 0 MiB free, and the results need about 0\. Make room"):
+    with pytest.raises(OSError, match=r"has 0 MiB free, and the results need about 29\. Make room"):
         _write.check_room(small, tmp_path)
 
 
