@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .minibatch import Minibatch
 
@@ -53,20 +52,19 @@ class _NegativeBinomialCells(torch.autograd.Function):
     ) -> Tensor:
         shared = len(log_theta) == 1
         theta = log_theta.exp()
-        of_cell = slice(None) if shared else batch.condition  # rows of theta, broadcast or one per cell
-        cell_theta = theta[of_cell]
+        cell_theta = theta if shared else theta[batch.condition]  # broadcast, or a row per cell
 
         def weigh(matrix: Tensor) -> Tensor:
             return matrix @ theta[0] if shared else (matrix * cell_theta).sum(1)
 
         size = offset.exp()
         if shares:
-            odds = (log_rate - log_rate.amax(1, keepdim=True)).sub_(log_theta[of_cell]).exp_()
-            odds *= size / weigh(odds).unsqueeze(1)  # theta * odds = exp(log_rate): their sum is the softmax's
+            odds = torch.softmax(log_rate, 1).mul_(size).div_(cell_theta)
         else:
-            odds = (log_rate + offset).sub_(log_theta[of_cell]).clamp_(max=LARGEST_LOG_ODDS).exp_()
+            cell_log_theta = log_theta if shared else log_theta[batch.condition]
+            odds = (log_rate + offset).sub_(cell_log_theta).clamp_(max=LARGEST_LOG_ODDS).exp_()
         log1p_odds = torch.log1p(odds)
-        used = (odds + 1).reciprocal_().mul_(odds)  # mu / (theta + mu)
+        used = odds / (odds + 1)  # mu / (theta + mu)
 
         x, seen_odds = batch.count, batch.at_nonzeros(odds).clamp_(min=TINY)
         unused = 1 / (1 + seen_odds)  # theta / (theta + mu)
@@ -86,9 +84,9 @@ class _NegativeBinomialCells(torch.autograd.Function):
             slope_of_count = x * unused  # the gradient in log mu is this, less theta * used
             if shares:
                 total = slope_of_count.new_zeros(batch.n_cells).index_add_(0, batch.row, slope_of_count) - weigh(used)
-                grad = odds.mul_(total.unsqueeze(1) / size).add_(used).mul_(-cell_theta)
+                grad = torch.addcmul(used, odds, total.unsqueeze(1) / size, out=odds).mul_(-cell_theta)
             else:
-                grad = used * -cell_theta
+                grad = odds.copy_(used).mul_(-cell_theta)
             grad.view(-1).index_add_(0, batch.position, slope_of_count)
             ctx.batch, ctx.shared = batch, shared
             ctx.save_for_backward(grad, theta, used.sub_(log1p_odds), entry, gamma_slope.sub_(slope_of_count))
@@ -115,14 +113,15 @@ def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tenso
     """
     on_cuda = x.device.type == "cuda"  # has gamma functions to spare, but no time to report how many counts are large
     n = TABLE_SIZE if theta.numel() <= len(entry) and not on_cuda else 0
-    whole = x.long()
-    large = torch.arange(len(x), device=x.device) if on_cuda else torch.nonzero((whole > n) | (whole != x)).squeeze(1)
+    column = x.long().clamp_(max=n)
+    large = torch.arange(len(x), device=x.device) if on_cuda else torch.nonzero(column != x).squeeze(1)
     if n:
         k = torch.arange(n, device=theta.device, dtype=theta.dtype)
         factor = theta.view(-1, 1) + k
-        at = (entry * (n + 1)).add_(whole.clamp(max=n))
-        value = pad((factor.log() - torch.log1p(k)).cumsum(1), (1, 0)).view(-1).index_select(0, at)
-        slope = pad((theta.view(-1, 1) / factor).cumsum(1), (1, 0)).view(-1).index_select(0, at)
+        below = torch.ones(n, n + 1, device=theta.device).triu_(1)  # a product with it sums over all k < column
+        at = column.add_(entry, alpha=n + 1)
+        value = ((factor.log() - torch.log1p(k)) @ below).view(-1).index_select(0, at)
+        slope = ((theta.view(-1, 1) / factor) @ below).view(-1).index_select(0, at)
     else:
         value, slope = torch.empty_like(x), torch.empty_like(x)
     if len(large):
