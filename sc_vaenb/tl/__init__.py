@@ -1,10 +1,12 @@
 """Tools: fit a model to the counts in an AnnData, embed its cells, and compare with other methods."""
 
 from ._compare import compare
+from ._corrected import corrected
 from ._cvae import cvae
 from ._embed import embed
 from ._harmony import harmony
+from ._normalized import normalized
 from ._score import score
 from ._vae import vae
 
-__all__ = ["compare", "cvae", "embed", "harmony", "score", "vae"]
+__all__ = ["compare", "corrected", "cvae", "embed", "harmony", "normalized", "score", "vae"]
