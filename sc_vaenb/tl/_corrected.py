@@ -34,10 +34,12 @@ def corrected(
 ) -> AnnData | None:
     """Expression without batch effects: denoised as if every cell came from one batch, or from all alike.
 
-    Each cell is encoded in its own batch and decoded in others, where :func:`sc_vaenb.tl.normalized` decodes it in its
-    own. Where batches fell into groups without a kind of cell in common (`uns[key]["overlap"]`), nothing says what
-    a cell would be in a batch of another group, so batches are averaged within each group, and what tells the groups
-    apart stays in.
+    Each cell is encoded in its own batch, its latent state aligned as that in the embedding is (`align` of
+    :func:`sc_vaenb.tl.cvae`), and decoded in others, where :func:`sc_vaenb.tl.normalized` decodes it in its own.
+
+    Where batches fell into groups without a kind of cell in common (`uns[key]["overlap"]`), nothing says what a cell
+    would be in a batch of another group, so batches are averaged within each group, and what tells the groups apart
+    stays in.
 
     Parameters
     ----------

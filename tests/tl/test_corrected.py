@@ -53,15 +53,13 @@ def test_it_is_what_the_model_says_by_hand(adata, fast, likelihood):
 def test_drawn_counts_have_the_expected_mean_at_each_cells_depth(adata, fast, batch, dispersion):
     sc_vaenb.tl.cvae(adata, "batch", dispersion=dispersion, **fast)
     shares = corrected(adata, batch=batch, target_sum=1)
-    n = 25
-    draws = [corrected(adata, batch=batch, counts=True, rng=i, key_added=f"c{i}").toarray() for i in range(n)]
+    draws = [corrected(adata, batch=batch, counts=True, rng=i, key_added=f"c{i}").toarray() for i in range(10)]
     stored = load_model(adata, "vae")
     size_factor = counts_of(adata, "vae", stored).size_factor
     expected = shares * (size_factor * stored.model.depth.numpy())[:, None]
-    error = np.std(draws, axis=0) / np.sqrt(n)
-    z = (np.mean(draws, 0) - expected)[expected > 3] / error[expected > 3]
-    assert abs(z.mean()) < 0.2
-    assert 0.8 < z.std() < 1.4
+    often = expected.mean(0) > 1
+    np.testing.assert_allclose(np.mean(draws, (0, 1))[often], expected.mean(0)[often], rtol=0.15)
+    np.testing.assert_allclose(np.mean(draws), expected.mean(), rtol=0.02)
     assert np.corrcoef(draws[0].sum(1), size_factor)[0, 1] > 0.5
     assert (draws[0] != draws[1]).any()
     np.testing.assert_array_equal(corrected(adata, batch=batch, counts=True, key_added="again").toarray(), draws[0])
