@@ -420,6 +420,30 @@ def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
         adata.uns[key] = record
 
 
+def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:
+    """Put cells x genes into layers[key]."""
+    with _views_may_become_own():
+        adata.layers[key] = values
+
+
+def write_table(adata: AnnData, key: str, table: pd.DataFrame) -> None:
+    """Put a table of the cells into obsm[key]."""
+    with _views_may_become_own():
+        adata.obsm[key] = table
+
+
+def read_groups(record: dict[str, Any], key: str, n_batches: int) -> NDArray[np.int64]:
+    """The group of each batch, as a conditional fit found them (`fit.overlap`)."""
+    try:
+        group = np.asarray(record["overlap"]["group"], dtype=np.int64)
+    except (KeyError, TypeError, ValueError):
+        group = np.empty(0, np.int64)
+    if group.shape != (n_batches,) or (group < 0).any():
+        msg = f"uns[{key!r}]['overlap'] is damaged: it holds no group for each of {n_batches} batches. Fit it again."
+        raise ValueError(msg)
+    return group
+
+
 @contextmanager
 def _views_may_become_own() -> Iterator[None]:
     """Writing a result to a view makes it an AnnData of its own, as everywhere in scanpy: no warning of it."""

@@ -1,4 +1,4 @@
-"""Plots of a fit, of the embeddings that it writes, and of a comparison of methods."""
+"""Plots of a fit, of the embeddings that it writes, of what the model says, and of a comparison of methods."""
 
 from ._compare import compare
 from ._confusion import confusion
@@ -7,4 +7,11 @@ from ._history import history
 from ._scores import scores
 from ._tradeoff import tradeoff
 
-__all__ = ["compare", "confusion", "embedding", "history", "scores", "tradeoff"]
+__all__ = [
+    "compare",
+    "confusion",
+    "embedding",
+    "history",
+    "scores",
+    "tradeoff",
+]

@@ -1,12 +1,25 @@
-"""Tools: fit a model to the counts in an AnnData, embed its cells, and compare with other methods."""
+"""Tools: fit a model to the counts in an AnnData, embed its cells, use what it learned, and compare with other methods."""
 
 from ._compare import compare
+from ._corrected import corrected
 from ._cvae import cvae
 from ._embed import embed
 from ._export_model import export_model
 from ._harmony import harmony
 from ._import_model import import_model
+from ._normalized import normalized
 from ._score import score
 from ._vae import vae
 
-__all__ = ["compare", "cvae", "embed", "export_model", "harmony", "import_model", "score", "vae"]
+__all__ = [
+    "compare",
+    "corrected",
+    "cvae",
+    "embed",
+    "export_model",
+    "harmony",
+    "import_model",
+    "normalized",
+    "score",
+    "vae",
+]

@@ -1,0 +1,155 @@
+"""What `tl.normalized` and `tl.corrected` share: which genes, where they are written, and the way there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scanpy import settings
+
+from .. import _adata
+from ..fit.batches import Counts
+from ..fit.device import own_random_state, resolve_device, threads_as_asked
+from ..fit.express import AsIn, collect, drawn, expected
+from ._model import Stored, counts_of, load_model
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+GENES = """\
+genes
+        The genes to write, as a table into `obsm` (of a few genes it is small). `None`: all that the model knows, as a
+        layer. A layer has a column for every gene of `adata`; those of genes that the model does not know hold NaN,
+        since it says nothing about them."""
+
+THRESHOLD = """\
+threshold
+        Smaller values become 0, and a layer sparse (CSR), which takes less memory; 0 keeps all. A missing gene cannot
+        be told from a zero there, so the model must know all genes of `adata`: subset them first."""
+
+REST = """\
+device
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+    rng
+        Seed of what is drawn; the global random state is neither read nor changed."""
+
+RAISES = """\
+KeyError, TypeError, ValueError
+        There is no such model, it cannot be read, genes of it are missing, the counts or batches are not what they
+        must be, or an argument is impossible. `adata` is unchanged."""
+
+
+def describe(function: Callable) -> Callable:
+    """Put the shared parts into a docstring."""
+    if function.__doc__:  # python -OO has none
+        parts = {"{genes}": GENES, "{threshold}": THRESHOLD, "{rest}": REST, "{raises}": RAISES}
+        for name, text in parts.items():
+            function.__doc__ = function.__doc__.replace(name, text)
+    return function
+
+
+class Place(NamedTuple):
+    """Which genes are written where: their names, places in the model, and columns of the result."""
+
+    names: list[str]
+    in_model: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    n_columns: int
+
+
+def express(
+    adata: AnnData,
+    key: str,
+    *,
+    what: str,
+    key_added: str,
+    decode_in: Callable[[Stored, Counts], AsIn],
+    genes: Sequence[str] | None,
+    target_sum: float,
+    n_samples: int,
+    threshold: float | None,
+    device: str,
+    rng: int,
+    copy: bool,
+    counts: bool = False,
+) -> AnnData | None:
+    """Validate, decode, write: the body of both functions; `decode_in` says in which batches."""
+    _adata.check_adata(adata, copy=copy)
+    _adata.check_key(key_added)
+    _adata.check_number("target_sum", target_sum, 0, above=True)
+    _adata.check_number("n_samples", n_samples, 0, 1 if counts else np.inf, whole=True)
+    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
+    if threshold is not None:
+        _adata.check_number("threshold", threshold, 0)
+    where = resolve_device(device)
+    stored = load_model(adata, key)
+    as_csr = genes is None and (counts or threshold is not None)
+    place = _layer(adata, key, stored, key_added, as_csr) if genes is None else _table(key, stored, genes)
+    cells = counts_of(adata, key, stored)
+    as_in = decode_in(stored, cells)
+
+    start = logg.info(f"computing {what} of {adata.n_obs:,} cells x {len(place.names):,} genes with uns[{key!r}]")
+    if len(place.names) < place.n_columns:
+        logg.warning(
+            f"{place.n_columns - len(place.names):,} of {adata.n_vars:,} genes are not in the model and will hold NaN. "
+            "To save their memory, subset adata to the genes of the model, or pass genes."
+        )
+    slot = "layers" if genes is None else "obsm"
+    if key_added in getattr(adata, slot):
+        logg.warning(f"replacing {slot}[{key_added!r}]; pass key_added to keep several results side by side")
+    adata = adata.copy() if copy else adata
+    with own_random_state(rng, where), threads_as_asked(), torch.inference_mode():
+        values = collect(
+            (drawn if counts else expected)(stored.model, cells, as_in, n_samples, where),
+            (adata.n_obs, place.n_columns),
+            place.in_model,
+            place.columns,
+            scale=1.0 if counts else target_sum,
+            threshold=threshold,
+            as_csr=as_csr,
+            progress=settings.verbosity.value > 0,
+        )
+    if genes is None:
+        _adata.write_layer(adata, key_added, values)
+    else:
+        _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=place.names))
+    logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, {what} (adata.{slot})")
+    return adata if copy else None
+
+
+def _layer(adata: AnnData, key: str, stored: Stored, key_added: str, as_csr: bool) -> Place:
+    if key_added == _adata.find_record(adata, key)["params"].get("layer"):
+        msg = f"key_added={key_added!r} is the layer with the counts of the model in uns[{key!r}]. Give another name."
+        raise ValueError(msg)
+    at = _adata.locate_genes(adata, stored.genes, key)
+    unknown = adata.var_names.difference(stored.genes, sort=False)
+    if as_csr and len(unknown):
+        msg = (
+            f"{len(unknown)} of {adata.n_vars} genes are not in the model in uns[{key!r}] (first: "
+            f"{str(unknown[0])!r}), and a sparse layer would say that they are not expressed. Subset adata to the "
+            f"genes of the model (adata[:, adata.uns[{key!r}]['model']['genes']].copy()), or pass genes for a table."
+        )
+        raise ValueError(msg)
+    in_model = np.argsort(at)
+    return Place([stored.genes[i] for i in in_model], in_model, at[in_model], adata.n_vars)
+
+
+def _table(key: str, stored: Stored, genes: Sequence[str]) -> Place:
+    names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+    unknown = [gene for gene in names if gene not in stored.genes]
+    if unknown:
+        msg = (
+            f"genes holds {len(unknown)} that are not in the model in uns[{key!r}] (first: {unknown[0]!r}). "
+            f"It knows {len(stored.genes)}, among them {stored.genes[:3]}."
+        )
+        raise ValueError(msg)
+    if not names or len(set(names)) < len(names):
+        msg = f"genes={names} is empty or names a gene twice. Give each gene once, or None for all."
+        raise ValueError(msg)
+    in_model = pd.Index(stored.genes).get_indexer(names)
+    return Place(names, in_model, np.arange(len(names)), len(names))

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..fit.express import as_it_is
+from ._express import describe, express
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@describe
+def normalized(
+    adata: AnnData,
+    key: str = "vae",
+    *,
+    genes: Sequence[str] | None = None,
+    target_sum: float = 1e4,
+    n_samples: int = 0,
+    threshold: float | None = None,
+    key_added: str = "normalized",
+    device: str = "auto",
+    rng: int = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Denoised expression: what the model expects of each gene in each cell, at the same depth for all cells.
+
+    Each cell is encoded and decoded in its own batch, so what the batches do to expression stays in; see
+    :func:`sc_vaenb.tl.corrected`. Values are not logarithms: take `sc.pp.log1p` of the layer where these are wanted.
+    They vary less than cells do, so a test of differences on them finds too many.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, with a model in `uns[key]` (from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`), and the
+        counts and batches where the model was fitted on them.
+    key
+        Name of the stored model.
+    {genes}
+    target_sum
+        What the genes of the model sum to in every cell.
+    n_samples
+        Average over so many samples of each cell's posterior; 0 decodes its mean, which is fast and close to it.
+    {threshold}
+    key_added
+        Name of the layer, or of the table in `obsm`.
+    {rest}
+    copy
+        Work on a copy of `adata` and return it.
+
+    Returns
+    -------
+    `None`, or the copy if `copy`. Written is one of
+
+    `layers["normalized"]`
+        float32, cells x genes, dense, or CSR with a `threshold`.
+    `obsm["normalized"]`
+        With `genes`: a table, cells x these genes, float32.
+
+    Raises
+    ------
+    {raises}
+
+    Examples
+    --------
+    >>> import sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata, batch_key="batch")
+    >>> sc_vaenb.tl.cvae(adata, "batch")
+    >>> sc_vaenb.tl.normalized(adata)
+    >>> sc_vaenb.tl.normalized(adata, genes=["gene_0", "gene_1"])
+    """
+    return express(
+        adata,
+        key,
+        what="denoised expression",
+        key_added=key_added,
+        decode_in=lambda stored, _: as_it_is(len(stored.batches)),
+        genes=genes,
+        target_sum=target_sum,
+        n_samples=n_samples,
+        threshold=threshold,
+        device=device,
+        rng=rng,
+        copy=copy,
+    )
