@@ -4,7 +4,9 @@ from ._compare import compare
 from ._cvae import cvae
 from ._embed import embed
 from ._harmony import harmony
+from ._interpolate import interpolate
+from ._sample import sample
 from ._score import score
 from ._vae import vae
 
-__all__ = ["compare", "cvae", "embed", "harmony", "score", "vae"]
+__all__ = ["compare", "cvae", "embed", "harmony", "interpolate", "sample", "score", "vae"]
