@@ -34,8 +34,8 @@ def sample(
 ) -> AnnData:
     """Draw new cells from a fitted model: whole numbers, as a sequencer would have counted them.
 
-    A latent state is drawn, decoded as in a batch and at a size factor, and counts are drawn from the likelihood. The
-    spread is that of real counts, unlike that of the expected counts of a cell, which are smoother than any cell.
+    A latent state is drawn and decoded as in a batch and at a size factor, and counts are drawn from the likelihood. So
+    they spread as the model says that single cells do; expected counts are smoother than any cell.
 
     Parameters
     ----------
@@ -47,10 +47,9 @@ def sample(
         Name of the stored model.
     source
         Where latent states come from. `"posterior"`: q(z | x) of a cell of `adata`; over random cells this is the
-        aggregate posterior. `"prior"`: p(z) of the model, that of each batch with `prior="conditional"`. States of real
-        cells fill the prior unevenly, the more so with `beta` below 1 (the default is 0.5), which lets them spread
-        beyond N(0, I): cells of the prior are then mixtures of types as often as cells of one, and their composition
-        is not that of the data. Prefer the posterior, but to look at the prior itself.
+        aggregate posterior. `"prior"`: p(z) of the model, that of each batch with `prior="conditional"`. The aggregate
+        posterior is not N(0, I), the less so with `beta` below 1 (the default is 0.5), which lets states spread
+        further: cells of the prior may lie between types, and their composition is not that of the data.
     cells
         Draw around these cells only: names, or a boolean per cell. Not with `source="prior"`.
     groups
