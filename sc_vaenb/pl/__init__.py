@@ -4,6 +4,7 @@ from ._compare import compare
 from ._confusion import confusion
 from ._embedding import embedding
 from ._history import history
+from ._interpolation import interpolation
 from ._scores import scores
 from ._tradeoff import tradeoff
 
@@ -12,6 +13,7 @@ __all__ = [
     "confusion",
     "embedding",
     "history",
+    "interpolation",
     "scores",
     "tradeoff",
 ]

@@ -7,7 +7,9 @@ from ._embed import embed
 from ._export_model import export_model
 from ._harmony import harmony
 from ._import_model import import_model
+from ._interpolate import interpolate
 from ._normalized import normalized
+from ._sample import sample
 from ._score import score
 from ._vae import vae
 
@@ -19,7 +21,9 @@ __all__ = [
     "export_model",
     "harmony",
     "import_model",
+    "interpolate",
     "normalized",
+    "sample",
     "score",
     "vae",
 ]

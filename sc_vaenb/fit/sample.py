@@ -1,0 +1,49 @@
+"""New cells: latent states drawn from posteriors or the prior, and counts drawn given these."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from ..model.prior import Conditional
+from ..model.vae import CountVAE
+from .batches import Counts
+from .decode import draw, posterior
+from .device import own_random_state, threads_as_asked
+
+
+@torch.inference_mode()
+def states_around(model: CountVAE, counts: Counts, seed: int, device: torch.device) -> NDArray[np.float32]:
+    """One state drawn from the posterior of each cell (cells x latent dimensions), not aligned."""
+    out = np.empty((len(counts), model.config.n_latent), np.float32)
+    with own_random_state(seed, device), threads_as_asked():
+        for cells, mean, sd in posterior(model, counts, device):
+            out[cells] = (mean + sd * torch.randn_like(mean)).cpu().numpy()
+    return out
+
+
+@torch.inference_mode()
+def states_of_prior(model: CountVAE, condition: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+    """One state drawn from the prior for each batch code (cells x latent dimensions)."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn((len(condition), model.config.n_latent), generator=generator)
+    if isinstance(model.prior, Conditional):
+        mean, log_var = model.prior.mean.cpu(), model.prior.log_var.cpu().clamp(-10, 10)
+        z = mean[condition] + (0.5 * log_var[condition]).exp() * z
+    return z.numpy()
+
+
+@torch.inference_mode()
+def draw_counts(
+    model: CountVAE,
+    z: NDArray[np.float32],
+    size_factor: NDArray[np.float32],
+    condition: NDArray[np.int64],
+    seed: int,
+    device: torch.device,
+) -> csr_matrix:
+    """Counts drawn from the likelihood given states, size factors (1: the mean of the fit) and batch codes, as CSR."""
+    with own_random_state(seed, device), threads_as_asked():
+        return vstack([csr_matrix(block) for _, block in draw(model, z, size_factor, condition, device)], format="csr")

@@ -1,0 +1,133 @@
+"""Expression along a way through the latent space, as a heat map in the order of the genes' peaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .. import _adata
+from ._embedding import PLAIN
+from ._history import prepared, shown
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+ROW_HEIGHT, LETTER = 0.17, 0.075  # inches
+FAR = 2.0  # z-score at the ends of the colours: what only falls or rises reaches 1.7, and a spike must not pale all
+
+
+def interpolation(
+    adata: AnnData,
+    key: str = "interpolation",
+    *,
+    genes: Sequence[str] | None = None,
+    n_genes: int = 40,
+    fig: Figure | SubFigure | None = None,
+    show: bool | None = None,
+) -> Axes | None:
+    """Plot expression along a way through the latent space: a heat map of genes, ordered by where they peak.
+
+    Each row is one gene's log1p(counts per 10,000) as a z-score along the way, so that all genes span the same
+    colours; the highest expression of each, in counts per 10,000, stands at the end of its row.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with the result of :func:`sc_vaenb.tl.interpolate`.
+    key
+        Where it is in ``adata.uns``: the ``key_added`` of that call.
+    genes
+        Genes to draw. By default those that vary most along the way, by the standard deviation of the log.
+    n_genes
+        How many genes to draw, if `genes` does not say which.
+    fig
+        Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
+        A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes, or `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no such result.
+    ValueError
+        If a gene is not in it, or `n_genes` is not possible.
+    """
+    record: Any = adata.uns.get(key)
+    if not (isinstance(record, dict) and {"expression", "points", "stops", "params"} <= set(record)):
+        msg = f"uns[{key!r}] holds no interpolation; uns has {list(adata.uns)}. Run sc_vaenb.tl.interpolate first."
+        raise KeyError(msg)
+    expression: pd.DataFrame = record["expression"]
+    _adata.check_number("n_genes", n_genes, 1, whole=True)
+    logged = np.log1p(_of_genes(expression, genes, key))
+    if genes is None:
+        logged = logged.loc[logged.std(axis=1).sort_values(ascending=False, kind="stable").index[:n_genes]]
+    scores = _ordered(_z_scores(logged))
+
+    letters = max(map(len, scores.index))
+    figure = prepared(fig, (5.0 + LETTER * letters, 1.4 + ROW_HEIGHT * max(len(scores), 6)))
+    ax: Axes = figure.add_subplot()
+    half = 0.5 / (scores.shape[1] - 1)  # so that the centre of each column is at its position
+    edges = (-half, 1 + half, len(scores) - 0.5, -0.5)
+    image = ax.imshow(scores, cmap="RdBu_r", vmin=-FAR, vmax=FAR, aspect="auto", extent=edges, interpolation="nearest")
+    ax.set_yticks(range(len(scores)), scores.index, fontsize=7)
+    stops = record["stops"]
+    ax.set_xticks(stops["position"], stops["name"])
+    ends = ax.get_xticklabels()
+    ends[0].set_horizontalalignment("left")  # long names would hang out to the sides
+    ends[-1].set_horizontalalignment("right")
+    ax.tick_params(axis="y", length=0)
+    ax.spines[:].set_visible(False)
+    for position in stops["position"].iloc[1:-1]:
+        ax.axvline(position, color="black", linewidth=0.8, linestyle=":")
+    right = ax.secondary_yaxis("right")
+    right.set_yticks(range(len(scores)), [f"{x:,.3g}" for x in expression.loc[scores.index].max(axis=1)])
+    right.set_ylabel("highest, per 10,000", fontsize=8, color=PLAIN)
+    right.tick_params(length=0, labelsize=6, labelcolor=PLAIN)
+    right.spines[:].set_visible(False)
+    high, low = scores.to_numpy().max() > FAR, scores.to_numpy().min() < -FAR
+    extend = {(0, 0): "neither", (1, 0): "max", (0, 1): "min", (1, 1): "both"}[int(high), int(low)]
+    bar = figure.colorbar(image, ax=ax, extend=extend, shrink=min(1.0, 12 / len(scores)), pad=0.02)
+    bar.set_label("z-score along the way", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    figure.suptitle(_title(record["params"]), x=0.01, ha="left", fontsize="small", color=PLAIN)
+    return shown(ax, show)
+
+
+def _of_genes(expression: pd.DataFrame, genes: Sequence[str] | None, key: str) -> pd.DataFrame:
+    if genes is None:
+        return expression
+    genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
+    missing = [gene for gene in genes if gene not in expression.index]
+    if missing or not genes:
+        msg = f"genes={missing[:5]} are not among the {len(expression)} genes in uns[{key!r}]. Give some that are."
+        raise ValueError(msg)
+    return expression.loc[genes]
+
+
+def _z_scores(logged: pd.DataFrame) -> pd.DataFrame:
+    """Zero where a gene does not vary."""
+    spread = logged.std(axis=1, ddof=0)
+    return logged.sub(logged.mean(axis=1), axis=0).div(spread.where(spread > 1e-6, np.inf), axis=0)
+
+
+def _ordered(scores: pd.DataFrame) -> pd.DataFrame:
+    """By the point of the peak; among genes that fall from the first point or rise to the last, by their middle."""
+    above = scores.clip(lower=0).to_numpy()
+    middle = above @ np.arange(scores.shape[1]) / np.maximum(above.sum(axis=1), 1e-12)
+    return scores.iloc[np.lexsort((middle, scores.to_numpy().argmax(axis=1)))]
+
+
+def _title(params: dict[str, Any]) -> str:
+    batch = f"as in batch {params['batch']}" if "batch" in params else "averaged over batches"
+    return f"{params['path']} way in the latent space of {params['key']}; {batch}"

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
+
+from .. import _adata
+from ..fit.device import resolve_device
+from ..fit.embed import embed
+from ..fit.path import along_cells, equal_steps, mean_expression, straight
+from ._model import counts_of, load_model
+from ._sample import batch_code, labelled
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+PER = 1e4  # expression is in counts per so many
+
+
+def interpolate(
+    adata: AnnData,
+    start: str,
+    end: str,
+    *,
+    groupby: str | None = None,
+    via: Sequence[str] = (),
+    path: Literal["linear", "manifold"] = "linear",
+    n_points: int = 50,
+    n_neighbors: int = 15,
+    genes: Sequence[str] | None = None,
+    batch: str | None = None,
+    key: str = "vae",
+    device: str = "auto",
+    key_added: str = "interpolation",
+    copy: bool = False,
+) -> AnnData | None:
+    """Walk through the latent space from one cell or group to another, and decode what is expressed on the way.
+
+    The way leads through the encoder's means, not the aligned embedding in `obsm`, because these are what the decoder
+    reads. It shows what the model holds to lie between; no cell need have taken it. How far each point is from the
+    nearest cell is written beside it.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, with a model in `uns[key]` (from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`).
+    start, end
+        Names of two cells, or with `groupby` labels of two groups.
+    groupby
+        Column of `obs` with the labels. A group stands for its mean state (linear), or the cell nearest to that
+        (manifold).
+    via
+        Further cells or groups to pass on the way, in this order.
+    path
+        `"linear"`: straight lines, which may lead where no cells are. `"manifold"`: from cell to cell along the
+        shortest path in the graph of nearest neighbours (of at most 20,000 cells), smoothed.
+    n_points
+        Points on the way, at equal distances.
+    n_neighbors
+        Neighbours of each cell in the graph. Fewer keep closer to the cells; more find a way across sparser places.
+    genes
+        Genes to decode. `None`: all of the model.
+    batch
+        Decode as in this batch of the fit. `None`: averaged over all its batches.
+    key
+        Name of the stored model.
+    device
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+    key_added
+        Where in `uns` the result goes.
+    copy
+        Work on a copy of `adata` and return it.
+
+    Returns
+    -------
+    `None`, or the copy if `copy`. `uns["interpolation"]` holds:
+
+    `expression`
+        DataFrame, genes x points (so that any gene's name can be written to a file): expected counts per 10,000 of
+        the model's genes, before any extra zeros.
+    `points`
+        DataFrame, a row per point: `position` (0 at the start, 1 at the end), `nearest_cell`, and `distance` to it.
+    `states`
+        Latent states, points x latent dimensions.
+    `stops`
+        DataFrame: `name` and `position` of the start, of each in `via`, and of the end.
+    `params`
+        The arguments, `length` of the way, and `version`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        There is no such model, column, cell, label, gene or batch, the graph holds no path, or an argument or the
+        counts are not what they must be. `adata` is unchanged.
+
+    Examples
+    --------
+    >>> import sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata, batch_key="batch")
+    >>> sc_vaenb.tl.cvae(adata, "batch")
+    >>> sc_vaenb.tl.interpolate(adata, "type_0", "type_1", groupby="cell_type")
+    >>> sc_vaenb.pl.interpolation(adata)
+    """
+    _adata.check_adata(adata, copy=copy)
+    _adata.check_key(key_added)
+    _adata.check_choice("path", path, ("linear", "manifold"))
+    _adata.check_number("n_points", n_points, 2, whole=True)
+    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
+    where = resolve_device(device)
+    names = [str(name) for name in (start, *([via] if isinstance(via, str) else via), end)]
+    masks = [_cells_of(adata, name, groupby) for name in names]
+    for name, after in pairwise(names):
+        if name == after:
+            msg = f"{name!r} follows itself on the way, and there is nothing between. Name two that differ."
+            raise ValueError(msg)
+    stored = load_model(adata, key)
+    codes = range(max(len(stored.batches), 1)) if batch is None else [batch_code(stored, batch, key)]
+    chosen = _positions(stored.genes, genes, key)
+    counts = counts_of(adata, key, stored, batches=stored.model.config.encode_batch)
+
+    begun = logg.info(f"interpolating from {' over '.join(names[:-1])} to {end} with uns[{key!r}]")
+    adata = adata.copy() if copy else adata
+    states = embed(stored.model, counts, where)
+    legs = _legs(states, masks, names, path, n_neighbors)
+    points, positions, length = equal_steps(legs, n_points)
+    expression = PER * mean_expression(stored.model, points, codes, where)[:, chosen]
+    nearest, distance = pairwise_distances_argmin_min(points, states)
+
+    labels = pd.Index([str(i) for i in range(n_points)])
+    about = {
+        "position": np.linspace(0, 1, n_points),
+        "nearest_cell": adata.obs_names[nearest].to_numpy(str),
+        "distance": distance.astype(np.float64),
+    }
+    params: dict[str, Any] = {"key": key, "start": names[0], "end": names[-1], "path": path, "n_points": n_points}
+    given = {"via": np.array(names[1:-1], dtype=object) if len(names) > 2 else None, "groupby": groupby, "batch": batch}
+    params |= {name: value for name, value in given.items() if value is not None}
+    params |= {"n_neighbors": n_neighbors} if path == "manifold" else {}
+    record = {
+        "expression": pd.DataFrame(expression.T, index=pd.Index(np.array(stored.genes)[chosen]), columns=labels),
+        "points": pd.DataFrame(about, index=labels),
+        "states": points,
+        "stops": pd.DataFrame({"name": names, "position": positions}),
+        "params": params | {"length": length, "version": version("sc_vaenb")},
+    }
+    _adata.write_record(adata, key_added, record)
+    logg.info("    finished", time=begun, deep=f"added\n    {key_added!r}, the way and its expression (adata.uns)")
+    return adata if copy else None
+
+
+def _cells_of(adata: AnnData, name: str, groupby: str | None) -> NDArray[np.bool_]:
+    if groupby is not None:
+        return labelled(adata, "groupby", groupby, [name])
+    mask = np.asarray(adata.obs_names == name)
+    if not mask.any():
+        msg = f"{name!r} is not in obs_names. Give the name of a cell, or with groupby a label of a column of obs."
+        raise ValueError(msg)
+    return mask
+
+
+def _positions(known: list[str], genes: Sequence[str] | None, key: str) -> NDArray[np.int64]:
+    if genes is None:
+        return np.arange(len(known))
+    genes = [genes] if isinstance(genes, str) else list(genes)
+    found = pd.Index(known).get_indexer(genes)
+    if not genes or (found < 0).any():
+        missing = [gene for gene, at in zip(genes, found, strict=True) if at < 0][:5]
+        msg = f"genes={missing} are not among the {len(known)} genes of the model in uns[{key!r}]. Give some that are."
+        raise ValueError(msg)
+    return found
+
+
+def _legs(
+    states: NDArray[np.float32], masks: list[NDArray[np.bool_]], names: list[str], path: str, n_neighbors: int
+) -> list[NDArray[np.float32]]:
+    means = np.stack([states[mask].mean(axis=0) for mask in masks])
+    if path == "linear":
+        return straight(means)
+    stops = [
+        int(np.flatnonzero(mask)[pairwise_distances_argmin(mean[None], states[mask])[0]])
+        for mask, mean in zip(masks, means, strict=True)
+    ]
+    legs, broken = along_cells(states, stops, n_neighbors)
+    if broken is not None:
+        msg = (
+            f"no path leads from {names[broken]!r} to {names[broken + 1]!r} in the graph of {n_neighbors} nearest "
+            "neighbours: there are no cells between. Raise n_neighbors, or choose path='linear'."
+        )
+        raise ValueError(msg)
+    return legs
