@@ -4,7 +4,8 @@ from ._compare import compare
 from ._confusion import confusion
 from ._embedding import embedding
 from ._history import history
+from ._posterior_check import posterior_check
 from ._scores import scores
 from ._tradeoff import tradeoff
 
-__all__ = ["compare", "confusion", "embedding", "history", "scores", "tradeoff"]
+__all__ = ["compare", "confusion", "embedding", "history", "posterior_check", "scores", "tradeoff"]

@@ -4,7 +4,8 @@ from ._compare import compare
 from ._cvae import cvae
 from ._embed import embed
 from ._harmony import harmony
+from ._posterior_check import posterior_check
 from ._score import score
 from ._vae import vae
 
-__all__ = ["compare", "cvae", "embed", "harmony", "score", "vae"]
+__all__ = ["compare", "cvae", "embed", "harmony", "posterior_check", "score", "vae"]
