@@ -30,13 +30,13 @@ def posterior_check(
 ) -> dict[str, Axes] | None:
     """Plot what :func:`sc_vaenb.tl.posterior_check` found: data against replicates, coverage, and likelihoods.
 
-    Variance and share of zeros of every gene against its mean, of data (grey) and of replicates (vermilion, means over
-    them), with the Poisson curve; depth, detected genes and correlations of data against replicates, where points on
-    the diagonal are as the model says; the coverage of intervals against the nominal one, where a curve below the
-    diagonal speaks against the model; the histogram of the PIT of single counts, where flat is calibrated, a hill is
-    a model wider than the data and a valley one that is narrower; and the difference of the likelihoods to NB on
-    held-out cells with two standard errors to each side, where they were compared (linear around zero, then
-    logarithmic).
+    Variance and share of zeros of every gene against its mean, of data (grey) and of replicates (vermilion, means
+    over them), with the Poisson curve; depth, detected genes and correlations of data against the mean over
+    replicates, where points scatter along the diagonal, by chance of the data alone, if all is as the model says; the
+    coverage of intervals against the nominal one, where a curve below the diagonal speaks against the model; the
+    histogram of the PIT of single counts, where flat is calibrated, a hill is a model wider than the data and a
+    valley one that is narrower; and the difference of the likelihoods to NB on held-out cells with two standard
+    errors to each side, where they were compared (linear around zero, then logarithmic).
 
     Parameters
     ----------
@@ -170,6 +170,4 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     power = 10 ** np.floor(np.log10(reach))
     ax.set_xticks([-power, 0, power], [f"{-power:,.0f}", "0", f"+{power:,.0f}"])
     ax.xaxis.minorticks_off()
-    ax.set_title(
-        f"Likelihood less that of nb ({table.loc['nb', 'log_likelihood']:,.1f})", loc="left", fontsize="medium"
-    )
+    ax.set_title(f"Likelihood less nb's ({table.loc['nb', 'log_likelihood']:,.1f})", loc="left", fontsize="medium")

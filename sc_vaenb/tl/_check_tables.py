@@ -66,9 +66,11 @@ def likelihood_table(judged: Mapping[str, Sequence[Fitness]], cells: Any = ALL) 
 
 
 def batch_table(judged: Mapping[str, Sequence[Fitness]], batch: NDArray[np.str_]) -> pd.DataFrame:
-    """The same for the cells of each batch, where there are two or more."""
+    """The same for the cells of each batch that has two or more."""
     names, sizes = np.unique(batch, return_counts=True)
     parts = {str(name): likelihood_table(judged, batch == name) for name in names[sizes > 1]}
+    if not parts:
+        return likelihood_table(judged)[:0].drop(columns="steps").reset_index().assign(batch=[])
     return pd.concat(parts, names=["batch", "likelihood"]).drop(columns="steps").reset_index()
 
 

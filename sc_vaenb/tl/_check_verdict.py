@@ -9,7 +9,7 @@ import pandas as pd
 
 CLEAR = 2.0  # standard errors that a difference must exceed
 SLACK = 0.05  # by which a coverage may miss the nominal one
-
+EARLY = 1 / 3  # of the steps, before which a model that stopped had hardly begun
 NAMES = {"zinb": "ZINB", "poisson": "Poisson", "nb": "NB"}
 
 
@@ -21,17 +21,26 @@ def verdict_in_words(record: Mapping[str, Any], params: Mapping[str, Any]) -> st
     if "likelihoods" in record:
         table: pd.DataFrame = record["likelihoods"]
         lines += [_against_nb(str(name), row, table.loc["nb"]) for name, row in table.drop("nb").iterrows()]
+        early = table["steps"] < EARLY * params["n_steps"]
+        if early.any():
+            stopped = ", ".join(f"{NAMES[name]} after {step:.0f}" for name, step in table["steps"][early].items())
+            lines.append(
+                f"Of {params['n_steps']:,} steps, the refits stopped early ({stopped}): these differences also tell "
+                "how soon each learns the fitted cells by heart."
+            )
         if params["n_seeds"] == 1:
             lines.append("With one fit of each, the chance of a fit is not in these standard errors: use n_seeds=3.")
     return "\n".join(lines)
 
 
 def _counts(coverage: pd.DataFrame) -> str:
-    row = coverage.loc["count_expressed" if coverage.loc["count_expressed", "n"] else "count"]
-    said = f"Of the counts expected to be 1 or more, {row['90%']:.1%} lie in the central 90 % of the replicates"
-    if row["90%"] < 0.9 - SLACK:
+    expressed = bool(coverage.loc["count_expressed", "n"])
+    share = coverage.loc["count_expressed" if expressed else "count", "90%"]
+    which = "counts expected to be 1 or more" if expressed else "counts"
+    said = f"Of the {which}, {share:.1%} lie in the central 90 % of the replicates"
+    if share < 0.9 - SLACK:
         return f"{said}: the data vary more than the model says."
-    return f"{said}: " + ("the model is wider than the data." if row["90%"] > 0.9 + SLACK else "as they should.")
+    return f"{said}: " + ("the model is wider than the data." if share > 0.9 + SLACK else "as they should.")
 
 
 def _zeros(genes: pd.DataFrame, share: float) -> str:

@@ -43,7 +43,7 @@ def posterior_check(
     key_added: str = "posterior_check",
     copy: bool = False,
 ) -> AnnData | None:
-    """Check a fitted model: do cells drawn from it look like those counted, and is its likelihood the right one?
+    """Check whether cells drawn from a fitted model look like those counted, and which likelihood suits them best.
 
     A posterior predictive check (Gelman, Meng & Stern 1996): every cell is encoded, a state is drawn from q(z | x), and
     counts are drawn from it at the cell's own size factor and batch, `n_samples` times over. The cells are those that
@@ -103,7 +103,8 @@ def posterior_check(
     `by_batch`
         The same for the held-out cells of each batch, where the model knows batches: technologies differ.
 
-    and `verdict` (text) and `params` (the arguments, `n_cells`, `cells`: `held_out` or `given`, `zeros` in the data).
+    and `verdict` (text) and `params` (the arguments; `n_cells`, `cells`: `held_out` or `given`, and `zeros`, the share
+    in the data; of refits the `n_steps` planned and `n_held_out` cells).
 
     Raises
     ------
@@ -161,12 +162,19 @@ def posterior_check(
     if options:
         if held_out is None:
             held_out = split(np.zeros_like(counts.condition), SHARE, HELD_OUT, draw)[1]
-        told |= {"likelihoods": np.array(names, dtype=object), "n_seeds": n_seeds, "n_held_out": len(held_out)}
+        told |= {"likelihoods": np.array(names, dtype=object), "n_seeds": n_seeds}
+        told |= {"n_steps": options.n_steps, "n_held_out": len(held_out)}
         judged: dict[str, list[Fitness]] = {name: [] for name in names}
         for seed, name in itertools.product(range(rng, rng + n_seeds), names):
             logg.info(f"    fitting {name} without {len(held_out):,} cells, seed {seed}")
             config = replace(stored.model.config, likelihood=name)
-            judged[name].append(refit(config, counts, held_out, options, n_samples, where, seed, progress))
+            try:
+                judged[name].append(refit(config, counts, held_out, options, n_samples, where, seed, progress))
+            except FloatingPointError as error:
+                msg = (
+                    f"The refit with {name} broke down: {error}. Leave it out of likelihoods; look for extreme counts."
+                )
+                raise FloatingPointError(msg) from error
         record["likelihoods"] = likelihood_table(judged)
         if stored.batches:
             record["by_batch"] = batch_table(judged, np.array(stored.batches)[counts.condition[held_out]])
