@@ -148,7 +148,7 @@ def _pit(ax: Axes, pit: pd.DataFrame) -> None:
     ax.set(xlim=(0, 1), xlabel="PIT", ylabel="density")
     ax.set_ylim(bottom=0)
     ax.set_title("PIT of single counts", loc="left", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small", loc="lower center")
+    ax.legend(frameon=False, fontsize="small", loc="best")
 
 
 def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
