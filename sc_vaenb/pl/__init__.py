@@ -5,6 +5,7 @@ from ._confusion import confusion
 from ._embedding import embedding
 from ._history import history
 from ._interpolation import interpolation
+from ._posterior_check import posterior_check
 from ._scores import scores
 from ._tradeoff import tradeoff
 
@@ -14,6 +15,7 @@ __all__ = [
     "embedding",
     "history",
     "interpolation",
+    "posterior_check",
     "scores",
     "tradeoff",
 ]

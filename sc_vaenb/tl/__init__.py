@@ -9,6 +9,7 @@ from ._harmony import harmony
 from ._import_model import import_model
 from ._interpolate import interpolate
 from ._normalized import normalized
+from ._posterior_check import posterior_check
 from ._sample import sample
 from ._score import score
 from ._vae import vae
@@ -23,6 +24,7 @@ __all__ = [
     "import_model",
     "interpolate",
     "normalized",
+    "posterior_check",
     "sample",
     "score",
     "vae",

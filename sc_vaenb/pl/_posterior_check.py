@@ -1,0 +1,173 @@
+"""Data beside cells drawn from the model: where they part, and which likelihood finds new cells likeliest."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+DATA, REPLICATES = OTHER, VALIDATION
+MOST_POINTS = 5_000  # of a panel: more only darken it
+FAR = 20  # times the shallowest depth, from which depths need a logarithmic axis
+OF_COUNTS = "count", "count_expressed"
+COLOURS = {
+    "mean": "#0072B2", "variance": "#56B4E9", "zeros": "#009E73", "depth": "#F0E442", "detected": "#E69F00",
+    "correlation": "#CC79A7", "count": "#999999", "count_expressed": "#000000",
+}  # fmt: skip
+
+
+def posterior_check(
+    adata: AnnData, key: str = "posterior_check", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+) -> dict[str, Axes] | None:
+    """Plot what :func:`sc_vaenb.tl.posterior_check` found: data against replicates, coverage, and likelihoods.
+
+    Variance and share of zeros of every gene against its mean, of data (grey) and of replicates (vermilion, means
+    over them), with the Poisson curve; depth, detected genes and correlations of data against the mean over
+    replicates, where points scatter along the diagonal, by chance of the data alone, if all is as the model says; the
+    coverage of intervals against the nominal one, where a curve below the diagonal speaks against the model; the
+    histogram of the PIT of single counts, where flat is calibrated, a hill is a model wider than the data and a
+    valley one that is narrower; and the difference of the likelihoods to NB on held-out cells with two standard
+    errors to each side, where they were compared (linear around zero, then logarithmic).
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a check by :func:`sc_vaenb.tl.posterior_check`.
+    key
+        Where it is in ``adata.uns``: the ``key_added`` of that call.
+    fig
+        Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
+        A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes by panel (``'variance'``, ``'zeros'``, ``'depth'``, ``'detected'``, ``'correlation'``, ``'coverage'``,
+    ``'pit'``, and ``'likelihoods'`` where there are any), or `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If there is no check.
+    """
+    record: Any = adata.uns.get(key)
+    if not (isinstance(record, dict) and "coverage" in record and "verdict" in record):
+        msg = f"uns[{key!r}] holds no posterior check. Run sc_vaenb.tl.posterior_check(adata) first."
+        raise KeyError(msg)
+    panels: list[Any] = [["variance", "zeros", "depth", "detected"], ["correlation", "coverage", "pit", "likelihoods"]]
+    compared = "likelihoods" in record
+    if not compared:
+        panels[1][3] = "."
+    figure = prepared(fig, (13, 7.2))
+    axes: dict[str, Axes] = figure.subplot_mosaic(panels)
+    _of_genes(axes["variance"], axes["zeros"], record["genes"])
+    for name, title in {"depth": "Depth", "detected": "Detected genes"}.items():
+        _against(axes[name], record["cells"], name, title)
+    _against(axes["correlation"], record["correlations"], "correlation", "Correlation of gene pairs")
+    _coverage(axes["coverage"], record["coverage"])
+    _pit(axes["pit"], record["pit"])
+    if compared:
+        _likelihoods(axes["likelihoods"], record["likelihoods"])
+    for ax in axes.values():
+        ax.spines[["top", "right"]].set_visible(False)
+    lines = [part for line in str(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="small", linespacing=1.4)
+    return shown(axes, show)
+
+
+def _some(table: pd.DataFrame) -> pd.DataFrame:
+    """No more rows than can be seen, evenly taken."""
+    return table.iloc[:: max(1, len(table) // MOST_POINTS)]
+
+
+def _of_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
+    genes = _some(genes)
+    sides = (("data", "", DATA), ("replicates", "_replicates", REPLICATES))
+    for ax, name in ((variance, "variance"), (zeros, "zeros")):
+        for label, suffix, colour in sides:
+            mean, values = genes[f"mean{suffix}"], genes[f"{name}{suffix}"]
+            seen = (mean > 0) & ((values > 0) | (name == "zeros"))
+            ax.plot(mean[seen], values[seen], ".", markersize=3, alpha=0.6, color=colour, label=label, rasterized=True)
+        ax.set_xscale("log")
+        ax.set_xlabel("mean")
+        low, high = ax.get_xlim()
+        curve = np.geomspace(low, high, 200)
+        poisson = curve if name == "variance" else np.exp(-curve)
+        ax.plot(curve, poisson, color="black", linewidth=1, linestyle="--", label="Poisson")
+        ax.set_xlim(low, high)
+        ax.set_title("Variance of genes" if name == "variance" else "Zeros of genes", loc="left", fontsize="medium")
+    variance.set(yscale="log", ylabel="variance")
+    zeros.set(ylim=(-0.02, 1.02), ylabel="share of cells without a count")
+    zeros.legend(frameon=False, fontsize="small", markerscale=3)
+
+
+def _against(ax: Axes, table: pd.DataFrame, name: str, title: str) -> None:
+    table = _some(table)
+    data, replicates = table[name], table[f"{name}_replicates"]
+    ax.plot(data, replicates, ".", markersize=3, alpha=0.6, color=REPLICATES, rasterized=True)
+    low, high = min(data.min(), replicates.min()), max(data.max(), replicates.max())
+    ax.plot([low, high], [low, high], **_diagonal())
+    if name == "depth" and low > 0 and high > FAR * low:
+        ax.set(xscale="log", yscale="log")
+    ax.set(xlabel="data", ylabel="replicates")
+    ax.set_title(title, loc="left", fontsize="medium")
+
+
+def _diagonal() -> dict[str, Any]:
+    return {"color": "black", "linewidth": 1, "linestyle": "--", "zorder": 0.5}
+
+
+def _coverage(ax: Axes, coverage: pd.DataFrame) -> None:
+    columns = [name for name in coverage if str(name).endswith("%")]
+    nominal = [float(str(name).rstrip("%")) / 100 for name in columns]
+    ax.axline((0, 0), (1, 1), **_diagonal())
+    for name, row in coverage.iterrows():
+        label = str(name).replace("_", ", ")
+        ax.plot(nominal, row[columns], "o-", markersize=3, linewidth=1.2, color=COLOURS[str(name)], label=label)
+    ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xlabel="nominal", ylabel="share within the interval")
+    ax.set_title("Coverage", loc="left", fontsize="medium")
+    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
+
+
+def _pit(ax: Axes, pit: pd.DataFrame) -> None:
+    edges = np.append(pit.index.to_numpy(dtype=float), 1.0)
+    ax.axhline(1, **_diagonal())
+    for name in OF_COUNTS:
+        label = str(name).replace("_", ", ")
+        ax.stairs(pit[name] * len(pit), edges, color=COLOURS[name], linewidth=1.4, label=label)
+    ax.set(xlim=(0, 1), xlabel="PIT", ylabel="density")
+    ax.set_ylim(bottom=0)
+    ax.set_title("PIT of single counts", loc="left", fontsize="medium")
+    ax.legend(frameon=False, fontsize="small", loc="best")
+
+
+def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
+    others = table.drop("nb")
+    difference, error = others["difference"].to_numpy(float), others["difference_se"].to_numpy(float)
+    ax.axvline(0, **_diagonal())
+    at = np.arange(len(others))
+    ax.errorbar(difference, at, xerr=2 * error, fmt="o", color=TRAIN, capsize=3)
+    for y, value, se in zip(at, difference, error, strict=True):
+        ax.annotate(
+            f"{value:+.2f} ± {se:.2f}", (value, y), xytext=(0, 9), textcoords="offset points",
+            ha="left" if value < 0 else "right", fontsize="small",
+        )  # fmt: skip
+    small = max(1.0, float(2 * error.min()))
+    reach = 3 * max(small, float((np.abs(difference) + 2 * error).max()))
+    ax.set_xscale("symlog", linthresh=small)
+    ax.set(xlim=(-reach, reach), ylim=(len(others) - 0.5, -0.7), yticks=at, xlabel="nats per cell, + is better")
+    ax.set_yticklabels(str(name) for name in others.index)
+    power = 10 ** np.floor(np.log10(reach))
+    ax.set_xticks([-power, 0, power], [f"{-power:,.0f}", "0", f"+{power:,.0f}"])
+    ax.xaxis.minorticks_off()
+    ax.set_title(f"Likelihood less nb's ({table.loc['nb', 'log_likelihood']:,.1f})", loc="left", fontsize="medium")

@@ -1,0 +1,70 @@
+"""What a posterior check says, in words, from its numbers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+CLEAR = 2.0  # standard errors that a difference must exceed
+SLACK = 0.05  # by which a coverage may miss the nominal one
+EARLY = 1 / 3  # of the steps, before which a model that stopped had hardly begun
+NAMES = {"zinb": "ZINB", "poisson": "Poisson", "nb": "NB"}
+
+
+def verdict_in_words(record: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """What was checked, where model and data part, and whether zero inflation or over-dispersion are needed."""
+    which = "held out from the fit" if params["cells"] == "held_out" else "given (fitted ones flatter the model)"
+    lines = [f"Checked on {params['n_cells']:,} cells {which}, {params['n_samples']} replicates of each."]
+    lines += [_counts(record["coverage"]), _zeros(record["genes"], params["zeros"])]
+    if "likelihoods" in record:
+        table: pd.DataFrame = record["likelihoods"]
+        lines += [_against_nb(str(name), row, table.loc["nb"]) for name, row in table.drop("nb").iterrows()]
+        early = table["steps"] < EARLY * params["n_steps"]
+        if early.any():
+            stopped = ", ".join(f"{NAMES[name]} after {step:.0f}" for name, step in table["steps"][early].items())
+            lines.append(
+                f"Of {params['n_steps']:,} steps, the refits stopped early ({stopped}): these differences also tell "
+                "how soon each learns the fitted cells by heart."
+            )
+        if params["n_seeds"] == 1:
+            lines.append("With one fit of each, the chance of a fit is not in these standard errors: use n_seeds=3.")
+    return "\n".join(lines)
+
+
+def _counts(coverage: pd.DataFrame) -> str:
+    expressed = bool(coverage.loc["count_expressed", "n"])
+    share = coverage.loc["count_expressed" if expressed else "count", "90%"]
+    which = "counts expected to be 1 or more" if expressed else "counts"
+    said = f"Of the {which}, {share:.1%} lie in the central 90 % of the replicates"
+    if share < 0.9 - SLACK:
+        return f"{said}: the data vary more than the model says."
+    return f"{said}: " + ("the model is wider than the data." if share > 0.9 + SLACK else "as they should.")
+
+
+def _zeros(genes: pd.DataFrame, share: float) -> str:
+    expected = genes["zeros_replicates"].mean()
+    many, few = (genes["zeros_pit"] > 0.975).mean(), (genes["zeros_pit"] < 0.025).mean()
+    return (
+        f"{share:.2%} of the counts are zeros, {expected:.2%} of the replicates'; {many:.1%} of the genes have more "
+        f"zeros than 97.5 % of their replicates, {few:.1%} fewer (by chance 2.5 % each)."
+    )
+
+
+def _against_nb(name: str, row: pd.Series, nb: pd.Series) -> str:
+    difference, error = float(row["difference"]), float(row["difference_se"])
+    clear = abs(difference) > CLEAR * error
+    how = ("better" if difference > 0 else "worse") if clear else "not better"
+    numbers = (
+        f"(difference {difference:.2f} +- {error:.2f} nats per cell of NB's {nb['log_likelihood']:,.1f}; likelier for "
+        f"{row['better_for']:.0%} of the cells)"
+    )
+    needed = clear and difference > 0
+    meaning = {
+        "zinb": "zero inflation helps: fit with likelihood='zinb'" if needed else "zero inflation is not needed",
+        "poisson": "counts vary more than Poisson: over-dispersion is needed"
+        if clear and not needed
+        else "over-dispersion is not needed",
+    }[name]
+    return f"{NAMES[name]} is {how} than NB on held-out cells {numbers}: {meaning}."
