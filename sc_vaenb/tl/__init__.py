@@ -1,4 +1,4 @@
-"""Tools: fit a model to the counts in an AnnData, embed its cells, use what it learned, and compare with other methods."""
+"""Tools: fit a model to the counts in an AnnData, embed its cells, use what it learned, compare methods."""
 
 from ._compare import compare
 from ._corrected import corrected
