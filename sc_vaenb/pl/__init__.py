@@ -3,8 +3,10 @@
 from ._compare import compare
 from ._confusion import confusion
 from ._embedding import embedding
+from ._factors import factors
 from ._history import history
+from ._latent import latent
 from ._scores import scores
 from ._tradeoff import tradeoff
 
-__all__ = ["compare", "confusion", "embedding", "history", "scores", "tradeoff"]
+__all__ = ["compare", "confusion", "embedding", "factors", "history", "latent", "scores", "tradeoff"]

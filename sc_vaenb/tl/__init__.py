@@ -3,8 +3,10 @@
 from ._compare import compare
 from ._cvae import cvae
 from ._embed import embed
+from ._factors import factors
 from ._harmony import harmony
+from ._importance import importance
 from ._score import score
 from ._vae import vae
 
-__all__ = ["compare", "cvae", "embed", "harmony", "score", "vae"]
+__all__ = ["compare", "cvae", "embed", "factors", "harmony", "importance", "score", "vae"]
