@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 CELL_WIDTH, ROW_HEIGHT, LETTER = 0.55, 0.34, 0.068  # inches
+TITLE = "genes that rise ▲ and fall ▼"
 SHOWN = 0.01  # share of the variance
 KINDS = {"eta2": ("η²", "Blues", (0, 1)), "spearman": ("\N{GREEK SMALL LETTER RHO}", "RdBu_r", (-1, 1))}
 
@@ -74,7 +75,7 @@ def factors(
 
     text = [f"▲ {row.up}\n▼ {row.down}" for row in about.itertuples()]
     widths = {"variance": 1.3} | {kind: CELL_WIDTH * table.shape[1] for kind, table in tables.items()}
-    widths["genes"] = LETTER * max(len(line) for lines in text for line in lines.split("\n"))
+    widths["genes"] = LETTER * max(len(line) for line in [TITLE, *"\n".join(text).split("\n")])
     longest = max((len(name) for table in tables.values() for name in table), default=0)
     size = (sum(widths.values()) + 1.0, ROW_HEIGHT * len(about) + 0.05 * longest + 1.1)
     figure = prepared(fig, size)
@@ -136,4 +137,4 @@ def _genes(ax: Axes, text: list[str]) -> None:
     for at, lines in enumerate(text):
         ax.text(0, at, lines, va="center", fontsize=7.5, linespacing=1.25)
     ax.set(xlim=(0, 1), xticks=[], yticks=[])
-    ax.set_title("genes that rise ▲ and fall ▼", fontsize="small", loc="left")
+    ax.set_title(TITLE, fontsize="small", loc="left")

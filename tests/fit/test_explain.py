@@ -63,8 +63,11 @@ def test_attributions_add_up_to_the_way_of_the_state(fit, options):
     cells = np.arange(3, 300, 4)
     direction = np.array([1.0, -2.0, 0.5, 0.0], np.float32)
     found = integrated_gradients(model, counts, cells, mean_cell, direction, CPU)
-    assert found.attribution.sum() == pytest.approx(found.difference, rel=5e-3, abs=1e-4)
-    assert np.abs(found.attribution).sum() > 0.05
+    size = np.abs(found.attribution).sum()
+    assert size > 0.05
+    assert (
+        abs(found.attribution.sum() - found.difference) < (1e-4 if model.config.activation == "gelu" else 0.02) * size
+    )
     dense = np.log1p(counts.matrix.toarray() / counts.size_factor[:, None])
     np.testing.assert_allclose(found.change, dense[cells].mean(0) - dense.mean(0), atol=1e-4)
     opposite = integrated_gradients(model, counts, cells, mean_cell, -direction, CPU)
