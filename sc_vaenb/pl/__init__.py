@@ -3,8 +3,10 @@
 from ._compare import compare
 from ._confusion import confusion
 from ._embedding import embedding
+from ._factors import factors
 from ._history import history
 from ._interpolation import interpolation
+from ._latent import latent
 from ._posterior_check import posterior_check
 from ._scores import scores
 from ._tradeoff import tradeoff
@@ -13,8 +15,10 @@ __all__ = [
     "compare",
     "confusion",
     "embedding",
+    "factors",
     "history",
     "interpolation",
+    "latent",
     "posterior_check",
     "scores",
     "tradeoff",

@@ -5,8 +5,10 @@ from ._corrected import corrected
 from ._cvae import cvae
 from ._embed import embed
 from ._export_model import export_model
+from ._factors import factors
 from ._harmony import harmony
 from ._import_model import import_model
+from ._importance import importance
 from ._interpolate import interpolate
 from ._normalized import normalized
 from ._posterior_check import posterior_check
@@ -20,8 +22,10 @@ __all__ = [
     "cvae",
     "embed",
     "export_model",
+    "factors",
     "harmony",
     "import_model",
+    "importance",
     "interpolate",
     "normalized",
     "posterior_check",

@@ -1,0 +1,140 @@
+"""What each latent dimension is: its share of the variance, what it goes with, and its genes, on one page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from .. import _adata
+from ._embedding import PLAIN
+from ._history import prepared, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+CELL_WIDTH, ROW_HEIGHT, LETTER = 0.55, 0.34, 0.068  # inches
+TITLE = "genes that rise ▲ and fall ▼"
+SHOWN = 0.01  # share of the variance
+KINDS = {"eta2": ("η²", "Blues", (0, 1)), "spearman": ("\N{GREEK SMALL LETTER RHO}", "RdBu_r", (-1, 1))}
+
+
+def factors(
+    adata: AnnData,
+    key: str = "vae",
+    *,
+    n_dimensions: int | None = None,
+    fig: Figure | SubFigure | None = None,
+    show: bool | None = None,
+) -> dict[str, Axes] | None:
+    """Plot what each latent dimension is: a row each, from the one that explains most of the variance.
+
+    From left to right: the share of the variance of the decoded expression that the dimension explains; how it goes
+    with categories (η², the share of its variance that lies between them) and with numbers (ρ, Spearman's correlation);
+    and the genes whose expression rises (▲) and falls (▼) most along it. Signs are those of the model, and arbitrary.
+
+    Parameters
+    ----------
+    adata
+        Annotated data described by :func:`sc_vaenb.tl.factors`.
+    key
+        Name of the model, as in that call.
+    n_dimensions
+        How many rows. By default all that are active and explain 1 % of the variance or more.
+    fig
+        Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
+        A new figure by default.
+    show
+        Show the figure; by default as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes by part (``'variance'``, ``'eta2'`` and ``'spearman'`` where there are such covariates, ``'genes'``), or
+    `None` if shown.
+
+    Raises
+    ------
+    KeyError
+        If the dimensions have not been described.
+    ValueError
+        If `n_dimensions` is not possible.
+    """
+    record = read_factors(adata, key)
+    about, association = record["dimensions"], record["association"]
+    if n_dimensions is None:
+        n_dimensions = max(int((about["active"] & (about["variance"] >= SHOWN)).sum()), 1)
+    _adata.check_number("n_dimensions", n_dimensions, 1, len(about), whole=True)
+    left_out = len(about) - n_dimensions
+    about = about.iloc[:n_dimensions]
+    tables = {kind: association.loc[association["measure"] == kind, list(about.index)].T for kind in KINDS}
+    tables = {kind: table.astype(float) for kind, table in tables.items() if table.shape[1]}
+
+    text = [f"▲ {row.up}\n▼ {row.down}" for row in about.itertuples()]
+    widths = {"variance": 1.3} | {kind: CELL_WIDTH * table.shape[1] for kind, table in tables.items()}
+    widths["genes"] = LETTER * max(len(line) for line in [TITLE, *"\n".join(text).split("\n")])
+    longest = max((len(name) for table in tables.values() for name in table), default=0)
+    size = (sum(widths.values()) + 1.0, ROW_HEIGHT * len(about) + 0.05 * longest + 1.1)
+    figure = prepared(fig, size)
+    grid = figure.add_gridspec(1, len(widths), width_ratios=list(widths.values()))
+    axes: dict[str, Axes] = {}
+    for at, part in enumerate(widths):
+        axes[part] = ax = figure.add_subplot(grid[at])
+        if part in tables:
+            _table(ax, tables[part], part)
+        elif part == "variance":
+            _bars(ax, about["variance"])
+        else:
+            _genes(ax, text)
+        ax.set_ylim(len(about) - 0.5, -0.5)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    title = f"Latent dimensions of {key}" + (f"; {left_out} more are not shown" if left_out else "")
+    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    return shown(axes, show)
+
+
+def read_factors(adata: AnnData, key: str) -> dict[str, Any]:
+    """What :func:`sc_vaenb.tl.factors` wrote."""
+    record = adata.uns.get(f"{key}_factors")
+    if not (isinstance(record, dict) and "dimensions" in record and "association" in record):
+        msg = (
+            f"uns['{key}_factors'] does not say what the dimensions are; uns has {list(adata.uns)}. "
+            f"Run sc_vaenb.tl.factors(adata, {key!r}) first."
+        )
+        raise KeyError(msg)
+    return record
+
+
+def _bars(ax: Axes, share: pd.Series) -> None:
+    ax.barh(range(len(share)), share, height=0.7, color=PLAIN)
+    room = max(share.max(), 1e-9)
+    for at, value in enumerate(share):
+        ax.text(value + 0.03 * room, at, f"{100 * value:.1f} %", va="center", fontsize=8)
+    ax.set(xlim=(0, 1.7 * room), xticks=[])
+    ax.set_yticks(range(len(share)), share.index)
+    ax.set_title("variance\nexplained", fontsize="small", loc="left")
+
+
+def _table(ax: Axes, table: pd.DataFrame, kind: str) -> None:
+    name, colours, (low, high) = KINDS[kind]
+    numbers = table.to_numpy()
+    rgba = mpl.colormaps[colours]((0.85 if low == 0 else 1) * (numbers - low) / (high - low))
+    ax.imshow(rgba, aspect="auto")
+    for (row, column), number in np.ndenumerate(numbers):
+        dark = np.dot(rgba[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
+        said = f"{number:.2f}".replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
+        ax.text(column, row, said, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    ax.set_yticks([])
+    ax.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    ax.set_title(name, fontsize="small", loc="left")
+
+
+def _genes(ax: Axes, text: list[str]) -> None:
+    for at, lines in enumerate(text):
+        ax.text(0, at, lines, va="center", fontsize=7.5, linespacing=1.25)
+    ax.set(xlim=(0, 1), xticks=[], yticks=[])
+    ax.set_title(TITLE, fontsize="small", loc="left")
