@@ -100,7 +100,8 @@ class CountVAE(nn.Module):
         log_size = batch.size_factor.log().unsqueeze(1)
         if self.config.size_factor_as == "covariate":
             log_size = torch.zeros_like(log_size)
-        return log_size + self.depth.log() if self.config.link == "softmax" else log_size
+        shares = self.config.link == "softmax" and self.config.likelihood != "gaussian"  # which does not use the link
+        return log_size + self.depth.log() if shares else log_size
 
     def log_mean(self, z: Tensor, size_factor: Tensor, condition: Tensor) -> Tensor:
         """Log of the counts to expect of latent states, (n_cells, n_genes); extra zeros are not taken off.

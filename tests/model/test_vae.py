@@ -89,3 +89,13 @@ def test_fitting_the_decoder_recovers_known_rates(batch):
     optimizer.step(closure)
     expected = batch.dense(batch.count).sum(0) / batch.size_factor.sum()
     torch.testing.assert_close(bias.exp(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_gaussian_expects_what_its_values_stand_for(batch):
+    """log1p(count / size factor), brought back: the link, and the depth that goes with it, have no say."""
+    model = build(likelihood="gaussian")
+    model.initialise(batch)
+    with torch.no_grad():
+        expected = model.log_mean(torch.zeros(60, 4), batch.size_factor, batch.condition).exp()
+        raw = model.decode(torch.zeros(60, 4), batch)
+    np.testing.assert_allclose(expected, raw.clamp(min=0).expm1() * batch.size_factor[:, None], rtol=1e-4, atol=1e-6)
