@@ -47,10 +47,8 @@ for name in np.unique(batch):
     reachable = names[vote(distance, codes[~new][at])[0]]
     query = sc_vaenb.tl.map_query(cells[new].copy(), fitted(cells[~new]), label_key="cell_type", copy=True)
     found = query.obs["cell_type_predicted"].to_numpy(str)
-    right = shares(types[new][known], found[known])
-    print(
-        f"{name}: {known.sum()} cells, right: {right}; of a fit to all: {shares(types[new][known], reachable[known])}"
-    )
+    truth, right = types[new][known], shares(types[new][known], found[known])
+    print(f"{name}: {known.sum()} cells, right: {right}; of a fit to all: {shares(truth, reachable[known])}")
     for lacking in options.without:
         kept, odd = ~new & (types != lacking), types[new] == lacking
         if 0 < odd.sum() < len(odd):

@@ -155,7 +155,7 @@ def map_query(
     # Alignment lays a new batch on the reference, also the cells that the reference has nothing of.
     new_cells = np.isin(np.arange(len(counts)), cells)[:, None]
     columns = {"novelty": novelty(np.where(new_cells, states, latent), embedding, n_neighbors)}
-    if labels is not None:
+    if label_key is not None and labels is not None:
         columns |= _predicted(label_key, labels, latent, embedding, n_neighbors)
     config = asdict(model.config) | {"size_factor_mean": mapped.size_factor_mean}
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
@@ -170,7 +170,8 @@ def map_query(
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
     packed = _adata.pack_model(config, weights, mapped.genes, mapped.batches)
-    _adata.write_result(adata, key, latent, {**deepcopy(record), "params": params, "model": packed, "query": query})
+    told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query"}})
+    _adata.write_result(adata, key, latent, {**told, "params": params, "model": packed, "query": query})
     for name, values in columns.items():
         adata.obs[name] = values
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model with its new batches (adata.uns)"
@@ -242,8 +243,9 @@ def _space(
     if stored.batches:
         codes = _adata.batch_codes(reference, params["batch_key"], stored.batches)
     if name not in reference.obsm:
-        counts = counts_of(reference, key, stored)
-        return aligned(model, embed(model, counts, device), counts.condition, device), codes
+        embedding = aligned(model, embed(model, counts_of(reference, key, stored), device), codes, device)
+        model.cpu()  # where its weights are cut and joined
+        return embedding, codes
     embedding = _adata.read_embedding(reference, name)
     if embedding.shape[1] != model.config.n_latent:
         msg = (
