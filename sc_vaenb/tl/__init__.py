@@ -10,6 +10,7 @@ from ._harmony import harmony
 from ._import_model import import_model
 from ._importance import importance
 from ._interpolate import interpolate
+from ._map_query import map_query
 from ._normalized import normalized
 from ._posterior_check import posterior_check
 from ._sample import sample
@@ -27,6 +28,7 @@ __all__ = [
     "import_model",
     "importance",
     "interpolate",
+    "map_query",
     "normalized",
     "posterior_check",
     "sample",

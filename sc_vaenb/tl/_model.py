@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,12 +41,16 @@ def load_model(adata: AnnData, key: str) -> Stored:
     return Stored(model.eval(), genes, batches, mean)
 
 
-def counts_of(adata: AnnData, key: str, stored: Stored, *, batches: bool = True) -> Counts:
+def counts_of(
+    adata: AnnData, key: str, stored: Stored, *, batches: bool = True, params: Mapping[str, Any] | None = None
+) -> Counts:
     """The cells' counts, size factors and batch codes, read from where the model in `uns[key]` was fitted on them.
+
+    Or from where `params` says, for cells without a record.
 
     Genes are matched by name. Codes are zero where the model does not know batches, or these are not asked for.
     """
-    params = _adata.find_record(adata, key)["params"]
+    params = _adata.find_record(adata, key)["params"] if params is None else params
     order = _adata.locate_genes(adata, stored.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True

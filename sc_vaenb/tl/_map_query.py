@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scanpy import settings
+
+from .. import _adata
+from ..fit.batches import Counts
+from ..fit.device import resolve_device
+from ..fit.embed import aligned, embed
+from ..fit.query import align_new, fit_new, of_genes, with_batches
+from ..fit.transfer import nearest, novelty, vote
+from ._model import Stored, counts_of, load_model
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+FEWEST_GENES = 0.5  # of the model's
+
+
+def map_query(
+    adata: AnnData,
+    reference: AnnData,
+    key: str = "vae",
+    *,
+    batch_key: str | None = None,
+    layer: str | None = "auto",
+    label_key: str | None = None,
+    n_neighbors: int = 15,
+    n_steps: int = 300,
+    device: str = "auto",
+    rng: int = 0,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed new cells with the model of a reference, in its space, and transfer its labels to them.
+
+    Nothing that the model has learned changes. Cells of batches that it knows (by name) are embedded as
+    :func:`sc_vaenb.tl.embed` does it. A batch that is new gets a vector of its own, which alone is fitted to its cells
+    ("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches), and is aligned on the clusters of
+    the reference as they are (Kang et al. 2021, Nature Communications, Symphony).
+
+    Parameters
+    ----------
+    adata
+        The new cells, cells x genes. Genes are matched by name. Those of the model that are missing, up to half of
+        them, are left out of the model that is written to `adata`: they count as expressed at the reference's mean, and
+        the depth of a cell is taken over the others.
+    reference
+        Cells with a model in `uns[key]`, from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`; not changed. Its
+        embedding `obsm["X_" + key]` is computed if it is not there, and its counts are read if genes are missing.
+    key
+        Name of the model in `reference`, and of the results in `adata`.
+    batch_key
+        Column of `adata.obs` with the batch of each cell. `None`: named as it was in the fit. Not used by a model of
+        :func:`sc_vaenb.tl.vae`.
+    layer
+        Where the raw counts of `adata` are: a layer, or `None` for `X`. `"auto"`: the layer that the model was fitted
+        on if `adata` has it, else `X`.
+    label_key
+        Column of `reference.obs` with labels to transfer. Cells without a label have no vote.
+    n_neighbors
+        Cells of the reference that say what a new cell is, and how novel.
+    n_steps
+        Steps of the fit of new batches.
+    device
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+    rng
+        Seed.
+    copy
+        Work on a copy of `adata` and return it.
+
+    Returns
+    -------
+    `None`, or the copy if `copy`. Written are:
+
+    `obsm["X_vae"]`
+        The embedding in the space of the reference's, float32, cells x latent dimensions.
+    `obs["novelty"]`
+        Mean distance to the nearest cells of the reference, relative to that of these to their own: about 1 for cells
+        like those of the reference. Cells of a new batch are taken before their alignment, so compare within a batch.
+        A type that the reference lacks can still lie on one that it has, and is not found then.
+    `obs["<label_key>_predicted"]`, `obs["<label_key>_uncertainty"]`
+        The label with most of the neighbours' votes (nearer ones weigh more), and the share of the votes that it did
+        not get, 0 to 1.
+    `uns["vae"]`
+        The record of the reference's model, with the new batches, for :func:`sc_vaenb.tl.embed` and others; and
+        `query`: `n_reference` (cells), `n_genes` (of the reference's model), `missing_genes`, `new_batches`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        There is no such model, fewer than half of its genes are there, the counts or batches are not what they must
+        be, or there are no labels. `adata` is unchanged.
+
+    Examples
+    --------
+    >>> import sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate(n_batches=3)
+    >>> new = adata.obs["batch"] == "batch_2"
+    >>> query, reference = adata[new].copy(), adata[~new].copy()
+    >>> sc_vaenb.pp.prepare(reference, batch_key="batch")
+    >>> sc_vaenb.tl.cvae(reference, "batch")
+    >>> sc_vaenb.tl.map_query(query, reference, label_key="cell_type")
+    """
+    _adata.check_adata(adata, copy=copy)
+    _adata.check_key(key)
+    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
+    _adata.check_number("n_steps", n_steps, 1, whole=True)
+    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
+    where = resolve_device(device)
+    with _naming_the_reference():
+        _adata.check_adata(reference)
+        record, stored = _adata.find_record(reference, key), load_model(reference, key)
+        labels = None if label_key is None else _labels(reference, label_key)
+    found = _found_genes(adata, stored, key)
+    params = _params(adata, record["params"], stored, batch_key, layer)
+    new = _new_batches(adata, params, stored)
+    with _naming_the_reference():
+        embedding, codes = _space(reference, key, stored, where)
+        part, share = stored.model, 1.0
+        if not found.all():
+            part, share = of_genes(part, np.flatnonzero(found), counts_of(reference, key, stored))
+    mapped = Stored(
+        with_batches(part, len(new)) if new else part,
+        list(np.array(stored.genes)[found]),
+        stored.batches + new,
+        stored.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
+    )
+    model, counts = mapped.model, counts_of(adata, key, mapped, params=params)
+
+    start = logg.info(
+        f"mapping {adata.n_obs:,} cells on {reference.n_obs:,} with {found.sum():,} of the {len(found):,} genes of "
+        f"uns[{key!r}]" + (f"; new batches: {', '.join(new)}" if new else "")
+    )
+    adata = adata.copy() if copy else adata
+    cells = np.flatnonzero(counts.condition >= len(stored.batches)) if new else np.array([], np.int64)
+    if len(cells):
+        theirs = Counts(counts.matrix[cells], counts.size_factor[cells], counts.condition[cells])
+        size, beta = int(params["batch_size"]), float(params["beta"])
+        fit_new(model.to(where), theirs, len(new), n_steps, size, beta, rng, settings.verbosity.value > 0)
+    states = embed(model, counts, where)
+    if len(cells) and model.alignment is not None:
+        align_new(model.alignment, embedding, codes, states[cells], counts.condition[cells], rng)
+    latent = aligned(model, states, counts.condition, where)
+
+    # Alignment lays a new batch on the reference, also the cells that the reference has nothing of.
+    new_cells = np.isin(np.arange(len(counts)), cells)[:, None]
+    columns = {"novelty": novelty(np.where(new_cells, states, latent), embedding, n_neighbors)}
+    if label_key is not None and labels is not None:
+        columns |= _predicted(label_key, labels, latent, embedding, n_neighbors)
+    config = asdict(model.config) | {"size_factor_mean": mapped.size_factor_mean}
+    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+    query = {
+        "n_reference": reference.n_obs,
+        "n_genes": len(found),
+        "missing_genes": np.array(stored.genes, dtype=object)[~found],
+        "new_batches": np.array(new, dtype=object),
+    }
+    if label_key is not None:
+        query["label_key"] = label_key
+    if key in adata.uns or f"X_{key}" in adata.obsm:
+        logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
+    packed = _adata.pack_model(config, weights, mapped.genes, mapped.batches)
+    told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query"}})
+    _adata.write_result(adata, key, latent, {**told, "params": params, "model": packed, "query": query})
+    for name, values in columns.items():
+        adata.obs[name] = values
+    added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model with its new batches (adata.uns)"
+    logg.info("    finished", time=start, deep=added + f"\n    {', '.join(map(repr, columns))} (adata.obs)")
+    return adata if copy else None
+
+
+@contextmanager
+def _naming_the_reference() -> Iterator[None]:
+    """Errors of the reference say so: those of the new cells would sound the same."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"reference: {error.args[0]}"
+        raise type(error)(msg) from error
+
+
+def _found_genes(adata: AnnData, stored: Stored, key: str) -> NDArray[np.bool_]:
+    """Which of the model's genes are in `adata`."""
+    found = adata.var_names.get_indexer(stored.genes) >= 0
+    if found.mean() < FEWEST_GENES:
+        first = stored.genes[int(np.argmin(found))]
+        msg = (
+            f"Only {found.sum()} of the {len(found)} genes of the model in uns[{key!r}] are in var_names (first "
+            f"missing: {first!r}); at least half are needed. See that genes are named as in the reference (symbols or "
+            "identifiers, case), and not selected before."
+        )
+        raise ValueError(msg)
+    return found
+
+
+def _params(
+    adata: AnnData, fitted: Mapping[str, Any], stored: Stored, batch_key: str | None, layer: str | None
+) -> dict[str, Any]:
+    """The parameters of the fit, with where the new cells' counts and batches are."""
+    params = {name: value for name, value in fitted.items() if name not in {"layer", "batch_key"}}
+    if layer == "auto":
+        layer = fitted.get("layer") if fitted.get("layer") in _adata.keys(adata.layers) else None
+    if layer is not None:
+        params["layer"] = layer
+    if stored.batches:
+        params["batch_key"] = fitted["batch_key"] if batch_key is None else batch_key
+    return params
+
+
+def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: Stored) -> list[str]:
+    """Batches of `adata` that the model does not know."""
+    if not stored.batches:
+        return []
+    return [str(name) for name in _adata.batch_labels(adata, params["batch_key"])[1] if name not in stored.batches]
+
+
+def _labels(reference: AnnData, label_key: str) -> pd.Series:
+    """Labels of the reference as categories; a cell may have none."""
+    _adata.check_obs_key(reference, "label_key", label_key)
+    labels = reference.obs[label_key].astype("category").cat.remove_unused_categories()
+    if labels.isna().all():
+        msg = f"obs[{label_key!r}] holds no label. Choose another column."
+        raise ValueError(msg)
+    return labels
+
+
+def _space(
+    reference: AnnData, key: str, stored: Stored, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The reference's embedding, computed if it is not there, and its batch codes."""
+    model, name, params = stored.model, f"X_{key}", _adata.find_record(reference, key)["params"]
+    codes = np.zeros(reference.n_obs, np.int64)
+    if stored.batches:
+        codes = _adata.batch_codes(reference, params["batch_key"], stored.batches)
+    if name not in reference.obsm:
+        embedding = aligned(model, embed(model, counts_of(reference, key, stored), device), codes, device)
+        model.cpu()  # where its weights are cut and joined
+        return embedding, codes
+    embedding = _adata.read_embedding(reference, name)
+    if embedding.shape[1] != model.config.n_latent:
+        msg = (
+            f"obsm[{name!r}] has {embedding.shape[1]} dimensions, the model in uns[{key!r}] {model.config.n_latent}. "
+            f"Run sc_vaenb.tl.embed(reference, {key!r}) first."
+        )
+        raise ValueError(msg)
+    return embedding, codes
+
+
+def _predicted(
+    label_key: str, labels: pd.Series, latent: NDArray[np.float32], embedding: NDArray[np.float32], k: int
+) -> dict[str, Any]:
+    """Columns of labels and of their uncertainty, from the nearest labelled cells."""
+    codes = labels.cat.codes.to_numpy(dtype=np.int64)
+    with_label = np.flatnonzero(codes >= 0)
+    distance, at = nearest(latent, embedding[with_label], k)
+    winner, uncertainty = vote(distance, codes[with_label][at])
+    predicted = pd.Categorical.from_codes(winner, dtype=labels.dtype)
+    return {f"{label_key}_predicted": predicted, f"{label_key}_uncertainty": uncertainty}
