@@ -3,6 +3,7 @@
 from ._compare import compare
 from ._corrected import corrected
 from ._cvae import cvae
+from ._differential import differential
 from ._embed import embed
 from ._export_model import export_model
 from ._factors import factors
@@ -21,6 +22,7 @@ __all__ = [
     "compare",
     "corrected",
     "cvae",
+    "differential",
     "embed",
     "export_model",
     "factors",
