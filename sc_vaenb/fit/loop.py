@@ -15,6 +15,7 @@ from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
 from .batches import Counts, shuffled, split
 from .device import own_random_state, threads_as_asked
+from .dispersion import refit_dispersion
 from .history import History, Verdict
 from .schedule import one_cycle, warm_up
 
@@ -117,6 +118,7 @@ def fit(
             status = "interrupted"
         if status:
             best.restore()
+        refit_dispersion(model, counts, device)
     return model, history, history.verdict(status, best.step)
 
 

@@ -1,0 +1,37 @@
+"""Dispersions as the cells have them, once the networks are fitted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..model.vae import CountVAE
+from .batches import Counts
+
+FEWEST, MOST = 200, 1024  # cells: with fewer their own chance would decide; more change little
+ROUNDS = 20
+PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
+
+
+def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device) -> None:
+    """Set the dispersions to their most likely values, given what the fitted networks expect of the cells.
+
+    During a fit weight decay holds log theta back, lest the networks chase single counts. That serves the embedding,
+    but drawn counts vary too much. The networks, and so the embedding, stay as they are. Uses torch's random state.
+    """
+    log_theta = getattr(model.likelihood, "log_theta", None)
+    if log_theta is None or len(counts) < FEWEST:
+        return
+    model.eval()
+    batch = counts.minibatch(np.arange(0, len(counts), -(-len(counts) // MOST)), device)
+    with torch.no_grad():
+        mean, log_var = model.encode(batch)
+        raw = model.decode(mean + (0.5 * log_var).exp() * torch.randn_like(mean), batch)
+    before, offset = log_theta.detach().clone(), model.offset(batch)
+    optimizer = torch.optim.Rprop([log_theta], lr=0.3, step_sizes=(1e-3, 1.0))  # every gene at its own pace
+    for _ in range(ROUNDS):
+        optimizer.zero_grad()
+        kept = PULL * (log_theta - before).square().sum()
+        (kept - model.likelihood.log_prob(raw, offset, batch).sum()).backward()
+        optimizer.step()
+    log_theta.grad = None
