@@ -1,0 +1,49 @@
+"""From estimates with errors to probabilities: how large the effects are is learned from all genes together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = np.sinh(np.arange(-120, 121) / 30) / np.sinh(4)  # effect sizes of the prior from -1 to 1, denser near zero
+N_ITERATIONS = 30  # more make the prior spikier than its data can say, and probabilities too sure
+PRIOR_NULLS = 10.0  # genes without any effect that are added to those seen: in doubt, there is no effect
+
+Values = NDArray[np.float64]
+
+
+class Shrunken(NamedTuple):
+    """Per effect: posterior mean, and posterior probability of lying within +- delta."""
+
+    mean: Values
+    local_fdr: Values
+
+
+def shrink(estimate: Values, sd: Values, delta: float) -> Shrunken:
+    """Posterior of effects of which estimates with normal errors are known, under a prior learned from all of them.
+
+    The prior is any distribution on a grid of effect sizes, fitted to the estimates by the EM algorithm (Laird 1978;
+    for false discovery rates Stephens 2017), with some pseudo-observations at zero. Stopping early keeps it smooth.
+    """
+    reach = max(1.05 * np.abs(estimate).max(), 2 * delta)
+    grid = reach * GRID
+    log_density = -0.5 * ((estimate[:, None] - grid) / sd[:, None]) ** 2
+    density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+    nulls = PRIOR_NULLS * (grid == 0)
+    prior = np.full(len(grid), 1 / len(grid))
+    for _ in range(N_ITERATIONS):
+        prior = prior * (density.T @ (1 / (density @ prior))) + nulls
+        prior /= prior.sum()
+    posterior = density * prior
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    return Shrunken(posterior @ grid, posterior[:, np.abs(grid) <= delta].sum(axis=1))
+
+
+def false_discovery_rate(local_fdr: Values) -> Values:
+    """Per effect, the share of false ones to expect among it and all less likely false ones (Newton et al. 2004)."""
+    order = np.argsort(local_fdr, kind="stable")
+    rate = np.empty(len(local_fdr))
+    rate[order] = np.cumsum(local_fdr[order]) / np.arange(1, len(local_fdr) + 1)
+    return rate

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+
+from .. import _adata
+from ..fit.device import resolve_device
+from ..fit.rates import Sums, difference, excess, stratum_sums
+from ..fit.shrink import false_discovery_rate, shrink
+from ._model import counts_of, load_model
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+FEWEST = 2  # cells of a group: one says nothing about how cells differ
+# Where scanpy.get.rank_genes_groups_df looks for which column of the table
+SCANPY = {
+    "names": "names",
+    "scores": "scores",
+    "logfoldchanges": "logfoldchanges",
+    "pvals": "local_fdr",
+    "pvals_adj": "fdr",
+}
+
+
+def differential(
+    adata: AnnData,
+    groupby: str,
+    key: str = "vae",
+    *,
+    groups: str | Sequence[str] = "all",
+    reference: str = "rest",
+    delta: float = 0.25,
+    n_samples: int = 4,
+    device: str = "auto",
+    rng: int = 0,
+    key_added: str = "differential",
+    copy: bool = False,
+) -> AnnData | None:
+    """Compare the mean expression of groups of cells: log2 fold changes, their probabilities, false discovery rates.
+
+    Compared are means over the cells of each group, not pairs of single cells (as by Lopez et al. 2018): the expression
+    that the model decodes from samples of each cell's posterior, times a factor per group and gene that sets it right
+    by the counts. For decoders smooth over cells, and alone differ between groups in genes that do not. The model also
+    says how much each count weighs, how far the counts vary, and what to expect where there are hardly any. Groups are
+    compared within the batches that the model knows, and averaged over those that hold cells of both, as in the rate
+    ratio of Mantel & Haenszel (1959). How large differences are is then learned from all genes together (empirical
+    Bayes; Stephens 2017): where most genes differ little, an uncertain estimate is drawn towards zero.
+
+    `probability` is the posterior probability that the means of the two groups, in cells like these of these
+    batches, differ by more than `delta` on the log2 scale, in either direction. `fdr` is the share of genes called
+    wrongly to expect if this gene is called with all that are more probable (Newton et al. 2004): genes with
+    `fdr <= 0.05` hold about 5 % that differ by less. Two things it does not cover. Cells of few donors tell little
+    about other donors, however many the cells are. And groups found by clustering these counts differ by construction.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes, with a model in `uns[key]` (from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`).
+    groupby
+        Column of `obs` with the group of each cell. Cells without one are left out.
+    key
+        Name of the stored model. The genes are those of the model.
+    groups
+        The groups to compare with the reference; `"all"` for each.
+    reference
+        `"rest"`, all other cells that have a group, or one of the groups.
+    delta
+        The smallest log2 fold change that counts. Exact equality is never true: shares of the depth shift a little in
+        all genes when a few change. 0.25, a change by a fifth, is above that and below what marks a cell type.
+    n_samples
+        Samples of each cell's posterior to decode. The time grows with it.
+    device
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+    rng
+        Seed of the samples.
+    key_added
+        Where in `uns` the results go.
+    copy
+        Work on a copy of `adata` and return it.
+
+    Returns
+    -------
+    `None`, or the copy if `copy`. `uns["differential"]` holds:
+
+    `table`
+        DataFrame with a row per group and gene, the groups in order, the highest scores first: `group`, `names` (the
+        gene), `scores` (estimate by its standard deviation), `logfoldchanges` (posterior mean of the log2 fold change),
+        `probability`, `local_fdr` (1 - probability), `fdr`, `mean_group` and `mean_reference` (counts per 10,000 of an
+        average cell, averaged over the batches with cells of both), `pct_nz_group` and `pct_nz_reference` (share
+        of the cells with a count).
+    `names`, `scores`, `logfoldchanges`, `pvals`, `pvals_adj`, `pts`, `pts_rest`, `params`
+        The same as :func:`scanpy.tl.rank_genes_groups` has it, for :func:`scanpy.get.rank_genes_groups_df` and
+        scanpy's plots, given `key="differential"`: `pvals` is the local_fdr and `pvals_adj` the fdr.
+        (`pts`, `pts_rest` are left out where a group has a slash in its name, which no file takes.)
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        There is no such model, column or group; a group has fewer than two cells, or no batch in common with its
+        reference; genes of the model are missing, or the counts are not what they must be. `adata` is unchanged.
+
+    Examples
+    --------
+    >>> import scanpy as sc, sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata, batch_key="batch")
+    >>> sc_vaenb.tl.cvae(adata, "batch")
+    >>> sc_vaenb.tl.differential(adata, "cell_type")
+    >>> sc.get.rank_genes_groups_df(adata, "type_0", key="differential", pval_cutoff=0.05)
+    """
+    _adata.check_adata(adata, copy=copy)
+    _adata.check_number("delta", delta, 0, above=True)
+    _adata.check_number("n_samples", n_samples, 1, whole=True)
+    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    _check_key_added(adata, key_added)
+    where = resolve_device(device)
+    stored = load_model(adata, key)
+    codes, names = _group_codes(adata, groupby)
+    chosen = _chosen(names, groupby, groups, reference)
+    others = {
+        g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in chosen
+    }
+    counts = counts_of(adata, key, stored)
+    used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
+    _check_cells(codes[used], counts.condition[used], names, others, reference)
+
+    start = logg.info(f"comparing {len(chosen)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
+    adata = adata.copy() if copy else adata
+    n_batches = max(len(stored.batches), 1)
+    stratum = np.where(used, codes * n_batches + counts.condition, -1)
+    sums = stratum_sums(stored.model, counts, stratum, n_samples, where, rng)
+    by_group = {
+        g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(len(names))
+    }
+    dispersion = excess(list(sums.values()))
+    per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
+    tables = {
+        names[g]: _table(stored.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
+        for g, rest in others.items()
+    }
+    params: dict[str, Any] = {"groupby": groupby, "reference": reference, "method": "sc_vaenb", "use_raw": False}
+    params |= {"key": key, "delta": float(delta), "n_samples": int(n_samples), "rng": int(rng)}
+    _adata.write_record(adata, key_added, _record(tables, params))
+    logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, the comparison (adata.uns)")
+    return adata if copy else None
+
+
+def _check_key_added(adata: AnnData, key_added: object) -> None:
+    _adata.check_key(key_added)
+    found = adata.uns.get(key_added)
+    if isinstance(found, dict) and "model" in found:
+        msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
+        raise ValueError(msg)
+
+
+def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
+    _adata.check_obs_key(adata, "groupby", groupby)
+    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    names = [str(name) for name in column.cat.categories]
+    if len(names) < 2 or len(set(names)) < len(names):
+        msg = f"obs[{groupby!r}] holds the groups {names}: two or more with names of their own are needed."
+        raise ValueError(msg)
+    return column.cat.codes.to_numpy(dtype=np.int64), names
+
+
+def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], reference: str) -> list[int]:
+    """Which groups are compared with the reference, in the order of the column."""
+    if reference != "rest" and reference not in names:
+        msg = f"reference={reference!r} is not in obs[{groupby!r}]. Choose 'rest' or one of {names}."
+        raise ValueError(msg)
+    if isinstance(groups, str) and groups != "all":
+        msg = f"groups={groups!r} is not possible. Give a list of groups, such as [{groups!r}], or 'all'."
+        raise TypeError(msg)
+    wanted = names if isinstance(groups, str) else list(groups)
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        msg = f"groups={unknown} are not in obs[{groupby!r}], which holds {names}."
+        raise ValueError(msg)
+    chosen = [code for code, name in enumerate(names) if name in wanted and name != reference]
+    if not chosen:
+        msg = f"groups={wanted} leaves nothing to compare with reference={reference!r}. Name other groups."
+        raise ValueError(msg)
+    return chosen
+
+
+def _check_cells(
+    codes: NDArray[np.int64],
+    batch: NDArray[np.int64],
+    names: list[str],
+    others: dict[int, list[int]],
+    reference: str,
+) -> None:
+    """Refuse groups that are too small, or share no batch with their reference."""
+    for group, rest in others.items():
+        here, there = codes == group, np.isin(codes, rest)
+        for name, cells in ((names[group], here), (reference, there)):
+            if cells.sum() < FEWEST:
+                msg = f"group {name!r} has one cell, too few to compare. Leave it out of groups, or merge it."
+                raise ValueError(msg)
+        if not np.intersect1d(batch[here], batch[there]).size:
+            msg = (
+                f"no batch holds cells of both {names[group]!r} and {reference!r}, so that their difference cannot be "
+                "told from that of the batches. Leave the group out of groups, or choose another reference."
+            )
+            raise ValueError(msg)
+
+
+def _together(groups: Sequence[dict[int, Sums]]) -> dict[int, Sums]:
+    """The sums of several groups, by batch."""
+    total: dict[int, Sums] = {}
+    for group in groups:
+        for batch, sums in group.items():
+            total[batch] = total[batch] + sums if batch in total else sums
+    return total
+
+
+def _table(
+    genes: list[str],
+    group: dict[int, Sums],
+    rest: dict[int, Sums],
+    dispersion: NDArray[np.float64],
+    delta: float,
+    per_10k: float,
+) -> pd.DataFrame:
+    """One group against its reference, a row per gene, the highest scores first."""
+    found = difference(group, rest, dispersion)
+    effect = shrink(found.log2_fold, found.sd, delta)
+    table = pd.DataFrame(
+        {
+            "names": genes,
+            "scores": found.log2_fold / found.sd,
+            "logfoldchanges": effect.mean,
+            "probability": 1 - effect.local_fdr,
+            "local_fdr": effect.local_fdr,
+            "fdr": false_discovery_rate(effect.local_fdr),
+            "mean_group": per_10k * found.rate,
+            "mean_reference": per_10k * found.reference_rate,
+            "pct_nz_group": _share_expressing(group),
+            "pct_nz_reference": _share_expressing(rest),
+        }
+    )
+    return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True)
+
+
+def _share_expressing(group: dict[int, Sums]) -> NDArray[np.float64]:
+    return np.sum([s.cells_expressing for s in group.values()], axis=0) / sum(s.n for s in group.values())
+
+
+def _record(tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> dict[str, Any]:
+    """The tables as one, and as scanpy.tl.rank_genes_groups has them: an array per column, a field per group."""
+    record: dict[str, Any] = {"params": params}
+    for name, column in SCANPY.items():
+        frame = pd.DataFrame({group: table[column] for group, table in tables.items()})
+        record[name] = frame.to_records(index=False)
+    # A column of a table may not have a slash in its name in a file, and scanpy reads the rest without these two.
+    shares = {} if any("/" in group for group in tables) else {"pts": "pct_nz_group", "pts_rest": "pct_nz_reference"}
+    for name, column in shares.items():
+        record[name] = pd.DataFrame({group: table.set_index("names")[column] for group, table in tables.items()})
+    table = pd.concat(tables, names=["group"]).reset_index(level="group").reset_index(drop=True)
+    table["group"] = pd.Categorical(table["group"], categories=list(tables))
+    record["table"] = table
+    return record
