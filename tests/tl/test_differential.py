@@ -13,6 +13,9 @@ from scipy.stats import spearmanr
 
 import sc_vaenb
 
+# pandas 3.1 warns of what scanpy 1.12 does in get.rank_genes_groups_df
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.drop is deprecated")
+
 COLUMNS = [
     "group", "names", "scores", "logfoldchanges", "probability", "local_fdr", "fdr", "mean_group", "mean_reference",
     "pct_nz_group", "pct_nz_reference",
