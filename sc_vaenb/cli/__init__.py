@@ -8,14 +8,16 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .. import __version__
 from ._options import add_options
 
 OUT = Path("results_comparison")
+WITH_SOURCE = ("vae", "cvae", "compare")  # commands that take --adata and --counts
 EXAMPLES = """\
 examples:
   sc-vaenb demo
@@ -29,7 +31,7 @@ Files: .h5ad, .zarr, 10x .h5, or a folder with matrix.mtx.
 Exit codes: 0 done, 1 refused or failed, 2 not understood, 130 interrupted."""
 FIT_EXAMPLES = """\
 examples:
-  sc-vaenb {0} data.h5ad
+  sc-vaenb {0} data.h5ad --batch-key sample --label-key celltype
   sc-vaenb --adata processed.h5ad --counts raw_counts.h5ad {0} --recon nb --n-latent 20
 
 The raw counts are looked for in layers and X, or are those of --counts, whose cells and genes are matched by name.
@@ -47,7 +49,11 @@ method. Interrupted, the same command goes on where it was."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 refused or failed, 2 not understood, 130 interrupted."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(typed).parse_args(typed)
+    options, unknown = _parser(typed).parse_known_args(typed)
+    if unknown:
+        options.parser.unknown(unknown)
+    if options.run_with_source is False and (options.adata or options.counts):
+        options.parser.error("--adata and --counts go with vae, cvae and compare. Give FILE instead.")
     options.command = shlex.join(["sc-vaenb", *typed])
     try:
         with warnings.catch_warnings():
@@ -82,12 +88,28 @@ def _quiet(quiet: bool) -> None:
     sc.settings.verbosity = "error" if quiet else "info"
 
 
-def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Says in two lines what was not understood, and what may have been meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+
+    def unknown(self, words: list[str]) -> NoReturn:
+        near = [get_close_matches(word.split("=")[0], self._option_string_actions, 1) for word in words]
+        meant = [
+            f"{word} (did you mean {found[0]}?)" if found else word for word, found in zip(words, near, strict=True)
+        ]
+        self.error(f"not understood: {', '.join(meant)}")
+
+
+def _parser(typed: Sequence[str]) -> Parser:
+    parser = Parser(
         prog="sc-vaenb",
         description="Variational autoencoders for single-cell counts, beside PCA and Harmony.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     _general(parser, False)
@@ -99,8 +121,8 @@ def _parser(typed: Sequence[str]) -> argparse.ArgumentParser:
             help=what,
             description=what[0].upper() + what[1:] + ".",
             epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.set_defaults(parser=command, run_with_source=name in WITH_SOURCE)
         # Taken behind the command too; what is not given there leaves what was given before it.
         _general(command, argparse.SUPPRESS)
         if name in typed:  # the options are read off functions whose import takes seconds
@@ -115,8 +137,10 @@ def _general(parser: argparse.ArgumentParser, default: object) -> None:
 
 def _source(parser: argparse.ArgumentParser, default: object) -> None:
     known: dict[str, Any] = {"type": Path, "metavar": "FILE", "default": default}
-    parser.add_argument("--adata", help="cells and genes: what FILE is to a command", **known)
-    parser.add_argument("--counts", help="a second file with their raw counts, matched by name", **known)
+    parser.add_argument("--adata", help="cells and genes, in the place of FILE (vae, cvae, compare)", **known)
+    parser.add_argument(
+        "--counts", help="a second file with their raw counts, matched by name (vae, cvae, compare)", **known
+    )
 
 
 def _out(parser: argparse.ArgumentParser, default: Path | None, what: str, **more: Any) -> None:
@@ -145,7 +169,7 @@ def _fit_options(parser: argparse.ArgumentParser, method: str) -> None:
     _source(parser, argparse.SUPPRESS)
     _keys(parser)
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s.")
-    parser.add_argument("--mog", action="store_true", help="not there yet: a mixture of Gaussians as prior")
+    parser.add_argument("--mog", action="store_true", help=argparse.SUPPRESS)
     add_options(parser, pp.prepare, ["log1p", "copy"])
     here = ["layer", "allow_non_integer", "key_added", "copy"]
     add_options(parser, tl.cvae if method == "cvae" else tl.vae, here)

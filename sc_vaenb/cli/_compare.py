@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._fit import BATCH_NAMES, LABEL_NAMES, about, read_input
+from ._fit import BATCH_NAMES, LABEL_NAMES, about, check_columns, prepare, read_input, say
 from ._options import given
 from ._read import choose_key, read
 from ._results import write_results
@@ -23,19 +24,24 @@ DATA, RUN, REPORT = "comparison.h5ad", "run.json", "report.html"
 def run_compare(options: argparse.Namespace) -> None:
     """Read, prepare, compare, draw and write; or with --save-only draw again what is there."""
     begun = time.perf_counter()
+    before: dict[str, Any] = {}
     if options.save_only:
         adata, run = _stored(options.out)
     else:
+        before = _run_of(options.out)
         adata, run = _computed(options)
+    say(options, "drawing")
     _draw(adata, options.out, run)
+    for folder in set(before.get("folders", {}).values()) - set(run["folders"].values()):
+        shutil.rmtree(options.out / folder, ignore_errors=True)  # of the comparison that was replaced
     print(adata.uns["compare"]["verdict"])
     print(f"\nwritten to {options.out} in {time.perf_counter() - begun:.0f} s:")
-    for name in (REPORT, Path(REPORT).with_suffix(".csv").name, DATA, *(f"{f}/" for f in run["folders"].values())):
-        print(f"  {name}")
+    for name in (REPORT, "report.csv", DATA, "scores.svg", "umaps.svg", *(f"{f}/" for f in run["folders"].values())):
+        say(options, f"  {name}")
 
 
 def _computed(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any]]:
-    from .. import pp, tl
+    from .. import tl
 
     out: Path = options.out
     if (out / RUN).exists() and not options.force:
@@ -47,8 +53,9 @@ def _computed(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any]]:
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=True)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     assert batch_key is not None  # it was needed
+    check_columns(batch_key, label_key)
     make_folder(out)
-    pp.prepare(adata, batch_key, **given(options, pp.prepare))
+    prepare(adata, batch_key, options)
     check_room(adata, out)
     if (out / DATA).exists():
         _take_over(adata, read(out / DATA))
@@ -97,7 +104,13 @@ def _take_over(adata: AnnData, before: AnnData) -> None:
 def _stored(out: Path) -> tuple[AnnData, dict[str, Any]]:
     if not (out / RUN).exists() or not (out / DATA).exists():
         raise FileNotFoundError(f"{out} holds no comparison to draw. Run sc-vaenb compare without --save-only first.")
-    return read(out / DATA), json.loads((out / RUN).read_text(encoding="utf-8"))
+    return read(out / DATA), _run_of(out)
+
+
+def _run_of(out: Path) -> dict[str, Any]:
+    """What an earlier comparison wrote of itself; nothing if there was none."""
+    found = out / RUN
+    return json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
 
 
 def _draw(adata: AnnData, out: Path, run: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ PACKAGES = ("sc_vaenb", "torch", "scanpy", "anndata", "numpy", "harmonypy")
 
 def run_fit(options: argparse.Namespace) -> None:
     """Read, prepare, fit, cluster, score and write."""
-    from .. import pp, tl
+    from .. import tl
     from ..tl._graph import downstream
 
     if options.mog:
@@ -34,28 +34,29 @@ def run_fit(options: argparse.Namespace) -> None:
     adata = read_input(options)
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=options.method == "cvae")
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
+    check_columns(batch_key, label_key)
     make_folder(options.out)
-    pp.prepare(adata, batch_key, **given(options, pp.prepare))
+    prepare(adata, batch_key, options)
     check_room(adata, options.out)
-    arguments = {**given(options, function), "layer": "counts"}
+    key = options.method
+    arguments = {**given(options, function), "layer": "counts", "key_added": key}
     function(adata, *([batch_key] if options.method == "cvae" else []), **arguments)
-    if adata.uns["vae"]["verdict"]["status"] == "interrupted":
+    if adata.uns[key]["verdict"]["status"] == "interrupted":
         raise KeyboardInterrupt  # in a notebook half a fit may be of use; a folder of results must be whole
-    print(adata.uns["vae"]["verdict"]["message"])
-    downstream(adata, "vae", 1.0, int(adata.uns["vae"]["params"]["rng"]))
+    downstream(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
     keys = {name: key for name, key in keys.items() if key is not None and adata.obs[key].nunique() > 1}
     if keys:
-        tl.score(adata, "X_vae", **keys, key_added="vae_scores")
-    method = f"{options.method}_{adata.uns['vae']['params']['likelihood']}".upper()
+        tl.score(adata, f"X_{key}", **keys, key_added=f"{key}_scores")
+    method = f"{options.method}_{adata.uns[key]['params']['likelihood']}".upper()
     folder = options.out / f"{method}_{timestamp()}"
     columns = {"sample": batch_key, "celltype": label_key}
     with whole(folder) as partial:
-        write_results(adata, method, "vae", partial, columns, adata.uns.get("vae_scores"), about(options))
+        write_results(adata, method, key, partial, columns, adata.uns.get(f"{key}_scores"), about(options))
         write_adata(adata, partial / f"{method}.h5ad")
     print(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
     for path in sorted(folder.iterdir()):
-        print(f"  {path.name}")
+        say(options, f"  {path.name}")
 
 
 def read_input(options: argparse.Namespace) -> AnnData:
@@ -66,12 +67,36 @@ def read_input(options: argparse.Namespace) -> AnnData:
     if options.file is not None and options.adata is not None:
         raise ValueError(f"there are two inputs: {options.file} and --adata {options.adata}. Give one.")
     adata = read(path)
-    print(f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
+    say(options, f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
     if options.counts is not None:
         adata, found = with_counts(adata, read(options.counts), getattr(options, "layer", None))
         options.layer = "counts"
-        print(found)
+        say(options, found)
     return adata
+
+
+def prepare(adata: AnnData, batch_key: str | None, options: argparse.Namespace) -> None:
+    """`pp.prepare`, whose advice is for Python, with that for the command line."""
+    from .. import pp
+
+    try:
+        pp.prepare(adata, batch_key, **given(options, pp.prepare))
+    except ValueError as error:
+        if "no raw counts" not in str(error):
+            raise
+        advice = "Give a second file that has them with --counts FILE, or the name of their layer with --layer NAME."
+        raise ValueError(f"{options.file or options.adata} holds no raw counts. {advice} ({error})") from error
+
+
+def check_columns(batch_key: str | None, label_key: str | None) -> None:
+    if batch_key is not None and batch_key == label_key:
+        raise ValueError(f"--batch-key and --label-key are both {batch_key!r}: what is to be removed would be kept.")
+
+
+def say(options: argparse.Namespace, text: str) -> None:
+    """What is no result."""
+    if not options.quiet:
+        print(text)
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:

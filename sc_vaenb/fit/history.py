@@ -109,7 +109,7 @@ class History:
         if status == "converged" and held_out and rise > OVERFITTED:
             message = (
                 f"The loss{held_out} has risen by {rise:.1%} since step {best_step}: the model knows the "
-                "fitted cells better than new ones. Their embedding need not suffer; to decode, fit with patience=10."
+                "fitted cells better than new ones. The embedding need not suffer; to decode, fit with patience=10."
             )
         collapse = last["active_units"] < 2
         if collapse:

@@ -136,7 +136,7 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
             continue
         verdict = record["verdict"]
         status = str(verdict["status"]).replace("_", " ")
-        collapsed = bool(verdict["posterior_collapse"])
+        collapsed, overfitted = bool(verdict["posterior_collapse"]), "has risen" in str(verdict["message"])
         history = draw(
             partial(pl.history, adata, name),
             alt=f"Losses, learning rate, active units and KL divergence of the fit {name}, step by step.",
@@ -145,8 +145,8 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
         fits.setdefault(str(row.method), []).append(Fit(
             name=name,
             seed=int(row.seed),
-            status=status + (", posterior collapse" if collapsed else ""),
-            good=str(verdict["status"]) in GOOD and not collapsed,
+            status=status + (", posterior collapse" if collapsed else ", but overfitted" if overfitted else ""),
+            good=str(verdict["status"]) in GOOD and not collapsed and not overfitted,
             message=str(verdict["message"]),
             history=history,
             groups=_groups(record.get("overlap")),

@@ -177,7 +177,7 @@ def compare(
         "failed": failed,
         "made": made,
     }
-    logg.info(adata.uns[key_added]["verdict"])
+    logg.hint(adata.uns[key_added]["verdict"])
     return adata if copy else None
 
 

@@ -147,6 +147,9 @@ def check_scored(
     adata: AnnData, batch_key: str | None, label_key: str | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.str_] | None, NDArray[np.int64] | None]:
     """Which cells can be scored (those with a label), and the labels and batch codes of these."""
+    if batch_key is not None and batch_key == label_key:
+        msg = f"batch_key and label_key are both {batch_key!r}. Name the column of the batches, and that of the types."
+        raise ValueError(msg)
     batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
     cells = np.ones(adata.n_obs, dtype=bool)
     if label_key is not None:

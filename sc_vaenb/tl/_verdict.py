@@ -43,7 +43,11 @@ def verdict_in_words(adata: AnnData, methods: pd.DataFrame, scores: dict[str, An
             + ("there is hardly anything to correct." if excess < MIXED else "correction is needed.")
         )
     blurred = _blurred(adata, methods, label_key) if label_key is not None and "PCA" in mean.index else {}
-    for method, row in mean.drop("PCA", errors="ignore").iterrows():
+    judged = mean.drop("PCA", errors="ignore")
+    batch_key = scores.get("params", {}).get("batch_key")
+    if label_key is not None and batch_key is not None and _few_confounded(adata, batch_key, label_key):
+        judged = judged.drop(columns=["confounded_kept", "private_kept"], errors="ignore")
+    for method, row in judged.iterrows():
         lines += _complaints(str(method), row)
         if blurred.get(str(method)):
             lines.append(f"{method} blurs types that PCA keeps apart: {', '.join(blurred[str(method)])}.")
@@ -62,10 +66,17 @@ def _lead(order: pd.Series, spread: pd.Series) -> str:
     return f"{said}, not more than twice the spread over seeds ({noise:.3f}): take either."
 
 
+def _few_confounded(adata: AnnData, batch_key: str, label_key: str) -> bool:
+    """Whether the types that some batch lacks are too few cells for a word on how they fared."""
+    sizes = pd.crosstab(adata.obs[label_key].astype(str), adata.obs[batch_key].astype(str))
+    return int(sizes[(sizes == 0).any(axis=1)].to_numpy().sum()) < FEW
+
+
 def _complaints(method: str, row: pd.Series) -> list[str]:
     lines = []
     if row["same_batch_excess"] > MIXED:
-        lines.append(f"{method} under-corrects: batches are still apart by {row['same_batch_excess']:.2f}.")
+        slightly = " slightly" if row["same_batch_excess"] < 2 * MIXED else ""
+        lines.append(f"{method} under-corrects{slightly}: batches are still apart by {row['same_batch_excess']:.2f}.")
     for name, what in (
         ("confounded_kept", "biology that is confounded with batch"),
         ("private_kept", "types of a single batch"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import anndata as ad
 import numpy as np
@@ -23,11 +24,16 @@ def typed(file, tmp_path):
 
 
 def refuse_to_compute(monkeypatch):
+    for name in ("vae", "cvae", "harmony", "log_pca"):
+        monkeypatch.setattr(_compare, name, refusing(getattr(_compare, name)))
+
+
+def refusing(original):
     def computed(*_, **__):
         raise AssertionError("computed again")
 
-    for name in ("vae", "cvae", "harmony", "log_pca"):
-        monkeypatch.setattr(_compare, name, computed)
+    computed.__kwdefaults__ = original.__kwdefaults__
+    return computed
 
 
 def stop(*_, **__):
@@ -78,7 +84,12 @@ def test_a_comparison_from_the_command_line(typed, tmp_path, capsys, monkeypatch
     assert (out / "comparison.h5ad").read_bytes() == before
     assert {path.name for path in out.iterdir()} == names
 
+    time.sleep(1.1)  # folders carry the second in their names
     assert cli.main([*typed, "--force"]) == 0  # and computes nothing that is unchanged
+    after = {path.name for path in out.iterdir() if path.is_dir()}
+    assert len(after) == 4
+    assert not after & folders
+    assert ad.read_h5ad(out / "comparison.h5ad").uns["compare"]["failed"] == {}
 
 
 @pytest.mark.parametrize("phase", ["fit", "umap", "write"])

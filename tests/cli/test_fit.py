@@ -37,7 +37,7 @@ def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
 
     adata = ad.read_h5ad(folder / "CVAE_NB.h5ad")
     latent = np.load(folder / "latents.npy")
-    np.testing.assert_array_equal(latent, adata.obsm["X_vae"])
+    np.testing.assert_array_equal(latent, adata.obsm["X_cvae"])
     scaled = np.load(folder / "latents_z.npy")
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std(0), 1, atol=1e-5)
@@ -45,14 +45,14 @@ def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
     assert silhouette == pytest.approx(silhouette_score(latent, adata.obs["cell_type"]), abs=1e-4)
     metrics = pd.read_csv(folder / "metrics.csv", index_col=0)
     assert metrics.loc["silhouette_label", "value"] == pytest.approx((silhouette + 1) / 2, abs=1e-5)
-    assert metrics.loc["total", "value"] == pytest.approx(adata.uns["vae_scores"]["values"].loc["X_vae", "total"])
+    assert metrics.loc["total", "value"] == pytest.approx(adata.uns["cvae_scores"]["values"].loc["X_cvae", "total"])
     params = json.loads((folder / "params.json").read_text())
     assert params["command"].startswith("sc-vaenb cvae ")
     assert params["params"] | {"n_latent": 4, "hidden": [16], "rng": 3, "batch_key": "batch"} == params["params"]
     assert "cell_type" in (folder / "CVAE_NB_umap_celltype.svg").read_text()
 
-    sc_vaenb.tl.embed(adata)  # the model is in the file
-    np.testing.assert_allclose(adata.obsm["X_vae"], latent, atol=1e-5)
+    sc_vaenb.tl.embed(adata, "cvae")  # the model is in the file
+    np.testing.assert_allclose(adata.obsm["X_cvae"], latent, atol=1e-5)
 
 
 @pytest.mark.usefixtures("quick")
@@ -69,6 +69,23 @@ def test_as_in_the_tutorial_with_counts_in_a_second_file(simulated, tmp_path):
     adata = ad.read_h5ad(folder / "VAE_POISSON.h5ad")
     np.testing.assert_array_equal(adata.layers["counts"].toarray(), simulated.X.toarray())
     assert not list(folder.glob("*celltype*")) + list(folder.glob("*sample*")) + list(folder.glob("metrics.csv"))
+
+
+def test_a_file_without_counts_gets_the_advice_of_the_command_line(simulated, tmp_path, refuses):
+    adata = ad.AnnData(np.log1p(simulated.X.toarray()), obs=simulated.obs[["batch"]], var=simulated.var[[]])
+    adata.write_h5ad(tmp_path / "log.h5ad")
+    text = (
+        "log.h5ad holds no raw counts. Give a second file that has them with --counts FILE, or the name of their layer"
+    )
+    refuses("cvae", tmp_path / "log.h5ad", "--out", tmp_path / "out", text=text)
+
+
+def test_quiet_leaves_results_alone(file, tmp_path, capsys, quick):
+    assert cli.main(["vae", str(file), "--quiet", "--hidden", "8", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith("written to ")
+    assert said.out.count("\n") == 1
 
 
 def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
@@ -88,6 +105,7 @@ def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
         (["cvae", "FILE", "--mog"], "--mog (a mixture of Gaussians as prior) is not there yet."),
         (["cvae", "FILE", "--batch-key", "donor"], "--batch-key 'donor' is not a column of obs, which has ["),
         (["cvae", "FILE", "--layer", "raw"], "layer='raw' is not in adata.layers"),
+        (["cvae", "FILE", "--label-key", "batch"], "--batch-key and --label-key are both 'batch'"),
         (["cvae", "FILE", "--beta", "-1"], "beta=-1.0 is not possible."),
         (["cvae", "FILE", "--batch-key", "depth_factor"], "has one cell, from which no batch effect can be learned"),
     ],

@@ -45,11 +45,30 @@ def test_help_of_every_command_comes_with_an_example(capsys):
         assert ":func:" not in text
 
 
-def test_what_is_not_understood_ends_with_2(capsys):
-    for typed in ([], ["nothing"], ["cvae", "x.h5ad", "--likelihood", "normal"], ["cvae", "x.h5ad", "--hidden", "a"]):
-        with pytest.raises(SystemExit, match="2"):
-            cli.main(typed)
-        assert "usage: sc-vaenb" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("", "sc-vaenb: the following arguments are required: COMMAND\nSee sc-vaenb --help.\n"),
+        ("nothing", "invalid choice: 'nothing'"),
+        ("cvae x --likelihood normal", "sc-vaenb cvae: argument --likelihood/--recon: invalid choice: 'normal'"),
+        (
+            "cvae x --hidden a",
+            "argument --hidden: invalid list of whole numbers value: 'a'\nSee sc-vaenb cvae --help.\n",
+        ),
+        ("cvae x --batch-kye=s", "sc-vaenb cvae: not understood: --batch-kye=s (did you mean --batch-key?)\n"),
+        ("cvae x --n-late 5", "sc-vaenb cvae: not understood: --n-late (did you mean --n-latent?), 5\n"),
+        (
+            "--counts b info a",
+            "sc-vaenb info: --adata and --counts go with vae, cvae and compare. Give FILE instead.\n",
+        ),
+    ],
+)
+def test_what_is_not_understood_ends_with_2_and_says_what_was_meant(capsys, typed, text):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(typed.split())
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 2
 
 
 def test_nothing_is_replaced_unasked(tmp_path, capsys):

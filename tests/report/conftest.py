@@ -13,7 +13,7 @@ import pytest
 import sc_vaenb
 from sc_vaenb.report import _page
 from sc_vaenb.report._figures import Figure
-from sc_vaenb.tl import _compare
+from sc_vaenb.tl import _compare, _graph
 
 BATCHES = ["<script>alert(1)</script>", 'a & b "c"']
 TYPES = ["T </td>", "B 'x' " + 60 * "y", "{{ 7 * 7 }}"]
@@ -46,7 +46,7 @@ def quick(patch):
     def umap(adata, *, key_added, **_):
         adata.obsm[key_added] = np.random.default_rng(0).normal(size=(adata.n_obs, 2))
 
-    patch.setattr(_compare.sc.tl, "umap", umap)
+    patch.setattr(_graph.sc.tl, "umap", umap)
     for name in ("vae", "cvae"):
         for parameter, value in {"n_latent": 4, "hidden": (16,), "n_steps": 20}.items():
             patch.setitem(getattr(_compare, name).__kwdefaults__, parameter, value)

@@ -288,5 +288,11 @@ def test_the_verdict_says_what_went_wrong(adata):
     assert "Bad under-corrects: batches are still apart by 0.20." in verdict
     assert "Bad over-corrects: of types of a single batch it keeps 50%" in verdict
     assert f"Bad blurs types that PCA keeps apart: {names[1]}, {names[2]}" in verdict
+    few = adata.obs["cell_type"].astype(str).where(np.arange(300) >= 5, "rare")
+    adata.obs["rarely"] = few.mask((few == "rare") & (adata.obs["batch"] == "batch_1"), "type_0")
+    scores["params"] = {"batch_key": "batch"}
+    said = verdict_in_words(adata, methods, scores, "rarely")
+    assert "over-corrects" not in said  # by what became of five cells
+    assert "Bad under-corrects: " in said
     methods, scores = table(PCA={"total": [0.6], "same_batch_excess": 0.01}, A={"total": [0.6], "same_batch_excess": 0})
     assert "there is hardly anything to correct" in verdict_in_words(adata, methods, scores, None)
