@@ -20,6 +20,23 @@ import json
 record = adata.uns["compare"]
 print(json.dumps({"values": record["scores"]["values"].to_dict("index"), "verdict": record["verdict"]}))
 """,
+    "generate_and_map": """
+import json
+sc_vaenb.tl.normalized(fresh)
+again = np.abs(fresh.layers["normalized"] - adata[fresh.obs_names].layers["normalized"]).max()
+check = adata.uns["posterior_check"]
+tables = {"marker": marker, "tests": tests, "looks": looks, "way": way, "mapped": mapped, "novel": novel}
+tables |= {"likelihoods": check["likelihoods"], "cells": check["cells"]}
+result = {name: table.to_dict("index") for name, table in tables.items()}
+result |= {"kept": kept["FCER1G"].to_dict(), "spread": {name: float(value) for name, value in spread.items()}}
+result |= {"ratio": ratio.to_dict(), "n_alike": int((~differs).sum()), "excess": float(mixing.excess)}
+path = adata.uns["interpolation"]["expression"]
+result |= {"ends": path.iloc[:, [0, -1]].set_axis(["start", "end"], axis=1).to_dict("index")}
+result |= {"accuracy": accuracy, "share_t": float(t_cells[wrong].mean())}
+result |= {"difference": float(difference), "again": float(again), "verdict": adata.uns["vae"]["verdict"]}
+result |= {"zeros": float((counts == 0).mean()), "depth": float(counts.sum(axis=1).mean())}
+print(json.dumps(result, default=lambda value: value.item()))
+""",
     "quickstart": """
 import json
 verdict = adata.uns["cvae"]["verdict"]
@@ -131,3 +148,80 @@ def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert values[key]["batch"] > 0.8
         assert values[key]["bio"] > values["X_pca"]["bio"] - 0.05
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "generate_and_map.ipynb", tmp_path, monkeypatch)
+
+    shown = [
+        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+    ]
+    assert shown == ["folds", "sample-mixing", "plot-check", "interpolate"]
+    # progress bars, and what tqdm says where ipywidgets are missing
+    errors = streams(notebook, "stderr")
+    assert set(errors) <= {"fit", "expression", "tests", "check", "map", "novel", "probe"}
+    assert "Warning" not in "".join(errors.values()).replace("TqdmWarning: IProgress not found", "")
+    printed = streams(notebook, "stdout")
+    assert "zero inflation is not needed" in printed["check"]
+    result = json.loads(printed["probe"])
+    assert result["verdict"]["status"] == "stopped_early"
+
+    # normalized keeps the batch effect, corrected takes it out; few genes are far off
+    marker = result["marker"]
+    assert min(result["kept"], key=result["kept"].get) == "chip B"
+    for name in ("counted", "normalized"):
+        assert min(marker[name], key=marker[name].get) == "chip B"
+        assert max(marker[name].values()) > 1.25 * min(marker[name].values())
+    assert max(marker["corrected"].values()) < 1.2 * min(marker["corrected"].values())
+    assert result["spread"]["normalized"] > 0.4
+    assert result["spread"]["corrected"] < 0.15
+    ratio = sorted(result["ratio"].values())
+    assert 0.9 < ratio[len(ratio) // 2] < 1.1
+    assert ratio[-1] > 1.3
+    tests = result["tests"]
+    assert tests["on denoised"]["wrong"] > result["n_alike"] / 2
+    for name in ("on counts", "differential"):
+        assert tests[name]["wrong"] < 0.15 * tests[name]["right"]
+
+    # drawn cells: right in depth, fewer genes, more variance, mixed but not perfectly
+    real, drawn = result["looks"]["real"], result["looks"]["drawn"]
+    assert abs(drawn["depth"] / real["depth"] - 1) < 0.05
+    assert 0.8 < drawn["detected genes"] / real["detected genes"] < 0.98
+    assert 1 < drawn["variance of a gene"] / real["variance of a gene"] < 1.6
+    assert 0.03 < result["excess"] < 0.3
+    assert 0.75 < result["zeros"] < 0.8
+    assert 300 < result["depth"] < 380
+    likelihoods = result["likelihoods"]
+    for name in ("zinb", "poisson"):
+        assert abs(likelihoods[name]["difference"]) < 5  # of more than 400 nats
+    assert likelihoods["nb"]["zeros"] > result["zeros"]
+    below = [row["detected_replicates"] < row["detected"] for row in result["cells"].values()]
+    assert sum(below) > 0.8 * len(below)
+
+    ends, way = result["ends"], result["way"]
+    assert all(ends[gene]["start"] > 1.5 * ends[gene]["end"] for gene in ("CCR7", "IL7R", "CD27"))
+    assert all(ends[gene]["end"] > 3 * ends[gene]["start"] for gene in ("GZMB", "GNLY", "GZMH"))
+    assert max(way["first"], key=way["first"].get) == "CD8+/CD45RA+ Naive Cytotoxic"
+    assert way["middle"]["CD8+ Cytotoxic T"] >= 3
+    assert max(way["last"], key=way["last"].get) == "CD56+ NK"
+
+    # labels but those of T cells arrive, and uncertainty finds the errors; novelty finds one of two missing types
+    mapped, accuracy, novel = result["mapped"], result["accuracy"], result["novel"]
+    assert accuracy["right, of all but T cells"] > 0.8
+    assert result["share_t"] > 0.5
+    assert accuracy["uncertainty where wrong"] > 1.5 * accuracy["uncertainty where right"]
+    assert all(mapped[name]["right"] > 0.6 for name in ("CD19+ B", "CD14+ Monocyte", "Dendritic", "CD56+ NK"))
+    assert all(0.8 < row["novelty"] < 1.2 for row in mapped.values() if row["cells"] > 3)
+    lacking = {name: novel.pop(name) for name in ("CD19+ B", "CD56+ NK")}
+    most = max(row["novelty"] for row in novel.values())
+    t_cells = [row["uncertainty"] for name, row in novel.items() if name.startswith(("CD4+", "CD8+"))]
+    assert lacking["CD19+ B"]["novelty"] > most
+    assert lacking["CD19+ B"]["uncertainty"] < sum(t_cells) / len(t_cells)
+    assert lacking["CD56+ NK"]["mostly called"] == "CD8+ Cytotoxic T"
+    assert lacking["CD56+ NK"]["novelty"] < most + 0.05
+    assert lacking["CD56+ NK"]["uncertainty"] < min(t_cells)
+
+    assert result["difference"] < 1e-5
+    assert result["again"] < 0.05  # of 10,000
+    (written,) = (tmp_path / "work").iterdir()
+    assert written.name == "model.safetensors"
