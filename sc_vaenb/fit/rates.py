@@ -91,7 +91,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device)
 def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:
     if not isinstance(model.likelihood, NegativeBinomial):
         return torch.ones_like(mu)
-    theta = model.likelihood._log_theta_of(batch.condition).exp()
+    theta = model.likelihood.log_theta_of(batch.condition).exp()
     return theta / (theta + mu)
 
 

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from ..model.prior import Conditional
 from ..model.vae import CountVAE
 from .batches import Counts
 from .decode import draw, posterior
@@ -28,11 +27,8 @@ def states_around(model: CountVAE, counts: Counts, seed: int, device: torch.devi
 def states_of_prior(model: CountVAE, condition: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
     """One state drawn from the prior for each batch code (cells x latent dimensions)."""
     generator = torch.Generator().manual_seed(seed)
-    z = torch.randn((len(condition), model.config.n_latent), generator=generator)
-    if isinstance(model.prior, Conditional):
-        mean, log_var = model.prior.mean.cpu(), model.prior.log_var.cpu().clamp(-10, 10)
-        z = mean[condition] + (0.5 * log_var[condition]).exp() * z
-    return z.numpy()
+    standard = torch.randn((len(condition), model.config.n_latent), generator=generator)
+    return model.prior.cpu().draw(standard, torch.from_numpy(condition)).numpy()
 
 
 @torch.inference_mode()

@@ -116,12 +116,12 @@ class NegativeBinomial(Poisson):
 
     def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
         # A negative binomial is a Poisson whose rate varies as a gamma of mean mu and shape theta.
-        log_theta = self._log_theta_of(condition)
+        log_theta = self.log_theta_of(condition)
         rate = (log_theta - self.log_mean(raw, offset)).exp()
         gamma = Gamma(log_theta.exp().expand_as(rate), rate, validate_args=False)
         return torch.poisson(gamma.sample())
 
-    def _log_theta_of(self, condition: Tensor) -> Tensor:
+    def log_theta_of(self, condition: Tensor) -> Tensor:
         """Of each cell, (n_cells or 1, n_genes)."""
         log_theta = self._log_theta()
         return log_theta if len(log_theta) == 1 else log_theta[condition]
@@ -138,7 +138,7 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
         inflation = raw[:, self.n_genes :]
         log_mu = self.log_mean(raw, offset)
-        log_theta = self._log_theta_of(batch.condition).expand_as(log_mu)
+        log_theta = self.log_theta_of(batch.condition).expand_as(log_mu)
         not_seen = -log_theta.exp() * softplus(log_mu - log_theta)
         kept = -softplus(inflation)  # log(1 - pi)
         seen = negative_binomial(batch.count, batch.at_nonzeros(log_mu), batch.at_nonzeros(log_theta))

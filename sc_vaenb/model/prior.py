@@ -1,4 +1,4 @@
-"""Where the latent state comes from before a cell is seen: `PRIORS` maps a name to a small class with a `kl`."""
+"""Where the latent state comes from before a cell is seen: `PRIORS` maps a name to a small class with a `kl` and a `draw`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class Normal(nn.Module):
         """KL(q || p) of every cell and dimension, (n_cells, n_latent), in closed form; q = N(mean, exp(log_var))."""
         return 0.5 * (mean**2 + log_var.exp() - log_var - 1)
 
+    def draw(self, standard: Tensor, condition: Tensor) -> Tensor:
+        """States of the prior, (n_cells, n_latent), made of standard normal numbers."""
+        return standard
+
 
 class Conditional(nn.Module):
     """p(z | s): one normal per batch, with learned mean and variance, starting at N(0, I)."""
@@ -29,6 +33,9 @@ class Conditional(nn.Module):
         prior_mean, prior_log_var = self.mean[condition], self.log_var.clamp(-10, 10)[condition]
         ratio = log_var - prior_log_var
         return 0.5 * ((mean - prior_mean) ** 2 * (-prior_log_var).exp() + ratio.exp() - ratio - 1)
+
+    def draw(self, standard: Tensor, condition: Tensor) -> Tensor:
+        return self.mean[condition] + (0.5 * self.log_var.clamp(-10, 10)[condition]).exp() * standard
 
 
 Prior = Normal | Conditional
