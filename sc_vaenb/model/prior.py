@@ -1,4 +1,4 @@
-"""Where the latent state comes from before a cell is seen: `PRIORS` maps a name to a small class with a `kl` and a `draw`."""
+"""Where the latent state comes from before a cell is seen: `PRIORS` maps a name to a class with a `kl` and a `draw`."""
 
 from __future__ import annotations
 
