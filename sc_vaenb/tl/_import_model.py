@@ -38,7 +38,7 @@ def import_model(
     Returns
     -------
     `None`, or the copy if `copy`. Written is `uns[key_added]` with `params`, `verdict` and `model`, as
-    :func:`sc_vaenb.tl.cvae` writes them.
+    :func:`sc_vaenb.tl.cvae` writes them. Counts will be read from the layer of that fit, or from `X` if there is none.
 
     Raises
     ------
@@ -58,6 +58,8 @@ def import_model(
     _adata.check_key(key_added)
     record = _read(Path(path))
     _adata.locate_genes(adata, [str(gene) for gene in record["model"]["genes"]], key_added)
+    if record["params"].get("layer") not in _adata.keys(adata.layers):
+        record["params"].pop("layer", None)  # counts are then read from X
     adata = adata.copy() if copy else adata
     if key_added in adata.uns:
         logg.warning(f"replacing uns[{key_added!r}]; pass key_added to keep several models side by side")

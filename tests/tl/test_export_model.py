@@ -44,6 +44,13 @@ def test_the_record_is_the_same(fitted, adata, file):
     assert load_file(file).keys() == load_file(file.with_name("again.safetensors")).keys()
 
 
+def test_counts_are_read_from_x_where_the_layer_of_the_fit_is_not_there(fitted, adata, file):
+    del adata.layers["counts"]
+    sc_vaenb.tl.import_model(adata, file)
+    sc_vaenb.tl.embed(adata)
+    np.testing.assert_allclose(adata.obsm["X_vae"], fitted.obsm["X_vae"], atol=1e-5)
+
+
 def test_no_cell_and_no_count_is_in_the_file(fitted, file):
     assert fitted.obs_names[0].encode() not in file.read_bytes()
     assert set(load_file(file)) == set(fitted.uns["vae"]["model"]["weights"])
