@@ -36,6 +36,28 @@ result |= {"accuracy": accuracy, "share_t": float(t_cells[wrong].mean())}
 result |= {"difference": float(difference), "again": float(again), "verdict": adata.uns["vae"]["verdict"]}
 result |= {"zeros": float((counts == 0).mean()), "depth": float(counts.sum(axis=1).mean())}
 print(json.dumps(result, default=lambda value: value.item()))
+
+
+    "interpret_and_trajectories": """
+import json
+about, association = (adata.uns["vae_factors"][name] for name in ("dimensions", "association"))
+first = int(about.index[0].removeprefix("z"))
+states = pd.Series(adata.obsm["X_vae_factors"][:, first]).groupby(adata.obs["cell_type"].to_numpy()).median()
+tree = np.argwhere(graphs["X_vae"].uns["paga"]["connectivities_tree"].toarray())
+place = graphs["X_vae"].obs.groupby("leiden", observed=True)["position"].mean().to_numpy()
+print(json.dumps({
+    "first": about.iloc[0].to_dict(),
+    "associated": association.drop(columns="measure").T.to_dict("list"),
+    "states": states.to_dict(),
+    "markers": markers["rank"].droplevel("group").to_dict(),
+    "fcgr3a": markers.loc[("CD14+ Monocyte", "FCGR3A")].to_dict(),
+    "b_cells": b_cells.nlargest(12, "value").T.to_dict(),
+    "found": found.T.to_dict("list"),
+    "price": price.to_dict("list"),
+    "order": order.T.to_dict("list"),
+    "joined": np.abs(place[tree[:, 0]] - place[tree[:, 1]]).max(),
+    "agree": agree,
+}, default=float))
 """,
     "quickstart": """
 import json
@@ -153,6 +175,10 @@ def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "generate_and_map.ipynb", tmp_path, monkeypatch)
 
+
+def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "interpret_and_trajectories.ipynb", tmp_path, monkeypatch)
+
     shown = [
         cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
     ]
@@ -225,3 +251,56 @@ def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert result["again"] < 0.05  # of 10,000
     (written,) = (tmp_path / "work").iterdir()
     assert written.name == "model.safetensors"
+
+
+    assert shown == ["factors", "latent", "paga", "genes"]
+    errors = streams(notebook, "stderr")  # progress bars
+    assert set(errors) <= {"fit", "importance", "truth", "linear", "order", "genes"}
+    assert "Warning" not in "".join(errors.values()).replace("TqdmWarning: IProgress not found", "")
+    printed = streams(notebook, "stdout")
+    assert printed["linear"] == "weights\n"
+    result = json.loads(printed["probe"])
+
+    # myeloid cells and their genes at one end of the first dimension, which is not about the batches
+    genes = [set(result["first"][end].split(", ")) for end in ("up", "down")]
+    (myeloid,) = (end for end in (0, 1) if {"LYZ", "CST3"} <= genes[end])
+    assert {"IL32", "LTB", "PTPRCAP", "CD3D"} & genes[1 - myeloid]
+    outermost = sorted(result["states"], key=result["states"].get, reverse=myeloid == 0)[:2]
+    assert set(outermost) == {"Dendritic", "CD14+ Monocyte"}
+    associated = result["associated"]
+    assert max(associated["batch"]) < 0.1
+    assert associated["cell_type"][0] > 0.4
+    assert abs(associated["n_molecules"][0]) > 0.3
+
+    # known markers stand high, that of other monocytes far above S100A9
+    ranks = result["markers"]
+    assert ranks.pop("S100A9") > ranks["FCGR3A"] + 5
+    assert max(ranks.values()) < 40
+    assert sorted(ranks.values())[len(ranks) // 2] <= 5
+    assert result["fcgr3a"]["pct_nz_group"] > 0.8
+    # the model reads markers of B cells, and what B cells lack
+    assert next(iter(result["b_cells"])) in {"CD79A", "CD79B", "MS4A1"}
+    assert result["b_cells"]["LYZ"]["change"] < 0
+    # markers known: only the comparison within batches finds nearly all of every type
+    found = result["found"]
+    assert min(found["tl.differential"]) > 0.85
+    for name in ("tl.importance", "difference of means", "Wilcoxon, all batches as one"):
+        assert max(found[name][0], found[name][2]) < 0.8
+    assert abs(sum(found["tl.importance"]) - sum(found["difference of means"])) < 0.4
+
+    (deep, linear), (deep_batch, linear_batch), (deep_loss, linear_loss) = zip(*result["price"].values(), strict=True)
+    assert linear > 0.999
+    assert deep < 0.95
+    assert linear_batch > deep_batch + 0.03
+    assert abs(linear_loss - deep_loss) < 10
+
+    spearman, _, of_one_batch = zip(*result["order"].values(), strict=True)
+    assert spearman[0] < 0.85
+    assert min(spearman[1:]) > 0.9
+    assert spearman[2] > 0.95
+    assert of_one_batch[0] >= 6
+    assert of_one_batch[2] == 0
+    assert result["joined"] < 0.8
+    counts, normalized, corrected = result["agree"].values()
+    assert counts + 0.2 < normalized < corrected - 0.03
+    assert not list((tmp_path / "work").iterdir())
