@@ -36,8 +36,7 @@ result |= {"accuracy": accuracy, "share_t": float(t_cells[wrong].mean())}
 result |= {"difference": float(difference), "again": float(again), "verdict": adata.uns["vae"]["verdict"]}
 result |= {"zeros": float((counts == 0).mean()), "depth": float(counts.sum(axis=1).mean())}
 print(json.dumps(result, default=lambda value: value.item()))
-
-
+""",
     "interpret_and_trajectories": """
 import json
 about, association = (adata.uns["vae_factors"][name] for name in ("dimensions", "association"))
@@ -175,10 +174,6 @@ def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "generate_and_map.ipynb", tmp_path, monkeypatch)
 
-
-def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    notebook = run(FOLDER / "interpret_and_trajectories.ipynb", tmp_path, monkeypatch)
-
     shown = [
         cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
     ]
@@ -253,6 +248,12 @@ def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert written.name == "model.safetensors"
 
 
+def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "interpret_and_trajectories.ipynb", tmp_path, monkeypatch)
+
+    shown = [
+        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
+    ]
     assert shown == ["factors", "latent", "paga", "genes"]
     errors = streams(notebook, "stderr")  # progress bars
     assert set(errors) <= {"fit", "importance", "truth", "linear", "order", "genes"}
