@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 CLEAR = 2.0  # standard errors that a difference must exceed
+MATTERS = 0.005  # of NB's log-likelihood: a difference below that is no reason to choose, however sure it is
 SLACK = 0.05  # by which a coverage may miss the nominal one
 EARLY = 1 / 3  # of the steps, before which a model that stopped had hardly begun
 NAMES = {"zinb": "ZINB", "poisson": "Poisson", "nb": "NB"}
@@ -60,11 +61,12 @@ def _against_nb(name: str, row: pd.Series, nb: pd.Series) -> str:
         f"(difference {difference:.2f} +- {error:.2f} nats per cell of NB's {nb['log_likelihood']:,.1f}; likelier for "
         f"{row['better_for']:.0%} of the cells)"
     )
-    needed = clear and difference > 0
+    needed = clear and difference > MATTERS * abs(nb["log_likelihood"])
+    hardly = " by so little that it hardly matters" if clear and difference > 0 and not needed else ""
     meaning = {
         "zinb": "zero inflation helps: fit with likelihood='zinb'" if needed else "zero inflation is not needed",
         "poisson": "counts vary more than Poisson: over-dispersion is needed"
-        if clear and not needed
+        if clear and difference < 0
         else "over-dispersion is not needed",
     }[name]
-    return f"{NAMES[name]} is {how} than NB on held-out cells {numbers}: {meaning}."
+    return f"{NAMES[name]} is {how} than NB on held-out cells{hardly} {numbers}: {meaning}."

@@ -149,6 +149,7 @@ def test_batches_are_judged_on_their_own():
     ("name", "difference", "text"),
     [
         ("zinb", 0.5, r"ZINB is not better than NB .*difference 0\.50 \+- 0\.30 .*: zero inflation is not needed"),
+        ("zinb", 0.49, r"ZINB is better than NB on held-out cells by so little .*: zero inflation is not needed"),
         ("zinb", 0.9, r"ZINB is better than NB .*: zero inflation helps: fit with likelihood='zinb'"),
         ("zinb", -0.9, r"ZINB is worse than NB .*: zero inflation is not needed"),
         ("poisson", 0.1, r"Poisson is not better than NB .*: over-dispersion is not needed"),
@@ -156,8 +157,8 @@ def test_batches_are_judged_on_their_own():
     ],
 )
 def test_the_verdict_follows_the_difference_and_its_error(fitted, name, difference, text):
-    record = checked(fitted)
-    row = {"log_likelihood": -100.0, "difference": difference, "difference_se": 0.3, "better_for": 0.5, "steps": 400}
+    record, error = checked(fitted), 0.3 if difference != 0.49 else 0.1
+    row = {"log_likelihood": -100.0, "difference": difference, "difference_se": error, "better_for": 0.5, "steps": 400}
     table = pd.DataFrame({"nb": row | {"difference": 0.0, "steps": 100}, name: row}).T
     told = record["params"] | {"n_seeds": 1, "n_steps": 400}
     words = verdict_in_words(record | {"likelihoods": table}, told)
