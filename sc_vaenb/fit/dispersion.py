@@ -8,8 +8,8 @@ import torch
 from ..model.vae import CountVAE
 from .batches import Counts
 
-FEWEST, MOST = 200, 1024  # cells: with fewer their own chance would decide; more change little
-ROUNDS = 20
+FEWEST, MOST = 200, 512  # cells: with fewer their own chance would decide; more change little
+ROUNDS = 12
 PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
 
 
@@ -28,7 +28,7 @@ def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device) -> N
         mean, log_var = model.encode(batch)
         raw = model.decode(mean + (0.5 * log_var).exp() * torch.randn_like(mean), batch)
     before, offset = log_theta.detach().clone(), model.offset(batch)
-    optimizer = torch.optim.Rprop([log_theta], lr=0.3, step_sizes=(1e-3, 1.0))  # every gene at its own pace
+    optimizer = torch.optim.Rprop([log_theta], lr=0.5, step_sizes=(1e-3, 1.0))  # every gene at its own pace
     for _ in range(ROUNDS):
         optimizer.zero_grad()
         kept = PULL * (log_theta - before).square().sum()
