@@ -135,7 +135,7 @@ def importance(
         record = {
             "values": pd.DataFrame(np.stack(values, 1), index=stored.genes, columns=columns),
             "change": pd.DataFrame(np.stack(change, 1), index=stored.genes, columns=columns),
-            "groups": pd.DataFrame(rows, index=chosen, columns=["n_cells", "n_used", "attributed", "state"]),
+            "groups": pd.DataFrame(rows, index=columns, columns=["n_cells", "n_used", "attributed", "state"]),
         }
         params |= {"groupby": groupby, "method": "integrated_gradients"}
     _adata.write_record(adata, name, record | {"params": params})

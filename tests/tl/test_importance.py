@@ -68,7 +68,7 @@ def test_cells_without_a_group_belong_to_none_and_names_survive_a_file(learned, 
     names[:30] = np.nan
     learned.obs["group"] = names
     record = found(learned, groupby="group", of="CD4/CD8", key_added="why")
-    assert record["groups"].index.tolist() == ["CD4/CD8"]
+    assert record["groups"].index.tolist() == ["CD4|CD8"]
     assert record["groups"]["n_cells"].tolist() == [(names == "CD4/CD8").sum()]
     assert list(record["values"]) == ["CD4|CD8"]
     learned.write_h5ad(tmp_path / "a.h5ad")
