@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 
 import sc_vaenb
 
-EMBEDDINGS = {"PCA": "X_pca", "Harmony": "X_pca_harmony", "tl.cvae": "X_vae"}
+EMBEDDINGS = {"PCA": "X_pca", "Harmony": "X_pca_harmony", "tl.cvae": "X_vae", "tl.cvae, patience=10": "X_early"}
 
 
 def simulate(seed: int, n_cells: int = 1500, n_genes: int = 500) -> ad.AnnData:
@@ -43,6 +43,7 @@ def evaluate(adata: ad.AnnData, time: str, seed: int, steps: pd.Series) -> list[
     sc_vaenb.pp.prepare(adata, batch_key="batch")
     sc_vaenb.tl.harmony(adata, "batch")
     sc_vaenb.tl.cvae(adata, "batch", rng=seed)
+    sc_vaenb.tl.cvae(adata, "batch", rng=seed, patience=10, key_added="early")
     truth, rows = adata.obs[time].to_numpy(float), []
     adata.obs["step"] = steps.astype("category")
     earliest = np.flatnonzero(truth <= np.quantile(truth, 0.02))

@@ -59,10 +59,11 @@ def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[Ann
                 f"--counts has {found:.0%} of the {what} of --adata ({own[0]!r}, ... there; {other[0]!r}, ... here). "
                 f"It seems to belong to other data: give both the same names of {what}."
             )
-    if layer is None and "counts" in counts.layers:
+    layers = [name for name in counts.layers if name is not None]  # as which anndata 0.13 lists X
+    if layer is None and "counts" in layers:
         layer = "counts"
-    if layer is not None and layer not in counts.layers:
-        raise KeyError(f"--layer {layer!r} is not in the layers of --counts, which are {list(counts.layers)}.")
+    if layer is not None and layer not in layers:
+        raise KeyError(f"--layer {layer!r} is not in the layers of --counts, which are {layers}.")
     cells, genes = adata.obs_names.isin(counts.obs_names), adata.var_names.isin(counts.var_names)
     found = (
         f"counts: {cells.sum():,} of {adata.n_obs:,} cells and {genes.sum():,} of {adata.n_vars:,} genes found by name"
