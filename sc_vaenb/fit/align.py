@@ -42,7 +42,7 @@ def align(
     """Set the alignment from latent states (cells x dimensions), their batch codes, and the group of each batch."""
     alignment.cpu()
     rng = np.random.default_rng(seed)
-    chosen = _drawn(batch, rng)
+    chosen = draw_cells(batch, rng)
     z, code = torch.from_numpy(latent[chosen]), torch.from_numpy(batch[chosen])
     clusters = len(alignment.centroid)
     with warnings.catch_warnings():
@@ -84,7 +84,7 @@ def align(
             break
 
 
-def _drawn(batch: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_cells(batch: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """At most about 20,000 cells, of every batch at least 50 or all."""
     if len(batch) <= MOST_CELLS:
         return np.arange(len(batch))

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..model.alignment import SHARPNESS, Alignment
 from ..model.vae import CountVAE, ModelConfig
-from .align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, _drawn
+from .align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
 from .batches import Counts, shuffled
 from .device import own_random_state, threads_as_asked
 from .loop import FitConfig, Step
@@ -138,7 +138,7 @@ def align_new(
     """
     alignment.cpu()
     rng = np.random.default_rng(seed)
-    there = _drawn(reference_batch, rng)
+    there = draw_cells(reference_batch, rng)
     z, code = torch.from_numpy(reference[there]), torch.from_numpy(reference_batch[there])
     member = torch.softmax(SHARPNESS * normalize(z) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
     size = member.sum(0) * len(reference) / len(there)
@@ -146,7 +146,7 @@ def align_new(
 
     for new in np.unique(batch):
         cells = np.flatnonzero(batch == new)
-        here = cells[_drawn(np.zeros(len(cells), np.int64), rng)]
+        here = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
         z, code = torch.from_numpy(latent[here]), torch.from_numpy(batch[here])
         scale, share = len(cells) / len(here), len(cells) / (len(cells) + len(reference))
         aligned = z

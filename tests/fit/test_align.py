@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import MOST_CLUSTERS, OF_A_BATCH, _drawn, align, n_clusters
+from sc_vaenb.fit.align import MOST_CLUSTERS, OF_A_BATCH, align, draw_cells, n_clusters
 from sc_vaenb.metrics import score
 from sc_vaenb.model.alignment import Alignment
 
@@ -92,7 +92,7 @@ def test_a_few_cells_are_hardly_moved():
 
 def test_large_data_are_drawn_from_batch_by_batch():
     batch = np.repeat([0, 1, 2], [60_000, 30, 120])
-    sizes = np.bincount(batch[_drawn(batch, np.random.default_rng(0))])
+    sizes = np.bincount(batch[draw_cells(batch, np.random.default_rng(0))])
     assert sizes[0] == pytest.approx(20_000, rel=0.01)
     assert sizes.tolist()[1:] == [30, OF_A_BATCH]
 
