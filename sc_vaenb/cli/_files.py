@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from ._fit import BATCH_NAMES, LABEL_NAMES
 from ._options import given
 from ._read import choose_key, read
 from ._write import check_new, make_folder, whole, write_adata
-
-if TYPE_CHECKING:
-    pass
 
 ROWS = 1000  # of a matrix, by which it is described
 

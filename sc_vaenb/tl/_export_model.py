@@ -77,6 +77,7 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
         # a mask of genes is of use with its own AnnData alone
         "params": json.dumps({k: _plain(v) for k, v in record["params"].items() if np.size(v) < len(model["genes"])}),
         "verdict": json.dumps({name: _plain(value) for name, value in record.get("verdict", {}).items()}),
+        "overlap": json.dumps({name: _plain(value) for name, value in record.get("overlap", {}).items()}),
     }
     partial = file.with_name(f".{file.name}.partial")
     try:

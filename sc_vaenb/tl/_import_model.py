@@ -37,7 +37,7 @@ def import_model(
 
     Returns
     -------
-    `None`, or the copy if `copy`. Written is `uns[key_added]` with `params`, `verdict` and `model`, as
+    `None`, or the copy if `copy`. Written is `uns[key_added]` with `params`, `verdict`, `overlap` and `model`, as
     :func:`sc_vaenb.tl.cvae` writes them. Counts will be read from the layer of that fit, or from `X` if there is none.
 
     Raises
@@ -93,8 +93,19 @@ def _read(path: Path) -> dict[str, Any]:
     if checksum(weights, text) != stated:
         msg = f"{str(path)!r} was changed since it was written: its checksum is not {stated}. Get it again."
         raise ValueError(msg)
-    arrays = {name: np.asarray(value) for name, value in json.loads(text["params"]).items() if isinstance(value, list)}
+    params = {name: _array(value) for name, value in json.loads(text["params"]).items()}
     model = _adata.pack_model(
         json.loads(text["config"]), weights, json.loads(text["genes"]), json.loads(text["batches"])
     )
-    return {"params": json.loads(text["params"]) | arrays, "verdict": json.loads(text["verdict"]), "model": model}
+    record = {"params": params, "verdict": json.loads(text["verdict"]), "model": model}
+    overlap = json.loads(text["overlap"])
+    if overlap:
+        record["overlap"] = {name: _array(value) for name, value in overlap.items()}
+    return record
+
+
+def _array(value: Any) -> Any:
+    """Lists as the arrays that they were: of text as objects, which every file can hold."""
+    if not isinstance(value, list):
+        return value
+    return np.array(value, dtype=object) if value and isinstance(value[0], str) else np.array(value)

@@ -174,6 +174,8 @@ def map_query(
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
     packed = _adata.pack_model(config, weights, mapped.genes, mapped.batches)
     told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query"}})
+    if new and "overlap" in told:
+        told["overlap"] = _with_new(told["overlap"], counts.condition, asked, embedding, codes, new)
     _adata.write_result(adata, key, latent, {**told, "params": params, "model": packed, "query": query})
     for name, values in columns.items():
         adata.obs[name] = values
@@ -257,6 +259,25 @@ def _space(
         )
         raise ValueError(msg)
     return embedding, codes
+
+
+def _with_new(
+    overlap: Mapping[str, Any],
+    condition: NDArray[np.int64],
+    asked: NDArray[np.float32],
+    embedding: NDArray[np.float32],
+    codes: NDArray[np.int64],
+    new: list[str],
+) -> dict[str, Any]:
+    """What is known of the batches' groups, with the new ones in the group that most of their cells are next to."""
+    group, n = np.asarray(overlap["group"]), len(overlap["group"])
+    at = nearest(asked, embedding, 1)[1][:, 0]
+    near = [np.bincount(group[codes[at[condition == n + i]]]).argmax() for i in range(len(new))]
+    return {
+        "batches": np.array([*overlap["batches"], *new], dtype=object),
+        "group": np.array([*group, *near]),
+        "share": np.pad(np.asarray(overlap["share"], float), (0, len(new)), constant_values=np.nan),
+    }
 
 
 def _predicted(

@@ -34,7 +34,7 @@ def test_a_model_goes_to_other_cells_without_the_data(fitted, adata, file, tmp_p
 
 def test_the_record_is_the_same(fitted, adata, file):
     sc_vaenb.tl.import_model(adata, file)
-    for name in ("params", "verdict"):
+    for name in ("params", "verdict", "overlap"):
         found, expected = adata.uns["vae"][name], fitted.uns["vae"][name]
         assert {k: np.asarray(v).tolist() for k, v in found.items()} == {
             k: np.asarray(v).tolist() for k, v in expected.items()
@@ -42,6 +42,13 @@ def test_the_record_is_the_same(fitted, adata, file):
     assert adata.uns["vae"]["model"]["config"] == fitted.uns["vae"]["model"]["config"]
     sc_vaenb.tl.export_model(adata, file.with_name("again.safetensors"))  # what was read can be written
     assert load_file(file).keys() == load_file(file.with_name("again.safetensors")).keys()
+
+
+def test_an_imported_model_can_correct(fitted, adata, file):
+    sc_vaenb.tl.import_model(adata, file)
+    sc_vaenb.tl.corrected(adata, device="cpu")
+    sc_vaenb.tl.corrected(fitted, device="cpu")
+    np.testing.assert_allclose(adata.layers["corrected"], fitted.layers["corrected"], rtol=1e-4)
 
 
 def test_counts_are_read_from_x_where_the_layer_of_the_fit_is_not_there(fitted, adata, file):

@@ -59,6 +59,10 @@ def test_a_new_batch_lands_on_its_types(three, unchanged):
     assert list(record["model"]["batches"]) == ["batch_0", "batch_1", "batch_2"]
     assert list(record["query"]["new_batches"]) == ["batch_2"]
     assert record["query"]["n_reference"] == reference.n_obs
+    assert list(record["overlap"]["batches"]) == ["batch_0", "batch_1", "batch_2"]
+    assert record["overlap"]["group"].tolist() == [0, 0, 0]
+    sc_vaenb.tl.corrected(query, batch="batch_0", device="cpu")  # as if the new cells came from a known batch
+    assert np.isfinite(query.layers["corrected"]).all()
 
 
 def test_only_the_new_batch_is_fitted(three):
