@@ -10,6 +10,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
+LISTS: dict[str, tuple[Callable[[str], Any], str, str]] = {  # kind of the parts, as shown, in messages
+    "Sequence[int]": (int, "N,N,...", "list of whole numbers"),
+    "Sequence[str]": (str, "NAME,NAME,...", "list of names"),
+}
 
 
 def add_options(parser: argparse.ArgumentParser, function: Callable, leave_out: Collection[str] = ()) -> None:
@@ -29,7 +33,8 @@ def add_options(parser: argparse.ArgumentParser, function: Callable, leave_out: 
             choices = ast.literal_eval(kind.removeprefix("Literal"))
             parser.add_argument(*names, choices=choices, **common)
         else:
-            shown = "N,N,..." if kind.startswith("Sequence") else kind.split(" |")[0].upper()
+            first = kind.split(" |")[0]
+            shown = LISTS[first][1] if first in LISTS else first.upper()
             parser.add_argument(*names, type=_reader(kind), metavar=shown, **common)
 
 
@@ -64,12 +69,14 @@ def _help(text: str, default: object) -> str:
 def _reader(kind: str) -> Callable[[str], Any]:
     """From the text of an option to the value of a parameter that is annotated so."""
 
+    first = kind.split(" |")[0]
+
     def read(text: str) -> Any:
         if text.lower() == "none" and "None" in kind:
             return None
-        if kind.startswith("Sequence"):
-            return tuple(int(width) for width in text.split(",") if width)
-        return NUMBERS[kind.split(" |")[0]](text)
+        if first in LISTS:
+            return tuple(LISTS[first][0](part) for part in text.split(",") if part)
+        return NUMBERS[first](text)
 
-    read.__name__ = "list of whole numbers" if kind.startswith("Sequence") else kind.split(" |")[0]  # for messages
+    read.__name__ = LISTS[first][2] if first in LISTS else first  # for messages
     return read

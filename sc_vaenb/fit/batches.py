@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,11 +25,14 @@ class Counts:
         Positive, float32, one per cell, with mean 1 over the fitted cells.
     condition
         Batch codes, int64, one per cell (zeros if there is but one kind).
+    beside
+        What else is known of each cell, by name: arrays with one row per cell.
     """
 
     matrix: csr_matrix
     size_factor: NDArray[np.float32]
     condition: NDArray[np.int64]
+    beside: dict[str, NDArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.matrix.shape[0]
@@ -49,7 +52,13 @@ class Counts:
             size_factor=put(self.size_factor[cells]),
             condition=put(self.condition[cells]),
             n_genes=part.shape[1],
+            beside={name: put(values[cells]) for name, values in self.beside.items()},
         )
+
+    def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
+        """The chosen cells alone."""
+        beside = {name: values[cells] for name, values in self.beside.items()}
+        return Counts(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside)
 
 
 def split(

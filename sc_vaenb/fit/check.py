@@ -87,16 +87,12 @@ def held_out_again(
     cells = split(counts.condition, fraction, HELD_OUT, np.random.default_rng(seed))[1]
     if not len(cells):
         return None
-    chosen, total = subset(counts, cells), np.zeros(model.config.n_latent)
+    chosen, total = counts.subset(cells), np.zeros(model.config.n_latent)
     condition = torch.from_numpy(chosen.condition).to(device)
     with threads_as_asked():
         for block, mean, sd in posterior(model, chosen, device):
             total += model.prior.kl(mean, 2 * sd.log(), condition[block]).sum(0).cpu().numpy()
     return cells if np.allclose(total / len(cells), kl_per_dim, rtol=1e-3, atol=1e-4) else None
-
-
-def subset(counts: Counts, cells: NDArray[np.int64]) -> Counts:
-    return Counts(counts.matrix[cells], counts.size_factor[cells], counts.condition[cells])
 
 
 @torch.inference_mode()
@@ -118,7 +114,7 @@ def compare_replicates(
             below, ties, total = (torch.zeros_like(x) for _ in range(3))
             for sample in range(1, 1 + n_samples):
                 z = mean + sd * torch.randn_like(mean)
-                again = model.draw(z, batch.size_factor, batch.condition)
+                again = model.draw(z, batch.size_factor, batch.condition, batch.beside)
                 statistics.add(sample, cells, again, batch.size_factor)
                 below += again < x
                 ties += again == x

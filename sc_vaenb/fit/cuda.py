@@ -24,7 +24,7 @@ class DeviceCounts(Counts):
     """The counts on the device too, as CSR, with genes and counts in the smallest integers that hold them."""
 
     def __init__(self, counts: Counts, device: torch.device) -> None:
-        super().__init__(counts.matrix, counts.size_factor, counts.condition)
+        super().__init__(counts.matrix, counts.size_factor, counts.condition, counts.beside)
         values = (
             counts.matrix.indptr.astype(np.int64),
             counts.matrix.indices.astype(smallest_type(np.array([counts.matrix.shape[1]]))),
@@ -33,6 +33,7 @@ class DeviceCounts(Counts):
             counts.condition,
         )
         self.on_device = [torch.from_numpy(value).to(device) for value in values]
+        self.beside_on_device = {name: torch.from_numpy(value).to(device) for name, value in counts.beside.items()}
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         chosen = np.arange(len(self))[cells]
@@ -56,6 +57,7 @@ class DeviceCounts(Counts):
             size_factor=size_factor[cells],
             condition=condition[cells],
             n_genes=self.matrix.shape[1],
+            beside={name: values[cells] for name, values in self.beside_on_device.items()},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +32,10 @@ class Verdict:
 class History:
     """One row per pass over the cells, though no fewer than 20 and no more than 50 in a fit."""
 
-    def __init__(self, per_step: float, n_steps: int, beta: float) -> None:
+    def __init__(self, per_step: float, n_steps: int, beta: float, penalties: Iterable[str] = ()) -> None:
         self.per_step, self.n_steps = per_step, n_steps  # passes over the cells in a step; steps planned
         self.beta = beta  # at the end
+        self.penalties = tuple(penalties)
         self.interval = int(np.clip(round(1 / per_step), max(n_steps // MOST, 1), max(n_steps // FEWEST, 1)))
         self.rows: list[dict[str, float]] = []
         self.kl_per_dim: list[NDArray[np.float32]] = []
@@ -43,7 +45,7 @@ class History:
 
     def add(self, terms: Terms) -> None:
         """Take in the terms of a training step (they stay on the device: reading each would wait for it)."""
-        values = [term.detach() for term in (terms.loss, terms.reconstruction, terms.kl_per_dim)]
+        values = [term.detach() for term in terms]
         self._sums = [total + value for total, value in zip(self._sums, values, strict=True)] if self._sums else values
         self._steps += 1
 
@@ -51,19 +53,22 @@ class History:
         return (step + 1) % self.interval == 0 or step + 1 == self.n_steps
 
     def record(self, step: int, beta: float, learning_rate: float, held_out: Terms | None) -> None:
-        loss, reconstruction, kl = (total.cpu().numpy() / self._steps for total in self._sums)
+        loss, reconstruction, kl, penalties = (total.cpu().numpy() / self._steps for total in self._sums)
         row = {
             "step": step + 1,
             "epoch": (step + 1) * self.per_step,
             "train_loss": float(loss),
             "train_reconstruction": float(reconstruction),
             "train_kl": float(kl.sum()),
+            **{f"train_{name}": float(value) for name, value in zip(self.penalties, penalties, strict=True)},
         }
         if held_out is not None:
             kl = held_out.kl_per_dim.cpu().numpy()
             row["validation_loss"] = float(held_out.loss)
             row["validation_reconstruction"] = float(held_out.reconstruction)
             row["validation_kl"] = float(kl.sum())
+            for name, value in zip(self.penalties, held_out.penalties.tolist(), strict=True):
+                row[f"validation_{name}"] = value
         row |= {
             "beta": beta,
             "active_units": int((kl > ACTIVE).sum()),

@@ -89,7 +89,7 @@ def fit(
     rng = np.random.default_rng(seed)
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
     minibatches = shuffled(train, options.batch_size, rng)
-    history = History(min(options.batch_size, len(train)) / len(train), options.n_steps, options.beta)
+    history = History(min(options.batch_size, len(train)) / len(train), options.n_steps, options.beta, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)

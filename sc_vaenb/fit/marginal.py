@@ -14,7 +14,6 @@ from torch import Tensor
 from ..model.distributions import HALF_LOG_2PI
 from ..model.vae import CountVAE, ModelConfig
 from .batches import Counts
-from .check import subset
 from .cuda import to_device
 from .decode import posterior
 from .device import own_random_state, threads_as_asked
@@ -56,7 +55,7 @@ def log_likelihood(
             stacked = torch.stack(weights)
             bound[cells] = (torch.logsumexp(stacked, 0) - math.log(n_samples)).cpu().numpy()
             elbo[cells] = stacked.mean(0).cpu().numpy()
-            drawn = model.draw(z, batch.size_factor, batch.condition)
+            drawn = model.draw(z, batch.size_factor, batch.condition, batch.beside)
             zeros[cells] = (drawn == 0).float().mean(1).cpu().numpy()
     return bound, elbo, zeros
 
@@ -72,10 +71,10 @@ def refit(
     device: torch.device, seed: int, progress: bool = False,
 ) -> Fitness:  # fmt: skip
     """Fit a model to all cells but `held_out`, and judge it by these."""
-    train = subset(counts, np.setdiff1d(np.arange(len(counts)), held_out))
+    train = counts.subset(np.setdiff1d(np.arange(len(counts)), held_out))
     train, step = to_device(train, device)
     config = replace(config, alignment_clusters=0)  # the alignment of an embedding has no part in the likelihood
     model, _, verdict = fit(config, train, options, device, seed, progress, step)
     if verdict.status == "interrupted":
         raise KeyboardInterrupt
-    return Fitness(*log_likelihood(model, subset(counts, held_out), n_samples, device, seed), verdict.kept_step)
+    return Fitness(*log_likelihood(model, counts.subset(held_out), n_samples, device, seed), verdict.kept_step)

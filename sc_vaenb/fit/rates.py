@@ -66,7 +66,7 @@ def stratum_sums(
     with threads_as_asked(), own_random_state(seed, device):
         for code in np.unique(stratum[stratum >= 0]):
             cells = np.flatnonzero(stratum == code)
-            part = Counts(counts.matrix[cells], counts.size_factor[cells], counts.condition[cells])
+            part = counts.subset(cells)
             found[int(code)] = _sums(model, part, n_samples, device)
     return found
 
@@ -78,7 +78,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device)
         mu = mean.new_zeros(batch.n_cells, batch.n_genes)
         for _ in range(n_samples):
             z = mean + sd * torch.randn_like(mean)
-            mu += model.log_mean(z, batch.size_factor, batch.condition).exp_()
+            mu += model.log_mean(z, batch.size_factor, batch.condition, batch.beside).exp_()
         mu /= n_samples
         x, rate, weight = batch.dense(batch.count), mu / batch.size_factor.unsqueeze(1), _weight(model, mu, batch)
         expected, observed = weight * mu, weight * x

@@ -24,6 +24,8 @@ class Minibatch:
         int64 per cell, the batch code; zeros where the model knows no batches.
     n_genes
         Number of genes, seen in these cells or not.
+    beside
+        What else is known of each cell, by name: tensors with one row per cell.
     position
         Derived, `row * n_genes + gene`: where a non-zero lies in the flattened dense matrix.
     """
@@ -34,6 +36,7 @@ class Minibatch:
     size_factor: Tensor
     condition: Tensor
     n_genes: int
+    beside: dict[str, Tensor] = field(default_factory=dict)
     position: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +60,9 @@ class Minibatch:
         return self.dense(torch.log1p(self.count / self.size_factor.index_select(0, self.row)))
 
 
-def without_counts(size_factor: Tensor, condition: Tensor, n_genes: int) -> Minibatch:
+def without_counts(
+    size_factor: Tensor, condition: Tensor, n_genes: int, beside: dict[str, Tensor] | None = None
+) -> Minibatch:
     """Cells of which nothing is known but what a decoder needs."""
     none = condition.new_zeros(0)
-    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, condition, n_genes)
+    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, condition, n_genes, beside or {})

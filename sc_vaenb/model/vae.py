@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from .alignment import Alignment
 from .likelihood import LIKELIHOODS
 from .minibatch import Minibatch, without_counts
 from .network import MLP, Condition
+from .penalty import PENALTIES, Passed
 from .prior import PRIORS
 
 
@@ -36,14 +37,20 @@ class ModelConfig:
     condition_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
     encode_batch: bool = False
     alignment_clusters: int = 0
+    n_covariates: int = 0
+    penalties: dict[str, float] = field(default_factory=dict)  # weight of each
 
 
 class Terms(NamedTuple):
-    """The objective of a minibatch, in nats per cell: loss = reconstruction + beta * kl (with free bits, if any)."""
+    """The objective of a minibatch, in nats per cell: reconstruction + beta * kl (with free bits, if any) + penalties.
+
+    The penalties, weighted, stand in the order of `CountVAE.penalties`.
+    """
 
     loss: Tensor
     reconstruction: Tensor
     kl_per_dim: Tensor
+    penalties: Tensor
 
 
 class CountVAE(nn.Module):
@@ -59,20 +66,21 @@ class CountVAE(nn.Module):
         code = config.condition_code or range(config.n_conditions)
         self.condition = Condition(code, config.condition_width) if conditional else None
         n_side = self.condition.width if self.condition is not None else 0
+        n_given = config.n_covariates
         covariate = config.size_factor_as == "covariate"
         likelihood = LIKELIHOODS[config.likelihood]
         style = (config.activation, config.norm, config.dropout)
         self.encoder = MLP(
-            config.n_genes, n_side if config.encode_batch else 0, config.hidden, 2 * config.n_latent, *style
+            config.n_genes, n_given + n_side * config.encode_batch, config.hidden, 2 * config.n_latent, *style
         )
-        self.decoder = MLP(
-            config.n_latent, n_side + covariate, config.decoder_hidden, likelihood.heads * config.n_genes, *style
-        )
+        n_outputs = likelihood.heads * config.n_genes
+        self.decoder = MLP(config.n_latent, n_given + n_side + covariate, config.decoder_hidden, n_outputs, *style)
         n_dispersions = config.n_conditions if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
         self.prior = PRIORS[config.prior](config.n_latent, config.n_conditions)
         aligned = (config.alignment_clusters, config.n_conditions, config.n_latent)
         self.alignment = Alignment(*aligned) if config.alignment_clusters else None
+        self.penalties = nn.ModuleDict({name: PENALTIES[name](config) for name in config.penalties})
         # With shares of the depth (softmax) the size factor 1 stands for this many counts.
         self.depth = nn.Buffer(torch.ones(()))
 
@@ -84,16 +92,28 @@ class CountVAE(nn.Module):
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
-        side = [self.condition(batch.condition)] if self.condition is not None and self.config.encode_batch else []
+        side = self.given(batch)
+        if self.condition is not None and self.config.encode_batch:
+            side.append(self.condition(batch.condition))
         mean, log_var = self.encoder(batch.log_normalised(), side).chunk(2, dim=1)
         return mean, log_var.clamp(-12.0, 6.0)
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""
-        side = [self.condition(batch.condition)] if self.condition is not None else []
+        side = self.given(batch)
+        if self.condition is not None:
+            side.append(self.condition(batch.condition))
         if self.config.size_factor_as == "covariate":
             side.append(batch.size_factor.log().unsqueeze(1))
         return self.decoder(z, side)
+
+    def given(self, batch: Minibatch) -> list[Tensor]:
+        """The covariates (n_cells, n_covariates), where the model knows some; cells without them have their mean, 0."""
+        if not self.config.n_covariates:
+            return []
+        if "covariates" in batch.beside:
+            return [batch.beside["covariates"]]
+        return [batch.size_factor.new_zeros(batch.n_cells, self.config.n_covariates)]
 
     def offset(self, batch: Minibatch) -> Tensor:
         """What is added to the log expression, (n_cells, 1): the log size factor, and with shares the log depth."""
@@ -103,22 +123,26 @@ class CountVAE(nn.Module):
         shares = self.config.link == "softmax" and self.config.likelihood != "gaussian"  # which does not use the link
         return log_size + self.depth.log() if shares else log_size
 
-    def log_mean(self, z: Tensor, size_factor: Tensor, condition: Tensor) -> Tensor:
+    def log_mean(
+        self, z: Tensor, size_factor: Tensor, condition: Tensor, beside: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Log of the counts to expect of latent states, (n_cells, n_genes); extra zeros are not taken off.
 
         Parameters
         ----------
         z
             Latent states as the encoder gives them, not aligned (n_cells, n_latent).
-        size_factor, condition
-            Per cell, as in a `Minibatch`.
+        size_factor, condition, beside
+            Per cell, as in a `Minibatch`. Without covariates among `beside` they are at their mean.
         """
-        cells = without_counts(size_factor, condition, self.config.n_genes)
+        cells = without_counts(size_factor, condition, self.config.n_genes, beside)
         return self.likelihood.log_mean(self.decode(z, cells), self.offset(cells))
 
-    def draw(self, z: Tensor, size_factor: Tensor, condition: Tensor) -> Tensor:
+    def draw(
+        self, z: Tensor, size_factor: Tensor, condition: Tensor, beside: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """Counts drawn from the likelihood given latent states, (n_cells, n_genes), whole numbers; see `log_mean`."""
-        cells = without_counts(size_factor, condition, self.config.n_genes)
+        cells = without_counts(size_factor, condition, self.config.n_genes, beside)
         return self.likelihood.draw(self.decode(z, cells), self.offset(cells), condition)
 
     def loss(
@@ -131,7 +155,14 @@ class CountVAE(nn.Module):
         """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension."""
         mean, log_var = self.encode(batch)
         noise = torch.randn(mean.shape, device=mean.device, generator=generator)
-        raw = self.decode(mean + (0.5 * log_var).exp() * noise, batch)
+        z = mean + (0.5 * log_var).exp() * noise
+        raw = self.decode(z, batch)
         reconstruction = -self.likelihood.log_prob(raw, self.offset(batch), batch).mean()
         kl = self.prior.kl(mean, log_var, batch.condition).mean(0)
-        return Terms(reconstruction + beta * kl.clamp(min=free_bits).sum(), reconstruction, kl)
+        loss = reconstruction + beta * kl.clamp(min=free_bits).sum()
+        if not self.penalties:
+            return Terms(loss, reconstruction, kl, loss.new_zeros(0))
+        penalties = torch.stack(
+            [penalty(self, Passed(batch, mean, log_var, z, raw)) for penalty in self.penalties.values()]
+        )
+        return Terms(loss + penalties.sum(), reconstruction, kl, penalties)

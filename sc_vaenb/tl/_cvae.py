@@ -28,6 +28,7 @@ def cvae(
     encode_batch: bool = True,
     overlap: Literal["auto", "all"] = "auto",
     align: bool = True,
+    covariate_keys: Sequence[str] | None = None,
     prior: Literal["normal", "conditional"] = "normal",
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),

@@ -26,6 +26,7 @@ from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
 from ..model.vae import ModelConfig
+from ._covariates import learn_covariates, read_covariates
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -54,6 +55,10 @@ layer
     link
         From the decoder's output to the expected expression: `"softmax"` over the genes (shares of the cell's depth,
         as scVI), or a free rate per gene through `"exp"` or `"softplus"`. Not used by `"gaussian"`.
+    covariate_keys
+        Columns of `obs` that the model is told, so that the embedding need not say them: numbers (a share of
+        mitochondrial counts, a score) or categories (the chemistry, beside the sample in `batch_key`). They are not
+        aligned as batches are. Decoded expression is that at their mean.
     n_latent
         Dimensions of the embedding.
     hidden
@@ -155,13 +160,15 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
+    covariates = learn_covariates(adata, params["covariate_keys"] or [], params.get("batch_key"))
     mask = _adata.gene_mask(adata, params["mask_var"])
     matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
-    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes)
+    beside = {"covariates": read_covariates(adata, covariates)} if covariates else {}
+    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes, beside)
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
-    config = _model_config(params, len(genes), overlap, len(counts))
+    config = _model_config(params, len(genes), overlap, counts)
     options = _fit_config(params, len(counts))
 
     start = logg.info(
@@ -186,7 +193,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         raise FloatingPointError(msg) from error
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    model_config = asdict(config) | {"size_factor_mean": size_factor.mean()}
+    model_config = asdict(config) | {"size_factor_mean": size_factor.mean(), "covariates": covariates}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
@@ -261,6 +268,10 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
         msg = "norm='batch' needs two cells or more in each step. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
+    keys = params["covariate_keys"] or []
+    if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
+        msg = f"covariate_keys={keys!r} is not possible. Give a list of columns of obs."
+        raise TypeError(msg)
     for name in ("align", "encode_batch"):
         if not isinstance(params.get(name, True), bool):
             msg = f"{name}={params[name]!r} is not possible. Choose True or False."
@@ -276,7 +287,7 @@ def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
     )
 
 
-def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, n_cells: int) -> ModelConfig:
+def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, counts: Counts) -> ModelConfig:
     hidden = tuple(params["hidden"])
     mirrored = params["decoder_hidden"] is None
     names = ("n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as")
@@ -288,13 +299,14 @@ def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, n_c
             "encode_batch": params["encode_batch"],
             "condition_code": tuple(codes),
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
-            "alignment_clusters": n_clusters(n_cells) if params["align"] else 0,
+            "alignment_clusters": n_clusters(len(counts)) if params["align"] else 0,
         }
     return ModelConfig(
         n_genes=n_genes,
         n_conditions=n_batches,
         hidden=hidden,
         decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
+        n_covariates=counts.beside["covariates"].shape[1] if "covariates" in counts.beside else 0,
         **{name: params[name] for name in names},
         **conditional,
     )
@@ -329,7 +341,9 @@ def _builtin(value: Any) -> Any:
 def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as strings, numbers and arrays: what every file format can hold."""
     return {
-        name: np.array(value, dtype=np.int64) if isinstance(value, tuple | list) else value
+        name: np.array(value, dtype=object if value and isinstance(value[0], str) else np.int64)
+        if isinstance(value, tuple | list)
+        else value
         for name, value in params.items()
         if value is not None
     }

@@ -13,7 +13,6 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
-from ..fit.batches import Counts
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
@@ -134,6 +133,7 @@ def map_query(
         list(np.array(stored.genes)[found]),
         stored.batches + new,
         stored.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
+        stored.covariates,
     )
     model, counts = mapped.model, counts_of(adata, key, mapped, params=params)
 
@@ -144,7 +144,7 @@ def map_query(
     adata = adata.copy() if copy else adata
     cells = np.flatnonzero(counts.condition >= len(stored.batches)) if new else np.array([], np.int64)
     if len(cells):
-        theirs = Counts(counts.matrix[cells], counts.size_factor[cells], counts.condition[cells])
+        theirs = counts.subset(cells)
         size, beta = int(params["batch_size"]), float(params["beta"])
         fit_new(model.to(where), theirs, len(new), n_steps, size, beta, rng, settings.verbosity.value > 0)
     states = embed(model, counts, where)
@@ -160,7 +160,7 @@ def map_query(
     columns = {"novelty": novelty(asked, embedding, n_neighbors)}
     if label_key is not None and labels is not None:
         columns |= _predicted(label_key, labels, asked, embedding, n_neighbors)
-    config = asdict(model.config) | {"size_factor_mean": mapped.size_factor_mean}
+    config = asdict(model.config) | {"size_factor_mean": mapped.size_factor_mean, "covariates": mapped.covariates}
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     query = {
         "n_reference": reference.n_obs,

@@ -11,6 +11,7 @@ import torch
 from .. import _adata
 from ..fit.batches import Counts
 from ..model.vae import CountVAE, ModelConfig
+from ._covariates import read_covariates
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,13 +22,14 @@ class Stored(NamedTuple):
     genes: list[str]
     batches: list[str]
     size_factor_mean: float
+    covariates: list[dict[str, Any]]
 
 
 def load_model(adata: AnnData, key: str) -> Stored:
     """The fitted model in `uns[key]`; only strings, numbers and arrays are read, nothing is executed."""
     config, weights, genes, batches = _adata.unpack_model(_adata.find_record(adata, key), key)
     try:
-        mean = float(config.pop("size_factor_mean"))
+        mean, covariates = float(config.pop("size_factor_mean")), list(config.pop("covariates", []))
         for name in ("hidden", "decoder_hidden", "condition_code"):
             config[name] = tuple(config[name])
         with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
@@ -38,7 +40,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
             f"uns[{key!r}]['model'] is damaged ({' '.join(str(error).split())}). Fit it again, or read the file again."
         )
         raise ValueError(msg) from error
-    return Stored(model.eval(), genes, batches, mean)
+    return Stored(model.eval(), genes, batches, mean, covariates)
 
 
 def counts_of(
@@ -62,4 +64,5 @@ def counts_of(
     codes = np.zeros(len(size_factor), np.int64)
     if stored.batches and batches:
         codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
-    return Counts(matrix, size_factor.astype(np.float32), codes)
+    beside = {"covariates": read_covariates(adata, stored.covariates)} if stored.covariates else {}
+    return Counts(matrix, size_factor.astype(np.float32), codes, beside)

@@ -13,7 +13,7 @@ from scanpy import settings
 
 from .. import _adata
 from ..fit.batches import Counts, split
-from ..fit.check import compare_replicates, held_out_again, subset
+from ..fit.check import compare_replicates, held_out_again
 from ..fit.device import resolve_device
 from ..fit.loop import HELD_OUT, FitConfig
 from ..fit.marginal import Fitness, refit
@@ -155,7 +155,7 @@ def posterior_check(
     told = {"key": key, "n_samples": n_samples, "rng": rng, "cells": "given" if held_out is None else "held_out"}
     draw = np.random.default_rng(rng)
     cells = np.sort(draw.permutation(len(counts))[:HELD_OUT]) if held_out is None else held_out
-    chosen = subset(counts, cells)
+    chosen = counts.subset(cells)
     told |= {"n_cells": len(cells), "zeros": 1 - chosen.matrix.nnz / (len(cells) * len(stored.genes))}
     found = compare_replicates(stored.model, chosen, n_samples, where, rng, progress)
     record: dict[str, Any] = tables(found, stored.genes, adata.obs_names[cells], draw)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
-from ..fit.batches import Counts
 from ..fit.device import resolve_device
 from ..fit.sample import draw_counts, states_around, states_of_prior
 from ._model import Stored, counts_of, load_model
@@ -121,7 +120,7 @@ def sample(
     random = np.random.default_rng(rng)
     drawn = pool if n_cells is None else random.choice(pool, n_cells)
     start = logg.info(f"drawing {len(drawn):,} cells from the {source} of uns[{key!r}]")
-    around = Counts(counts.matrix[drawn], counts.size_factor[drawn], counts.condition[drawn])
+    around = counts.subset(drawn)
     sizes = _adata.read_size_factor(adata, fit.get("size_factor"), counts.matrix)[drawn]
     if size_factor is not None:
         sizes = np.full(len(drawn), float(size_factor))

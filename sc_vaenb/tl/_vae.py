@@ -23,6 +23,7 @@ def vae(
     likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
     dispersion: Literal["gene"] = "gene",
     link: Literal["softmax", "exp", "softplus"] = "softmax",
+    covariate_keys: Sequence[str] | None = None,
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,

@@ -135,10 +135,13 @@ def test_a_device_that_is_not_there_is_refused(name):
         resolve_device(name)
 
 
+NONE = torch.zeros(0)  # no penalties
+
+
 def filled(losses, kl=1.0, n_steps=None):
     history = History(per_step=0.5, n_steps=n_steps or len(losses), beta=1.0)
     for step, loss in enumerate(losses):
-        terms = Terms(torch.tensor(loss), torch.tensor(loss - 4 * kl), torch.full((4,), kl))
+        terms = Terms(torch.tensor(loss), torch.tensor(loss - 4 * kl), torch.full((4,), kl), NONE)
         history.add(terms)
         history.record(step, 1.0, 1e-3, terms)
     return history
@@ -177,7 +180,7 @@ def test_without_held_out_cells_looks_are_compared_at_the_final_beta():
     history = History(per_step=0.5, n_steps=20, beta=2.0)
     for step, beta in enumerate([0.1, 2.0]):  # the loss rises with beta alone
         kl = torch.ones(3)
-        history.add(Terms(torch.tensor(100.0) + beta * kl.sum(), torch.tensor(100.0), kl))
+        history.add(Terms(torch.tensor(100.0) + beta * kl.sum(), torch.tensor(100.0), kl, NONE))
         history.record(step, beta, 1e-3, None)
     assert history.losses().tolist() == [106.0, 106.0]
     assert "held-out" not in history.verdict("stopped_early", 1).message
@@ -185,7 +188,7 @@ def test_without_held_out_cells_looks_are_compared_at_the_final_beta():
 
 def test_free_bits_count_in_what_judges_held_out_cells():
     history = History(per_step=0.5, n_steps=20, beta=1.0)
-    terms = Terms(torch.tensor(130.0), torch.tensor(100.0), torch.ones(3))  # 10 nats free in each dimension
+    terms = Terms(torch.tensor(130.0), torch.tensor(100.0), torch.ones(3), NONE)  # 10 nats free in each dimension
     history.add(terms)
     history.record(0, 1.0, 1e-3, terms)
     assert history.losses().tolist() == [130.0]
@@ -204,7 +207,7 @@ def test_history_averages_the_steps_between_records():
     history = History(per_step=0.01, n_steps=200, beta=1.0)
     assert history.interval == 10
     for loss in (4.0, 2.0, 3.0, 7.0):
-        history.add(Terms(torch.tensor(loss), torch.tensor(loss), torch.ones(2)))
+        history.add(Terms(torch.tensor(loss), torch.tensor(loss), torch.ones(2), NONE))
     history.record(3, 0.5, 1e-3, None)
     columns = history.columns()
     assert columns["train_loss"].tolist() == [4.0]

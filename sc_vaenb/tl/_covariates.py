@@ -1,0 +1,83 @@
+"""Columns of `obs` that a model is told besides the batch, as numbers: for fitted cells and for new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .. import _adata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MOST_CATEGORIES = 100  # more are names of cells, or numbers that were read as text
+
+
+def learn_covariates(adata: AnnData, keys: Sequence[str], batch_key: str | None) -> list[dict[str, Any]]:
+    """What makes numbers of each column: mean and sd of a numeric one, categories and their shares of any other."""
+    return [_learned(adata, key, batch_key) for key in keys]
+
+
+def _learned(adata: AnnData, key: str, batch_key: str | None) -> dict[str, Any]:
+    column = _column(adata, key)
+    if key == batch_key:
+        msg = f"covariate_keys holds {key!r}, which is the batch_key: the model knows it already. Leave it out."
+        raise ValueError(msg)
+    if _numeric(column):
+        values = column.to_numpy(dtype=np.float64)
+        if values.std() == 0:
+            msg = f"obs[{key!r}] is {values[0]:g} for every cell: nothing can be learned of it. Leave it out."
+            raise ValueError(msg)
+        return {"key": key, "mean": float(values.mean()), "sd": float(values.std())}
+    shares = column.astype(str).value_counts(normalize=True).sort_index()
+    if not 1 < len(shares) <= MOST_CATEGORIES:
+        msg = (
+            f"obs[{key!r}] has {len(shares)} categories (first: {str(shares.index[0])!r}); give columns with 2 to "
+            f"{MOST_CATEGORIES}, or of numbers."
+        )
+        raise ValueError(msg)
+    return {"key": key, "names": shares.index.tolist(), "shares": shares.tolist()}
+
+
+def read_covariates(adata: AnnData, learned: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+    """One row per cell: numbers with mean 0 and sd 1, categories one-hot less their shares, so that 0 is the mean."""
+    parts = []
+    for covariate in learned:
+        key = covariate["key"]
+        column = _column(adata, key)
+        if "names" not in covariate:
+            if not _numeric(column):
+                msg = f"obs[{key!r}] has dtype {column.dtype}, but held numbers in the fit. Convert it."
+                raise ValueError(msg)
+            parts.append((column.to_numpy(dtype=np.float64)[:, None] - covariate["mean"]) / covariate["sd"])
+            continue
+        texts = column.astype(str).to_numpy(dtype=str)
+        new = sorted(set(texts) - set(covariate["names"]))
+        if new:
+            msg = f"obs[{key!r}] holds {new}, which the model was not fitted on. It knows {covariate['names']}."
+            raise ValueError(msg)
+        parts.append((texts[:, None] == np.array(covariate["names"])) - np.array(covariate["shares"]))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _column(adata: AnnData, key: str) -> pd.Series:
+    _adata.check_obs_key(adata, "covariate_keys", key)
+    column = adata.obs[key]
+    bad = column.isna().to_numpy()
+    if _numeric(column):
+        bad |= ~np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    if bad.any():
+        msg = (
+            f"obs[{key!r}] has no value for {bad.sum()} cells (first: {str(adata.obs_names[int(np.argmax(bad))])!r}). "
+            "Fill them in, or remove the cells."
+        )
+        raise ValueError(msg)
+    return column
+
+
+def _numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
