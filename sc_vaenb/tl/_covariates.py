@@ -56,7 +56,7 @@ def read_covariates(adata: AnnData, learned: Sequence[Mapping[str, Any]]) -> NDA
             parts.append((column.to_numpy(dtype=np.float64)[:, None] - covariate["mean"]) / covariate["sd"])
             continue
         texts = column.astype(str).to_numpy(dtype=str)
-        new = sorted(set(texts) - set(covariate["names"]))
+        new = sorted(set(texts.tolist()) - set(covariate["names"]))
         if new:
             msg = f"obs[{key!r}] holds {new}, which the model was not fitted on. It knows {covariate['names']}."
             raise ValueError(msg)

@@ -18,6 +18,7 @@ def function(
     n: int = 3,
     rate: float | None = None,
     hidden: Sequence[int] = (128,),
+    keys: Sequence[str] | None = None,
     layer: str | None = "counts",
     align: bool = True,
     copy: bool = False,
@@ -34,6 +35,8 @@ def function(
         Numbers. `None`: found in :func:`somewhere`.
     hidden
         Widths.
+    keys
+        Columns.
 
     Returns
     -------
@@ -57,6 +60,8 @@ def parser():
         ("--rate none --layer None", {"rate": None, "layer": None}),
         ("--hidden 256,128", {"hidden": (256, 128)}),
         ("--hidden=", {"hidden": ()}),
+        ("--keys kit,day", {"keys": ("kit", "day")}),
+        ("--keys none", {"keys": None}),
         ("--no-align", {"align": False}),
         ("--layer raw", {"layer": "raw"}),
     ],
@@ -86,4 +91,5 @@ def test_help_is_the_docstring(parser):
     assert "--kind {a,b} What kind, 5 % of all. Default: a." in text
     assert "--rate FLOAT Numbers. Default: found in somewhere." in text
     assert "--hidden N,N,... Widths. Default: 128." in text
+    assert "--keys NAME,NAME,... Columns. Default: none." in text
     assert described(function)["n"] == "Numbers. `None`: found in :func:`somewhere`."
