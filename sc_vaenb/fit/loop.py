@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from tqdm import tqdm
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
 from .batches import Counts, shuffled, split
-from .device import own_random_state, threads_as_asked
+from .checkpoint import Checkpoint, State
+from .device import generators, own_random_state, threads_as_asked
 from .dispersion import refit_dispersion
 from .history import History, Verdict
 from .schedule import one_cycle, warm_up
@@ -80,24 +82,29 @@ def fit(
     seed: int,
     progress: bool = False,
     make_step: type[Step] = Step,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[CountVAE, History, Verdict]:
     """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
 
     Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells; Ctrl-C before the
-    first look at them ends it all. A loss that is no longer a number raises FloatingPointError.
+    first look at them ends it all. A loss that is no longer a number raises FloatingPointError. With a checkpoint the
+    fit goes on from the state that is kept there, if any, and ends as it would have without the break.
     """
     rng = np.random.default_rng(seed)
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
-    minibatches = shuffled(train, options.batch_size, rng)
     history = History(min(options.batch_size, len(train)) / len(train), options.n_steps, options.beta)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
         improve = make_step(model, counts, options, min(options.batch_size, len(train)))
-        best, status = Best(model), ""
+        best = Best(model)
+        state = State(model, improve.optimizer, history, best, generators(device))
+        if checkpoint is not None:
+            checkpoint.restore(state)
+        minibatches = islice(shuffled(train, options.batch_size, rng), state.step, None)  # a second passes over 100,000
         try:
-            for step in range(options.n_steps):
+            for step in range(state.step, 0 if state.status else options.n_steps):
                 rate = options.learning_rate * one_cycle(step, options.n_steps)
                 beta = options.beta * warm_up(step, options.n_steps, options.warmup)
                 history.add(improve(next(minibatches), rate, beta))
@@ -109,17 +116,21 @@ def fit(
                     if not math.isfinite(loss):
                         raise FloatingPointError(f"the loss is {loss} after {step + 1} steps")
                     best.offer(loss, step + 1)
+                    state.step = step + 1
                     if options.patience and best.waited >= options.patience and beta == options.beta:
-                        status = "stopped_early"
+                        state.status = "stopped_early"
+                    if checkpoint is not None:
+                        checkpoint.offer(state, last=bool(state.status) or state.step == options.n_steps)
+                    if state.status:
                         break
         except KeyboardInterrupt:
             if best.weights is None:  # nothing to keep yet
                 raise
-            status = "interrupted"
-        if status:
+            state.status = "interrupted"
+        if state.status:
             best.restore()
         refit_dispersion(model, counts, device)
-    return model, history, history.verdict(status, best.step)
+    return model, history, history.verdict(state.status, best.step)
 
 
 class Best:

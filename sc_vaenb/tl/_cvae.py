@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -47,6 +48,7 @@ def cvae(
     device: str = "auto",
     rng: int | np.random.Generator | None = 0,
     allow_non_integer: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
