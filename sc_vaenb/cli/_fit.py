@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,8 @@ def run_fit(options: argparse.Namespace) -> None:
         raise NotImplementedError(
             "--mog (a mixture of Gaussians as prior) is not there yet. Leave it out, or see --prior."
         )
+    if options.resume and getattr(options, "checkpoint", None) is not None:
+        raise ValueError("--resume and --checkpoint both name a folder for the state of the fit. Give one.")
     begun = time.perf_counter()
     function = tl.cvae if options.method == "cvae" else tl.vae
     adata = read_input(options)
@@ -40,8 +43,13 @@ def run_fit(options: argparse.Namespace) -> None:
     check_room(adata, options.out)
     key = options.method
     arguments = {**given(options, function), "layer": "counts", "key_added": key}
+    kept = options.out / f"{key}_checkpoint"
+    if options.resume:
+        arguments["checkpoint"] = kept
     function(adata, *([batch_key] if options.method == "cvae" else []), **arguments)
     if adata.uns[key]["verdict"]["status"] == "interrupted":
+        if options.resume:
+            print(f"The state of the fit is kept in {kept}: the same command goes on from there.")
         raise KeyboardInterrupt  # in a notebook half a fit may be of use; a folder of results must be whole
     downstream(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
@@ -54,6 +62,8 @@ def run_fit(options: argparse.Namespace) -> None:
     with whole(folder) as partial:
         write_results(adata, method, key, partial, columns, adata.uns.get(f"{key}_scores"), about(options))
         write_adata(adata, partial / f"{method}.h5ad")
+    if options.resume:
+        shutil.rmtree(kept, ignore_errors=True)
     print(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
     for path in sorted(folder.iterdir()):
         say(options, f"  {path.name}")

@@ -24,8 +24,13 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if partial.is_dir() and path.is_dir():  # a folder cannot be renamed onto another
-            shutil.rmtree(path)
-        partial.replace(path)
+            before = path.with_name(f".{path.stem}.before{path.suffix}")
+            shutil.rmtree(before, ignore_errors=True)
+            path.replace(before)
+            partial.replace(path)
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            partial.replace(path)
     except OSError as error:
         if "No space left" not in str(error):  # HDF5 tells it in a page of text
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..model.minibatch import Minibatch
+
+CHECKED = 2**20  # counts with a checksum of their own
 
 
 @dataclass
@@ -37,6 +40,23 @@ class Counts:
     def __len__(self) -> int:
         return self.matrix.shape[0]
 
+    def fingerprint(self) -> dict[str, list[int]]:
+        """Numbers that tell these cells from any others, in a fraction of the time that reading them takes.
+
+        Of gigabytes of counts a checksum would take seconds. So a million of them, evenly spread, have one; and there
+        are the sums of all counts (as bits, so that they are exact) and of their genes, which a change of any moves.
+        """
+        matrix, bits = self.matrix, self.matrix.data.view(np.uint32)
+        sums = [int(bits.sum(dtype=np.uint64)), int(matrix.indices.sum(dtype=np.int64))]
+        every = slice(None, None, matrix.nnz // CHECKED + 1)
+        parts = matrix.indptr.astype(np.int64), matrix.indices[every].astype(np.int64), bits[every]
+        return {
+            "counts": [*matrix.shape, *sums, checksum(*parts)],
+            "size factors": [checksum(self.size_factor)],
+            "batches": [checksum(self.condition)],
+            **{name: [checksum(values)] for name, values in self.beside.items()},
+        }
+
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         """The chosen cells, on the device."""
         part = self.matrix[cells]
@@ -59,6 +79,13 @@ class Counts:
         """The chosen cells alone."""
         beside = {name: values[cells] for name, values in self.beside.items()}
         return Counts(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside)
+
+
+def checksum(*arrays: NDArray) -> int:
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, value)
+    return value
 
 
 def split(

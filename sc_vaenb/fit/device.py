@@ -52,17 +52,23 @@ def threads_as_asked() -> Iterator[None]:
 @contextmanager
 def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch for a block (weights and dropout draw from the global state) and put everything back after it."""
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        generators.append(torch.cuda.default_generators[index])
-    elif device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    before = [generator.get_state() for generator in generators]
+    own = generators(device).values()
+    before = [generator.get_state() for generator in own]
     try:
-        for generator in generators:
+        for generator in own:
             generator.manual_seed(seed)
         yield
     finally:
-        for generator, state in zip(generators, before, strict=True):
+        for generator, state in zip(own, before, strict=True):
             generator.set_state(state)
+
+
+def generators(device: torch.device) -> dict[str, torch.Generator]:
+    """The global random states that a computation on a device draws from, by the kind of device."""
+    found = {"cpu": torch.default_generator}
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        found["cuda"] = torch.cuda.default_generators[index]
+    elif device.type == "mps":
+        found["mps"] = torch.mps._get_default_mps_generator()
+    return found

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..model.vae import Terms
+from .adapt import SLOWER
 
 FEWEST, MOST = 20, 50  # rows of a fit, where it has as many steps
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
@@ -26,6 +27,7 @@ class Verdict:
     posterior_collapse: bool
     best_step: int  # with the lowest loss
     kept_step: int  # whose weights the model has
+    setbacks: int  # after each of which the fit went on with smaller steps
     message: str
 
 
@@ -34,7 +36,7 @@ class History:
 
     def __init__(self, per_step: float, n_steps: int, beta: float, penalties: Iterable[str] = ()) -> None:
         self.per_step, self.n_steps = per_step, n_steps  # passes over the cells in a step; steps planned
-        self.beta = beta  # at the end
+        self.beta = beta  # at which a fit is judged
         self.penalties = tuple(penalties)
         self.interval = int(np.clip(round(1 / per_step), max(n_steps // MOST, 1), max(n_steps // FEWEST, 1)))
         self.rows: list[dict[str, float]] = []
@@ -79,8 +81,13 @@ class History:
         self.kl_per_dim.append(kl.astype(np.float32))
         self._sums, self._steps = [], 0
 
+    def forget(self) -> None:
+        """Leave the last look out: a setback led to it."""
+        self.rows.pop()
+        self.kl_per_dim.pop()
+
     def losses(self) -> NDArray[np.float64]:
-        """What judges the fit, always at the final beta: the loss of the held-out cells where there are any."""
+        """What judges the fit, always at one beta: the loss of the held-out cells where there are any."""
         if "validation_loss" in self.rows[0]:
             return self.column("validation_loss")
         return self.column("train_reconstruction") + self.beta * self.column("train_kl")
@@ -93,7 +100,7 @@ class History:
         names = list(self.rows[0]) if self.rows else []
         return {name: self.column(name) for name in names} | {"kl_per_dim": np.array(self.kl_per_dim)}
 
-    def verdict(self, status: str, best_step: int) -> Verdict:
+    def verdict(self, status: str, best_step: int, setbacks: int = 0) -> Verdict:
         """Judge the fit; `status` is what ended the loop before its last step, if anything."""
         losses, last = self.losses(), self.rows[-1]
         held_out = " of held-out cells" if "validation_loss" in last else ""
@@ -116,8 +123,13 @@ class History:
                 f"The loss{held_out} has risen by {rise:.1%} since step {best_step}: the model knows the "
                 "fitted cells better than new ones. The embedding need not suffer; to decode, fit with patience=10."
             )
+        if setbacks:
+            message += (
+                f" The loss rose far, or was no number ({setbacks} times), so the fit went back and on with a learning "
+                f"rate {SLOWER**setbacks:g} times lower: start with a lower one."
+            )
         collapse = last["active_units"] < 2
         if collapse:
             message += " Posterior collapse: the latent state ignores the cells. Lower beta, or set free_bits=0.1."
         kept = int(last["step"]) if status in {"converged", "still_improving"} else best_step
-        return Verdict(status, bool(collapse), best_step, kept, message)
+        return Verdict(status, bool(collapse), best_step, kept, setbacks, message)

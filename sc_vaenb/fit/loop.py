@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from tqdm import tqdm
 
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
+from .adapt import Adaptation
 from .batches import Counts, shuffled, split
-from .device import own_random_state, threads_as_asked
+from .checkpoint import Checkpoint, State
+from .device import generators, own_random_state, threads_as_asked
 from .dispersion import refit_dispersion
 from .history import History, Verdict
 from .schedule import one_cycle, warm_up
@@ -35,8 +38,14 @@ class FitConfig:
     beta: float = 0.5
     warmup: float = 0.3
     free_bits: float = 0.0
+    target_kl: float | None = None
     validation_fraction: float = 0.1
     patience: int | None = None
+
+    @property
+    def judged_at(self) -> float:
+        """Weight of the KL in the loss of held-out cells, which must be the same all along."""
+        return self.beta if self.target_kl is None else 1.0
 
 
 class Step:
@@ -80,46 +89,61 @@ def fit(
     seed: int,
     progress: bool = False,
     make_step: type[Step] = Step,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[CountVAE, History, Verdict]:
     """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
 
     Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells; Ctrl-C before the
-    first look at them ends it all. A loss that is no longer a number raises FloatingPointError.
+    first look at them ends it all. A loss that ever again is no number raises FloatingPointError. With a checkpoint the
+    fit goes on from the state that is kept there, if any, and ends as it would have without the break.
     """
     rng = np.random.default_rng(seed)
     train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
-    minibatches = shuffled(train, options.batch_size, rng)
-    history = History(min(options.batch_size, len(train)) / len(train), options.n_steps, options.beta, config.penalties)
+    n_at_once = min(options.batch_size, len(train))
+    history = History(n_at_once / len(train), options.n_steps, options.judged_at, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
-        improve = make_step(model, counts, options, min(options.batch_size, len(train)))
-        best, status = Best(model), ""
+        improve = make_step(model, counts, options, n_at_once)
+        best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl)
+        state = State(model, improve.optimizer, history, best, adapt, generators(device))
+        if checkpoint is not None:
+            checkpoint.restore(state)
+        minibatches = islice(shuffled(train, options.batch_size, rng), state.step, None)  # a second passes over 100,000
         try:
-            for step in range(options.n_steps):
-                rate = options.learning_rate * one_cycle(step, options.n_steps)
-                beta = options.beta * warm_up(step, options.n_steps, options.warmup)
+            for step in range(state.step, 0 if state.status else options.n_steps):
+                rate = options.learning_rate / adapt.slower * one_cycle(step, options.n_steps)
+                warm = warm_up(step, options.n_steps, options.warmup)
+                beta = adapt.beta * warm
                 history.add(improve(next(minibatches), rate, beta))
                 if history.due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     history.record(step, beta, rate, held_out)
                     bar.update(step + 1 - bar.n)
-                    loss = history.losses()[-1]
-                    if not math.isfinite(loss):
-                        raise FloatingPointError(f"the loss is {loss} after {step + 1} steps")
-                    best.offer(loss, step + 1)
-                    if options.patience and best.waited >= options.patience and beta == options.beta:
-                        status = "stopped_early"
+                    if adapt.set_back(model, history.rows[-1], beta):
+                        history.forget()
+                        improve = make_step(model, counts, options, n_at_once)
+                        state.optimizer = improve.optimizer
+                    else:
+                        best.offer(history.losses()[-1], step + 1)
+                    state.step = step + 1
+                    if options.patience and best.waited >= options.patience and warm == 1:
+                        state.status = "stopped_early"
+                    if checkpoint is not None:
+                        checkpoint.offer(state, last=bool(state.status) or state.step == options.n_steps)
+                    if state.status:
                         break
         except KeyboardInterrupt:
             if best.weights is None:  # nothing to keep yet
                 raise
-            status = "interrupted"
-        if status:
+            state.status = "interrupted"
+        if best.weights is None:
+            raise FloatingPointError("the loss was no number from the first look on")
+        if state.status:
             best.restore()
         refit_dispersion(model, counts, device)
-    return model, history, history.verdict(status, best.step)
+    return model, history, history.verdict(state.status, best.step, adapt.setbacks)
 
 
 class Best:
@@ -144,11 +168,11 @@ class Best:
 def evaluate(
     model: CountVAE, counts: Counts, cells: NDArray[np.int64], options: FitConfig, device: torch.device
 ) -> Terms:
-    """The objective on some cells, at the final beta, with the same noise every time so that looks can be compared."""
+    """The objective on some cells, with the same beta and noise every time so that looks can be compared."""
     model.eval()
     noise = torch.Generator(device).manual_seed(0)
     parts = [cells[start : start + 1024] for start in range(0, len(cells), 1024)]
-    terms = [model.loss(counts.minibatch(part, device), options.beta, options.free_bits, noise) for part in parts]
+    terms = [model.loss(counts.minibatch(part, device), options.judged_at, options.free_bits, noise) for part in parts]
     weights = [len(part) / len(cells) for part in parts]
     model.train()
     return Terms(*(sum(w * t for w, t in zip(weights, term, strict=True)) for term in zip(*terms, strict=True)))

@@ -215,7 +215,7 @@ def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any],
         if not isinstance(arguments, Mapping):
             msg = f"variants[{name!r}] is {arguments!r}. Give a dict of arguments of sc_vaenb.tl.cvae."
             raise TypeError(msg)
-        unknown = sorted(set(arguments) - set(defaults) | set(arguments) & {"rng", "copy", "key_added"})
+        unknown = sorted(set(arguments) - set(defaults) | set(arguments) & {"rng", "copy", "key_added", "checkpoint"})
         if unknown:
             msg = f"variants[{name!r}] has {unknown}, which cannot be set here. Give arguments of sc_vaenb.tl.cvae."
             raise TypeError(msg)
@@ -250,7 +250,8 @@ def _runs(
 
     def run(method: str, seed: int, name: str, params: Mapping[str, Any], compute: Callable[..., Any]) -> Run:
         key = _own_key(adata, name, own)
-        told = {k: v for k, v in params.items() if k not in {"layer", "mask_var", "device", "key_added", "copy"}}
+        untold = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy"}
+        told = {k: v for k, v in params.items() if k not in untold}
         text = json.dumps([method, seed, told, version("sc_vaenb")], sort_keys=True, default=str)
         return Run(method, seed, key, f"{zlib.crc32(text.encode()):08x}{data:08x}", partial(compute, key_added=key))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,7 @@ def cvae(
     beta: float = 0.5,
     warmup: float = 0.3,
     free_bits: float = 0.0,
+    target_kl: float | None = None,
     n_steps: int | None = None,
     batch_size: int = 128,
     learning_rate: float = 6e-3,
@@ -48,6 +50,7 @@ def cvae(
     device: str = "auto",
     rng: int | np.random.Generator | None = 0,
     allow_non_integer: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from scanpy import settings
 from .. import _adata
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
+from ..fit.checkpoint import Checkpoint, identity, open_folder
 from ..fit.cuda import to_device
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
@@ -79,13 +82,17 @@ layer
     free_bits
         Nats of KL that each latent dimension may carry at no cost (averaged over the cells of a step): above 0
         (0.1, say) it keeps dimensions from collapsing onto the prior.
+    target_kl
+        Nats of KL that the latent state of a cell shall carry: `beta`, then only where it starts, is changed during the
+        fit until it does (20 came within 0.02 of the default's scores on all data tried). `None`: `beta` is kept.
     n_steps
         Steps of the fit. `None`: 400 and one for every ten cells, 700 at most, so that large data cost no more (of a
         million cells, a fit of 700 steps of 128 sees an eleventh).
     batch_size
         Cells per step (fewer if there are fewer).
     learning_rate
-        Peak of the one-cycle schedule of AdamW.
+        Peak of the one-cycle schedule of AdamW. When the loss rises far or is no number any more, the fit goes back to
+        the weights with the lowest and on with a third of it.
     weight_decay
         Of AdamW: every step shrinks the networks' matrices, the batch vectors and the logarithms of the dispersions by
         this times the learning rate, which keeps few cells from being learned by heart. `None`: 1,800 / number of
@@ -104,6 +111,10 @@ layer
         the same machine and CPU with the same number of threads; the global random state is neither read nor changed.
     allow_non_integer
         Accept counts with fractions, as ambient-RNA correction makes them.
+    checkpoint
+        A folder where the fit keeps its state, which takes about 2 % of its time. If it is killed and called again with
+        the same data and arguments, it goes on from there, to the result that it would have had: bit for bit on a CPU
+        with the same number of threads. The last state stays until you remove the folder. `None`: nothing is kept.
     key_added
         Name for the results, `"vae"` by default: `obsm["X_" + key_added]` and `uns[key_added]`.
     copy
@@ -121,10 +132,11 @@ RETURNS = """\
         far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
         in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
-        at the final `beta`.
+        at the final `beta` (at 1 with `target_kl`). A look at which the fit had to go back is left out.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
-        (with the lowest held-out loss), `kept_step` (whose weights the model has) and `message`.
+        (with the lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit had to
+        go back and on with smaller steps) and `message`.
     `uns["vae"]["overlap"]` (`cvae` only)
         `batches`, the `group` of each (a number), and `share` (batches x batches): of the cells of the first, those to
         which the second is about as close as the closest.
@@ -134,7 +146,10 @@ RETURNS = """\
 RAISES = """\
 KeyError, TypeError, ValueError
         An argument is unknown or impossible, or the counts, size factors or batches are not what they must be. The
-        message names the place and the first offender. `adata` is unchanged.
+        message names the place and the first offender; or `checkpoint` holds the state of another fit. `adata` is
+        unchanged.
+    FileExistsError, OSError
+        `checkpoint` is a file, or cannot be written to. `adata` is unchanged.
     FloatingPointError
         The loss left the numbers. `adata` is unchanged.
     MemoryError
@@ -151,11 +166,13 @@ def describe(function: Callable) -> Callable:
 
 def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
-    params = {name: _builtin(value) for name, value in arguments.items() if name not in {"adata", "copy", "key_added"}}
+    not_of_the_result = {"adata", "copy", "key_added", "checkpoint"}
+    params = {name: _builtin(value) for name, value in arguments.items() if name not in not_of_the_result}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     _adata.check_adata(adata, copy=arguments["copy"])
     _adata.check_key(key)
     check_arguments(adata, params)
+    folder = _folder(arguments["checkpoint"], params["rng"])
     device, seed = resolve_device(params["device"]), _seed(params["rng"])
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if method == "cvae":
@@ -170,17 +187,21 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
     config = _model_config(params, len(genes), overlap, counts)
     options = _fit_config(params, len(counts))
+    checkpoint = Checkpoint(folder, identity(config, counts, options, seed), logg.warning) if folder else None
 
     start = logg.info(
         f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
         + (f" of {len(batches)} batches" if len(batches) else "")
         + f" on {device} ({options.n_steps:,} steps)"
     )
+    if checkpoint and checkpoint.step:
+        logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
     adata = adata.copy() if arguments["copy"] else adata
 
     try:
         counts, step = to_device(counts, device)
-        model, history, verdict = fit(config, counts, options, device, seed, settings.verbosity.value > 0, step)
+        progress = settings.verbosity.value > 0
+        model, history, verdict = fit(config, counts, options, device, seed, progress, step, checkpoint)
         embedding = embed(model, counts, device)
         if model.alignment is not None:
             align(model.alignment, embedding, codes, overlap.group, seed)
@@ -250,6 +271,8 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
         for width in widths:
             _adata.check_number(f"a width in {name}", width, 1, whole=True)
     _adata.check_number("learning_rate", params["learning_rate"], 0, above=True)
+    if params["target_kl"] is not None:
+        _adata.check_number("target_kl", params["target_kl"], 0, above=True)
     for name, high in (("beta", np.inf), ("free_bits", np.inf), ("weight_decay", np.inf), ("warmup", 1)):
         if name != "weight_decay" or params[name] is not None:
             _adata.check_number(name, params[name], 0, high)
@@ -319,6 +342,20 @@ def _fit_config(params: Mapping[str, Any], n_cells: int) -> FitConfig:
     if chosen["weight_decay"] is None:
         chosen["weight_decay"] = default_weight_decay(n_cells)
     return FitConfig(**chosen)
+
+
+def _folder(checkpoint: Any, rng: Any) -> Path | None:
+    """The folder for the state of a fit that can go on: one that will be the same fit when it is called again."""
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, str | os.PathLike):
+        msg = f"checkpoint={checkpoint!r} is not possible. Give a folder, or None."
+        raise TypeError(msg)
+    if rng is None:
+        msg = "checkpoint needs a seed: with rng=None no fit is that of before. Give rng a whole number."
+        raise ValueError(msg)
+    open_folder(Path(checkpoint))
+    return Path(checkpoint)
 
 
 def _seed(rng: int | np.random.Generator | None) -> int:

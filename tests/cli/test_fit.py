@@ -11,7 +11,7 @@ from sklearn.metrics import silhouette_score
 
 import sc_vaenb
 from sc_vaenb import cli
-from sc_vaenb.fit import history
+from sc_vaenb.fit import checkpoint, history
 
 FILES = {
     "latents.npy", "latents_z.npy", "training_losses.svg", "metrics.csv", "params.json", "silhouette_celltype.txt",
@@ -97,6 +97,28 @@ def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monkeypatch, capsys, refuses, log):
+    typed = ["vae", file, "--out", tmp_path, "--n-latent", "4", "--hidden", "16", "--resume"]
+    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    with monkeypatch.context() as patched:
+        kept = history.History.due
+        stop = lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt) if step == 12 else kept(self, step)  # noqa: E731
+        patched.setattr(history.History, "due", stop)
+        assert cli.main(list(map(str, typed))) == 130
+    state = tmp_path / "vae_checkpoint"
+    assert f"The state of the fit is kept in {state}: the same command goes on from there." in capsys.readouterr().out
+    assert len(list(state.iterdir())) == 2
+    refuses(*typed, "--beta", "2", text=f"checkpoint={str(state)!r} holds the state of another fit. What differs: beta")
+    assert cli.main(list(map(str, typed))) == 0
+    assert f"going on from step 12, as kept in {state}" in log.getvalue()
+
+    adata = ad.read_h5ad(file)
+    sc_vaenb.pp.prepare(adata)
+    sc_vaenb.tl.vae(adata, n_latent=4, hidden=(16,))
+    np.testing.assert_array_equal(np.load(folder_in(tmp_path) / "latents.npy"), adata.obsm["X_vae"])
+
+
 @pytest.mark.parametrize(
     ("typed", "text"),
     [
@@ -107,6 +129,8 @@ def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
         (["cvae", "FILE", "--layer", "raw"], "layer='raw' is not in adata.layers"),
         (["cvae", "FILE", "--label-key", "batch"], "--batch-key and --label-key are both 'batch'"),
         (["cvae", "FILE", "--beta", "-1"], "beta=-1.0 is not possible."),
+        (["cvae", "FILE", "--resume", "--checkpoint", "a"], "--resume and --checkpoint both name a folder for the st"),
+        (["cvae", "FILE", "--checkpoint", "FILE"], "data.h5ad' is a file, not a folder. Pass another name."),
         (["cvae", "FILE", "--batch-key", "depth_factor"], "has one cell, from which no batch effect can be learned"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_refit_does_not_see_the_cells_that_judge_it(counts, monkeypatch):
 
 
 def test_an_interruption_is_not_swallowed(counts, monkeypatch):
-    stopped = None, None, Verdict("interrupted", False, 1, 1, "")
+    stopped = None, None, Verdict("interrupted", False, 1, 1, 0, "")
     monkeypatch.setattr(marginal, "fit", lambda *args: stopped)
     with pytest.raises(KeyboardInterrupt):
         refit(ModelConfig(6), counts, np.array([1]), FitConfig(n_steps=3, weight_decay=0.1), 10, CPU, 0)

@@ -258,8 +258,8 @@ def test_what_vae_refuses_is_refused_here_too(adata, refused, options, text):
 
 
 def test_fits_that_break_down_leave_everything_as_it_was(adata, fast, refused, monkeypatch):
-    with refused(adata, FloatingPointError, r"the loss is nan after \d+ steps\. Lower learning_rate \(1e\+06\)"):
-        sc_vaenb.tl.cvae(adata, "batch", learning_rate=1e6, **fast)
+    with refused(adata, FloatingPointError, r"the loss is .*\. Lower learning_rate \(1e\+09\)"):
+        sc_vaenb.tl.cvae(adata, "batch", learning_rate=1e9, **fast)
 
     def fit(*args, **kwargs):
         raise torch.OutOfMemoryError

@@ -308,9 +308,10 @@ def test_without_cells_held_out_there_are_no_validation_columns(adata, fast):
 def test_verdict_says_how_it_ended(adata, fast, log):
     sc_vaenb.tl.vae(adata, **(fast | {"n_steps": 60}))
     verdict, history = adata.uns["vae"]["verdict"], adata.uns["vae"]["history"]
-    assert set(verdict) == {"status", "posterior_collapse", "best_step", "kept_step", "message"}
+    assert set(verdict) == {"status", "posterior_collapse", "best_step", "kept_step", "setbacks", "message"}
     assert verdict["status"] in {"converged", "still_improving"}
     assert verdict["posterior_collapse"] is False
+    assert verdict["setbacks"] == 0
     assert verdict["best_step"] == history["step"][history["validation_loss"].argmin()]
     assert verdict["message"] in log.getvalue()
 
@@ -447,10 +448,34 @@ def test_ctrl_c_before_the_first_look_leaves_an_earlier_result(adata, fast, monk
 def test_a_loss_that_leaves_the_numbers_is_an_error(adata, fast, refused):
     sc_vaenb.tl.vae(adata, **fast)  # an earlier result stays
     text = (
-        r"The fit broke down: the loss is nan after \d+ steps\. Lower learning_rate \(1e\+06\); look for extreme counts"
+        r"The fit broke down: the loss is (nan|inf), also with a learning rate 729 times lower\. "
+        r"Lower learning_rate \(1e\+09\); look for extreme counts"
     )
     with refused(adata, FloatingPointError, text):
-        sc_vaenb.tl.vae(adata, learning_rate=1e6, **fast)
+        sc_vaenb.tl.vae(adata, learning_rate=1e9, **fast)
+
+
+def test_a_learning_rate_that_is_much_too_high_is_lowered(adata, fast, log):
+    options = fast | {"n_steps": 150}
+    sc_vaenb.tl.vae(adata, learning_rate=3.0, **options)
+    history, verdict = adata.uns["vae"]["history"], adata.uns["vae"]["verdict"]
+    assert verdict["setbacks"] > 0
+    assert "with a learning rate" in verdict["message"]
+    assert verdict["message"] in log.getvalue()
+    assert history["learning_rate"][len(history["step"]) // 2] < 3.0 / 3
+    assert np.isfinite(history["train_loss"]).all()
+    sc_vaenb.tl.vae(adata, key_added="good", **options)
+    assert history["validation_loss"][-1] < 1.1 * adata.uns["good"]["history"]["validation_loss"][-1]
+
+
+@pytest.mark.parametrize("beta", [0.05, 5.0])
+def test_beta_is_changed_until_the_kl_is_as_asked_for(adata, fast, beta):
+    sc_vaenb.tl.vae(adata, beta=beta, target_kl=3.0, **fast | {"n_steps": 200})
+    history = adata.uns["vae"]["history"]
+    assert history["train_kl"][-1] == pytest.approx(3.0, rel=0.15)
+    assert history["beta"][-1] == pytest.approx(0.5, abs=0.45)
+    judged = history["validation_reconstruction"] + history["validation_kl"]  # at the weight 1, whatever beta is
+    np.testing.assert_allclose(history["validation_loss"], judged, rtol=1e-5)
 
 
 def test_too_little_memory_is_an_error_with_advice(adata, fast, refused, monkeypatch):
@@ -474,6 +499,7 @@ IMPOSSIBLE = {
     "weight_decay": [-0.1, np.inf, np.nan],
     "beta": [-1, np.inf, "1"],
     "free_bits": [-0.1, np.nan],
+    "target_kl": [0, -1, np.inf, "20"],
     "warmup": [-0.1, 1.1],
     "dropout": [-0.1, 1, 0.95],
     "validation_fraction": [-0.1, 1, None],

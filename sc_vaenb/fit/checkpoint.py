@@ -1,0 +1,232 @@
+"""The state of a fit on the disk, so that a fit that is killed can go on as if nothing had been.
+
+A state is a safetensors file (arrays and text; reading it executes nothing) whose name holds the steps taken and a
+checksum of all its bytes. It is written beside its place, flushed and renamed, so that it is there whole or not at
+all; the checksum finds what a disk did to it later, and the state before it is there for that case.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from ..model.vae import CountVAE, ModelConfig
+from .adapt import Adaptation
+from .batches import Counts
+from .history import History
+
+if TYPE_CHECKING:
+    from .loop import Best, FitConfig
+
+FORMAT = "sc_vaenb checkpoint 1"
+NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
+PARTIAL = ".partial.safetensors"
+SHARE = 0.02  # of its time that a fit may spend on writing its state
+USUAL = 0.05  # seconds that this takes, until the first time is measured
+
+
+@dataclass
+class State:
+    """All that changes in the course of a fit, as it is at a look (in between, the history holds sums as well).
+
+    Which cells come next is not in it: that follows from the seed and the number of steps.
+    """
+
+    model: CountVAE
+    optimizer: torch.optim.Optimizer
+    history: History
+    best: Best
+    adapt: Adaptation
+    generators: dict[str, torch.Generator]  # of noise and dropout, by device
+    step: int = 0  # taken so far
+    status: str = ""  # what ended the fit before its last step, if anything
+
+    def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The state as arrays (those on the CPU are not copied), and as what JSON can hold."""
+        parts: dict[str, dict[str, torch.Tensor]] = {
+            "model": self.model.state_dict(),
+            "best": self.best.weights or {},
+            "calm": self.adapt.weights,
+            "noise": {name: generator.get_state() for name, generator in self.generators.items()},
+            "history": {"kl_per_dim": torch.from_numpy(np.array(self.history.kl_per_dim))},
+        }
+        for at, values in self.optimizer.state_dict()["state"].items():
+            parts[f"optimizer/{at}"] = values
+        arrays = {f"{part}/{name}": value.cpu() for part, values in parts.items() for name, value in values.items()}
+        best = {name: getattr(self.best, name) for name in ("step", "loss", "waited")}
+        adapt = {name: getattr(self.adapt, name) for name in ("beta", "slower", "setbacks", "looks")}
+        facts = {"step": self.step, "status": self.status, "best": best, "adapt": adapt, "rows": self.history.rows}
+        return arrays, facts
+
+    def unpack(self, arrays: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Become a state that was packed."""
+        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
+        for path, value in arrays.items():
+            part, _, name = path.rpartition("/")
+            parts[part][name] = value
+        self.step, self.status = facts["step"], facts["status"]
+        self.model.load_state_dict(parts["model"])
+        moments = {int(part.split("/")[1]): values for part, values in parts.items() if part.startswith("optimizer/")}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.history.rows, self.history.kl_per_dim = facts["rows"], list(parts["history"]["kl_per_dim"].numpy())
+        self.history.start -= facts["rows"][-1]["seconds"]
+        device = self.model.depth.device
+        self.best.weights = {name: value.to(device) for name, value in parts["best"].items()} or None
+        self.adapt.weights = {name: value.to(device) for name, value in parts["calm"].items()}
+        for keeper, part in ((self.best, "best"), (self.adapt, "adapt")):
+            for name, value in facts[part].items():
+                setattr(keeper, name, value)
+        for name, generator in self.generators.items():
+            if name in parts["noise"]:  # a fit may go on on another device, whose noise starts from the seed
+                generator.set_state(parts["noise"][name])
+
+
+class Checkpoint:
+    """A folder with the last two states of a fit, opened before the fit begins.
+
+    Attributes
+    ----------
+    step
+        Steps taken in the state from which the fit goes on; 0 if there is none.
+    """
+
+    def __init__(self, folder: Path, about: dict[str, Any], warn: Callable[[str], None]) -> None:
+        """Find the newest state that is whole; `about` tells this fit from others (see `identity`)."""
+        self.folder, self.about, self.warn = folder, json.loads(json.dumps(about)), warn
+        self.newest: Path | None = None
+        self.found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
+        self.step, self.cost, self.failed = 0, USUAL, False
+        damaged = []
+        for path in sorted(self._states(), reverse=True):
+            try:
+                arrays, text = read(path)
+            except (OSError, ValueError, SafetensorError) as error:
+                damaged.append(f"{path.name} is damaged ({error})")
+                continue
+            self._refuse_another(text["about"])
+            self.newest, self.found, self.step = path, (arrays, text["state"]), text["state"]["step"]
+            break
+        if damaged:
+            then = f"goes on from step {self.step:,}" if self.newest else "starts again"
+            warn(f"checkpoint={str(folder)!r}: {', '.join(damaged)}. The fit {then}.")
+        self.since = time.perf_counter()
+
+    def restore(self, state: State) -> None:
+        """Bring a fit that has not begun to the state that was found, if any."""
+        if self.found is not None:
+            state.unpack(*self.found)
+            self.found = None
+
+    def offer(self, state: State, last: bool) -> None:
+        """Write the state if that costs little beside the time since the last was written, or if it is the last."""
+        begun = time.perf_counter()
+        if not last and self.cost > SHARE * (begun - self.since):
+            return
+        try:
+            self._write(state)
+            self.failed = False
+        except OSError as error:
+            if not self.failed:  # say it once
+                self.warn(
+                    f"checkpoint={str(self.folder)!r}: the state after {state.step:,} steps could not be written "
+                    f"({error.strerror or error}). The fit goes on; killed now, it would have to go on from what was "
+                    "written before."
+                )
+            self.failed = True
+        self.since = time.perf_counter()
+        self.cost = self.since - begun
+
+    def _write(self, state: State) -> None:
+        arrays, facts = state.pack()
+        content = save(arrays, {"about": json.dumps(self.about), "state": json.dumps(facts)})
+        path = self.folder / f"step_{state.step:09d}_{zlib.crc32(content):08x}.safetensors"
+        partial = self.folder / PARTIAL
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        flush_names(self.folder)
+        for old in self._states():  # damaged ones too, which may be of later steps
+            if old not in {path, self.newest}:
+                old.unlink(missing_ok=True)
+        self.newest = path
+
+    def _states(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if NAME.fullmatch(path.name)]
+
+    def _refuse_another(self, there: dict[str, Any]) -> None:
+        """Refuse to go on from another fit's state, whatever of it differs."""
+        here, plain = self.about, int | float | str | None
+        differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+        told = [
+            f"{name} ({there.get(name)!r} there, {here.get(name)!r} here)"
+            if isinstance(there.get(name), plain) and isinstance(here.get(name), plain)
+            else name
+            for name in differing
+        ]
+        if told:
+            msg = (
+                f"checkpoint={str(self.folder)!r} holds the state of another fit. What differs: {', '.join(told)}. "
+                "Pass another folder, or remove this one to start again."
+            )
+            raise ValueError(msg)
+
+
+def identity(config: ModelConfig, counts: Counts, options: FitConfig, seed: int) -> dict[str, Any]:
+    """What a fit's result follows from, but for the machine."""
+    about = {"format": FORMAT, "version": version("sc_vaenb"), **counts.fingerprint()}
+    return about | asdict(config) | asdict(options) | {"rng": seed}
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The arrays and the text of a state, which must be what was written."""
+    name = NAME.fullmatch(path.name)
+    if name is None or zlib.crc32(path.read_bytes()) != int(name[2], 16):
+        raise ValueError("its checksum is another")
+    with safe_open(path, "pt") as file:
+        # Copies lie as torch lays out its own arrays, and do not hold on to the file.
+        arrays = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return arrays, {name: json.loads(text) for name, text in file.metadata().items()}
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder, which must take files: found out before any work is done."""
+    if folder.exists() and not folder.is_dir():
+        msg = f"checkpoint={str(folder)!r} is a file, not a folder. Pass another name."
+        raise FileExistsError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PARTIAL).touch()
+        (folder / PARTIAL).unlink()
+    except OSError as error:
+        msg = f"checkpoint={str(folder)!r} cannot be written to ({error.strerror}). Pass another folder."
+        raise OSError(msg) from error
+
+
+def flush_names(folder: Path) -> None:
+    """Have the names in a folder on the disk too, not the contents of files alone."""
+    if os.name == "nt":  # where a folder cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
