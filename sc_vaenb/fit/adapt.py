@@ -47,7 +47,7 @@ class Adaptation:
         losses = np.array([*self.looks, (reconstruction, kl)]) @ (1.0, beta)
         first, lowest, now = losses[0], losses.min(), losses[-1]
         broken, risen = not math.isfinite(now), False
-        if FEWEST < len(losses) and self.setbacks < MOST_SETBACKS:
+        if len(losses) > FEWEST and self.setbacks < MOST_SETBACKS:
             chance = CHANCE * np.median(np.abs(np.diff(losses[:-1])))
             risen = now - lowest > max(SETBACK * (first - lowest), chance)
         if broken or risen:
