@@ -23,14 +23,12 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")  # the ending says the format
     try:
         yield partial
-        if partial.is_dir() and path.is_dir():  # a folder cannot be renamed onto another
-            before = path.with_name(f".{path.stem}.before{path.suffix}")
+        before = path.with_name(f".{path.stem}.before{path.suffix}")
+        if partial.is_dir() and path.is_dir():  # a folder cannot be renamed onto another: that steps aside
             shutil.rmtree(before, ignore_errors=True)
             path.replace(before)
-            partial.replace(path)
-            shutil.rmtree(before, ignore_errors=True)
-        else:
-            partial.replace(path)
+        partial.replace(path)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         if "No space left" not in str(error):  # HDF5 tells it in a page of text
             raise

@@ -43,7 +43,8 @@ USUAL = 0.05  # seconds that this takes, until the first time is measured
 class State:
     """All that changes in the course of a fit, as it is at a look (in between, the history holds sums as well).
 
-    Which cells come next is not in it: that follows from the seed and the number of steps.
+    Which cells come next is not in it: that follows from the seed and the number of steps, of which a
+    second passes over 100,000.
     """
 
     model: CountVAE

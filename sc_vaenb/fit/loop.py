@@ -110,7 +110,7 @@ def fit(
         state = State(model, improve.optimizer, history, best, adapt, generators(device))
         if checkpoint is not None:
             checkpoint.restore(state)
-        minibatches = islice(shuffled(train, options.batch_size, rng), state.step, None)  # a second passes over 100,000
+        minibatches = islice(shuffled(train, options.batch_size, rng), state.step, None)
         try:
             for step in range(state.step, 0 if state.status else options.n_steps):
                 rate = options.learning_rate / adapt.slower * one_cycle(step, options.n_steps)
