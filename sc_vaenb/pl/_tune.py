@@ -79,12 +79,15 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 
 def _marks(ax: Axes, x: Any, y: Any, table: pd.DataFrame) -> None:
-    for chosen, style in (
+    styles: list[tuple[Any, dict[str, Any]]] = [
         (np.ones(len(table), bool), {"marker": "o", "markersize": 5, "color": OTHER, "alpha": 0.6, "label": "trial"}),
         (table["default"], {"marker": "s", "markersize": 7, "color": TRAIN, "label": "defaults"}),
         (table["chosen"], {"marker": "D", "markersize": 12, "color": VALIDATION, "label": "chosen"}),
-    ):
-        hollow = {"markerfacecolor": "none", "markeredgewidth": 1.8} if style["label"] == "chosen" else {}
+    ]
+    for chosen, style in styles:
+        hollow: dict[str, Any] = (
+            {"markerfacecolor": "none", "markeredgewidth": 1.8} if style["label"] == "chosen" else {}
+        )
         at = np.asarray(chosen, bool)
         ax.plot(np.asarray(x)[at], np.asarray(y)[at], linestyle="none", clip_on=False, **style, **hollow)
 
@@ -95,7 +98,7 @@ def _criteria(ax: Axes, table: pd.DataFrame) -> None:
     ax.set(xlabel=name, ylabel="kept (clusters of each batch)" if "mixed" in table else "kept (clusters of PCA)")
     _widen(ax, "y")
     if "mixed" not in table:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         return
     _widen(ax, "x")
     ax.set_title("grey lines: equal score", loc="left", fontsize="small", color=OTHER)

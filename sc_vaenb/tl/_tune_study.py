@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,7 +90,7 @@ def search(
 
 
 def with_other_seeds(
-    study: Any, bench: Bench, configs: list[Mapping[str, Any]], seeds: range, n_jobs: int, quiet: bool
+    study: Any, bench: Bench, configs: Sequence[Mapping[str, Any]], seeds: range, n_jobs: int, quiet: bool
 ) -> list[list[Found]]:
     """What each of the configurations gives with each of the seeds; what an earlier call found is not fitted again."""
     runs = [(config, seed, json.dumps([config, seed], sort_keys=True)) for config in configs for seed in seeds]
