@@ -10,6 +10,7 @@ from ._latent import latent
 from ._posterior_check import posterior_check
 from ._scores import scores
 from ._tradeoff import tradeoff
+from ._tune import tune
 
 __all__ = [
     "compare",
@@ -22,4 +23,5 @@ __all__ = [
     "posterior_check",
     "scores",
     "tradeoff",
+    "tune",
 ]

@@ -16,6 +16,7 @@ from ._normalized import normalized
 from ._posterior_check import posterior_check
 from ._sample import sample
 from ._score import score
+from ._tune import tune
 from ._vae import vae
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "posterior_check",
     "sample",
     "score",
+    "tune",
     "vae",
 ]
