@@ -15,6 +15,7 @@ from scanpy import settings
 from .. import _adata
 from ..fit.device import resolve_device
 from ..metrics.subsample import stratified_draw
+from ._covariates import learn_covariates
 from ._cvae import cvae
 from ._tune_fit import MOST_SCORED, Bench, own_clusters
 from ._tune_space import check_given, check_storage, in_words, read_space, start
@@ -202,7 +203,9 @@ def _bench(
     counts, genes = _adata.without_silent_genes(counts, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = base.get("size_factor")
     _adata.read_size_factor(adata, size_factor, counts)
-    columns = list(dict.fromkeys(name for name in (batch_key, size_factor) if name is not None))
+    learn_covariates(adata, base.get("covariate_keys") or (), batch_key)
+    named = (batch_key, size_factor, *(base.get("covariate_keys") or ()))
+    columns = list(dict.fromkeys(name for name in named if name is not None))
     obs = adata.obs[columns].set_axis(np.arange(adata.n_obs).astype(str))
     most = min(MOST_SCORED, adata.n_obs)
     cells = stratified_draw(codes, most, np.random.default_rng(rng))

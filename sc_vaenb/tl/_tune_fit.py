@@ -16,7 +16,6 @@ from scipy.sparse import csr_matrix
 from sklearn.metrics import normalized_mutual_info_score as nmi
 
 from ..fit.batches import split
-from ..fit.check import subset
 from ..fit.loop import HELD_OUT
 from ..fit.marginal import log_likelihood
 from ..metrics import RESOLUTIONS, fuzzy_graph, ilisi, knn, leiden
@@ -138,4 +137,4 @@ def _held_out(fitted: AnnData, bench: Bench, seed: int) -> float:
     if not len(cells):
         return float("nan")
     device = torch.device(str(fitted.uns["vae"]["params"]["device"]))
-    return float(log_likelihood(stored.model, subset(counts, cells), DRAWS, device, seed)[0].mean())
+    return float(log_likelihood(stored.model, counts.subset(cells), DRAWS, device, seed)[0].mean())

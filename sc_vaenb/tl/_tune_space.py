@@ -25,8 +25,22 @@ DEFAULT: Space = {
     "learning_rate": (2e-3, 1.2e-2),
 }
 CONDITIONAL: Space = {"prior": list(PRIORS)}
-OF_TUNE = ("batch_key", "layer", "mask_var", "device", "rng", "key_added", "copy")  # what a search is told otherwise
-OF_DATA = ("size_factor", "allow_non_integer", "validation_fraction")  # with others, scores are of other data
+OF_TUNE = (
+    "batch_key",
+    "layer",
+    "mask_var",
+    "device",
+    "rng",
+    "checkpoint",
+    "key_added",
+    "copy",
+)  # told otherwise, or not
+OF_DATA = (
+    "size_factor",
+    "covariate_keys",
+    "allow_non_integer",
+    "validation_fraction",
+)  # with others, scores are of other data
 DIGITS = 3  # of a number drawn from a range: no fit depends on more, and the call to make is easy to read
 
 

@@ -215,3 +215,12 @@ def test_without_optuna_the_command_to_install_it_is_named(adata, refused, monke
     monkeypatch.setattr(builtins, "__import__", without)
     with refused(adata, ImportError, r"tl\.tune needs optuna.*Run: pip install 'sc_vaenb\[tune\]'"):
         tuned(adata)
+
+
+def test_covariates_are_of_every_trial(adata, refused):
+    adata.obs["kit"] = np.where(np.arange(adata.n_obs) % 2, "v2", "v3")
+    record = tuned(adata, n_trials=2, space={**SPACE, "covariate_keys": [("kit",)]})
+    assert "covariate_keys=('kit',)" in record["recommended"]
+    assert np.isfinite(record["trials"]["score"]).all()
+    with refused(adata, KeyError, r"covariate_keys='day' is not in adata\.obs"):
+        tuned(adata, space={"covariate_keys": [("day",)]})
