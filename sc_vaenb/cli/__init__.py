@@ -169,7 +169,7 @@ def _fit_options(parser: argparse.ArgumentParser, method: str) -> None:
     _source(parser, argparse.SUPPRESS)
     _keys(parser)
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s.")
-    parser.add_argument("--mog", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--mog", action="store_true", help="a mixture of Gaussians as prior: short for --prior mog")
     add_options(parser, pp.prepare, ["log1p", "copy"])
     here = ["layer", "allow_non_integer", "key_added", "copy"]
     add_options(parser, tl.cvae if method == "cvae" else tl.vae, here)
