@@ -27,8 +27,8 @@ class Mixture(nn.Module):
     its optimum (Hershey & Olsen 2007; for such models Jiang et al. 2017, VaDE). It is never below the KL itself.
 
     Given the posteriors, the best weights, means and variances are known, so no gradient is taken for them. As each
-    component costs the share `COST` (after Figueiredo & Jain 2002), those that explain what another does die; and as
-    long as there is room, one is tried at a cell of each minibatch. Nothing depends on where the components start.
+    component costs the share `COST` (after Figueiredo & Jain 2002), those that explain what another does die, and each
+    that is unused is tried at another cell.
 
     Attributes
     ----------

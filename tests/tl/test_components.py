@@ -74,7 +74,7 @@ def test_every_function_works_with_it(adata, fast, prior, tmp_path):
     assert sc_vaenb.tl.sample(result, 50, source="prior", device="cpu").n_obs == 50
     sc_vaenb.tl.interpolate(result, "type_0", "type_1", groupby="cell_type", device="cpu")
     sc_vaenb.tl.factors(result, device="cpu")
-    assert np.isfinite(result.uns["vae_factors"]["factors"]["kl"]).all()
+    assert np.isfinite(result.uns["vae_factors"]["dimensions"]["kl"]).all()
     sc_vaenb.tl.posterior_check(result, n_samples=5, device="cpu")
     sc_vaenb.tl.normalized(result, device="cpu")
     sc_vaenb.tl.export_model(result, tmp_path / "model.safetensors")
