@@ -420,6 +420,22 @@ def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
         adata.uns[key] = record
 
 
+def write_components(adata: AnnData, key: str, member: NDArray[np.float32] | None) -> None:
+    """Put the probabilities of components (cells x components) into obsm, and the likeliest into obs.
+
+    None: there are none, and those of an earlier fit go.
+    """
+    column, matrix = f"{key}_component", f"{key}_components"
+    with _views_may_become_own():
+        if member is not None:
+            names = [str(i) for i in range(member.shape[1])]
+            adata.obs[column] = pd.Categorical.from_codes(member.argmax(1), names)
+            adata.obsm[matrix] = member
+        elif matrix in adata.obsm and "components" in adata.uns.get(key, {}):
+            del adata.obsm[matrix]
+            adata.obs.drop(columns=column, errors="ignore", inplace=True)
+
+
 def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:
     """Put cells x genes into layers[key]."""
     with _views_may_become_own():

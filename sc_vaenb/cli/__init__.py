@@ -171,7 +171,7 @@ def _fit_options(parser: argparse.ArgumentParser, method: str) -> None:
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s.")
     about = f"keep the state of the fit in {method}_checkpoint in --out, and go on from there if it was killed"
     parser.add_argument("--resume", action="store_true", help=about)
-    parser.add_argument("--mog", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--mog", action="store_true", help="a mixture of Gaussians as prior: short for --prior mog")
     add_options(parser, pp.prepare, ["log1p", "copy"])
     here = ["layer", "allow_non_integer", "key_added", "copy"]
     add_options(parser, tl.cvae if method == "cvae" else tl.vae, here)

@@ -26,10 +26,10 @@ def run_fit(options: argparse.Namespace) -> None:
     from .. import tl
     from ..tl._graph import downstream
 
+    if options.mog and getattr(options, "prior", "mog") != "mog":
+        raise ValueError(f"--mog and --prior {options.prior} are two priors. Give one.")
     if options.mog:
-        raise NotImplementedError(
-            "--mog (a mixture of Gaussians as prior) is not there yet. Leave it out, or see --prior."
-        )
+        options.prior = "mog"
     if options.resume and getattr(options, "checkpoint", None) is not None:
         raise ValueError("--resume and --checkpoint both name a folder for the state of the fit. Give one.")
     begun = time.perf_counter()

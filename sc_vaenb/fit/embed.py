@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..model.mixture import Mixture
 from ..model.vae import CountVAE
 from .batches import Counts
 from .device import threads_as_asked
@@ -22,6 +23,20 @@ def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.f
         for start in range(0, len(counts), CELLS_AT_ONCE):
             cells = slice(start, start + CELLS_AT_ONCE)
             out[cells] = model.encode(counts.minibatch(cells, device))[0].cpu().numpy()
+    return out
+
+
+@torch.inference_mode()
+def memberships(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.float32] | None:
+    """Probabilities of the prior's components (cells x components; 0 if unused), None where it is no mixture."""
+    prior = model.to(device).eval().prior
+    if not isinstance(prior, Mixture):
+        return None
+    out = np.empty((len(counts), model.config.n_components), np.float32)
+    with threads_as_asked():
+        for start in range(0, len(counts), CELLS_AT_ONCE):
+            cells = slice(start, start + CELLS_AT_ONCE)
+            out[cells] = prior.member(*model.encode(counts.minibatch(cells, device))).cpu().numpy()
     return out
 
 

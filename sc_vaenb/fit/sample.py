@@ -27,8 +27,7 @@ def states_around(model: CountVAE, counts: Counts, seed: int, device: torch.devi
 def states_of_prior(model: CountVAE, condition: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
     """One state drawn from the prior for each batch code (cells x latent dimensions)."""
     generator = torch.Generator().manual_seed(seed)
-    standard = torch.randn((len(condition), model.config.n_latent), generator=generator)
-    return model.prior.cpu().draw(standard, torch.from_numpy(condition)).numpy()
+    return model.prior.cpu().draw(torch.from_numpy(condition), generator).numpy()
 
 
 @torch.inference_mode()

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+
+from .minibatch import Minibatch
+from .mixture import Mixture, Vamp
 
 
 class Normal(nn.Module):
     """The standard normal N(0, I)."""
 
-    def __init__(self, n_latent: int, n_conditions: int) -> None:
+    def __init__(self, n_latent: int, n_conditions: int, n_components: int = 1) -> None:
         super().__init__()
+        self.n_latent = n_latent
+
+    def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
+        """Take from some cells, which can be encoded, what the prior starts from: here nothing."""
 
     def kl(self, mean: Tensor, log_var: Tensor, condition: Tensor) -> Tensor:
         """KL(q || p) of every cell and dimension, (n_cells, n_latent), in closed form; q = N(mean, exp(log_var))."""
         return 0.5 * (mean**2 + log_var.exp() - log_var - 1)
 
-    def draw(self, standard: Tensor, condition: Tensor) -> Tensor:
-        """States of the prior, (n_cells, n_latent), made of standard normal numbers."""
-        return standard
+    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """States of the prior, (n_cells, n_latent), one for each batch code."""
+        return torch.randn((len(condition), self.n_latent), generator=generator)
 
 
-class Conditional(nn.Module):
+class Conditional(Normal):
     """p(z | s): one normal per batch, with learned mean and variance, starting at N(0, I)."""
 
-    def __init__(self, n_latent: int, n_conditions: int) -> None:
-        super().__init__()
+    def __init__(self, n_latent: int, n_conditions: int, n_components: int = 1) -> None:
+        super().__init__(n_latent, n_conditions)
         self.mean = nn.Parameter(torch.zeros(n_conditions, n_latent))
         self.log_var = nn.Parameter(torch.zeros(n_conditions, n_latent))
 
@@ -34,10 +43,11 @@ class Conditional(nn.Module):
         ratio = log_var - prior_log_var
         return 0.5 * ((mean - prior_mean) ** 2 * (-prior_log_var).exp() + ratio.exp() - ratio - 1)
 
-    def draw(self, standard: Tensor, condition: Tensor) -> Tensor:
+    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+        standard = super().draw(condition, generator)
         return self.mean[condition] + (0.5 * self.log_var.clamp(-10, 10)[condition]).exp() * standard
 
 
-Prior = Normal | Conditional
+Prior = Normal | Conditional | Mixture | Vamp
 
-PRIORS: dict[str, type[Prior]] = {"normal": Normal, "conditional": Conditional}
+PRIORS: dict[str, type[Prior]] = {"normal": Normal, "conditional": Conditional, "mog": Mixture, "vamp": Vamp}

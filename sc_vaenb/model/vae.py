@@ -33,6 +33,7 @@ class ModelConfig:
     link: str = "softmax"
     size_factor_as: str = "multiplier"
     prior: str = "normal"
+    n_components: int = 1
     condition_width: int = 0
     condition_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
     encode_batch: bool = False
@@ -77,7 +78,7 @@ class CountVAE(nn.Module):
         self.decoder = MLP(config.n_latent, n_given + n_side + covariate, config.decoder_hidden, n_outputs, *style)
         n_dispersions = config.n_conditions if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
-        self.prior = PRIORS[config.prior](config.n_latent, config.n_conditions)
+        self.prior = PRIORS[config.prior](config.n_latent, config.n_conditions, config.n_components)
         aligned = (config.alignment_clusters, config.n_conditions, config.n_latent)
         self.alignment = Alignment(*aligned) if config.alignment_clusters else None
         self.penalties = nn.ModuleDict({name: PENALTIES[name](config) for name in config.penalties})
@@ -89,6 +90,7 @@ class CountVAE(nn.Module):
         """Start at the mean expression and moment dispersions of some cells, so that no step is spent on them."""
         self.depth.fill_(batch.count.sum() / batch.size_factor.sum())
         self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
+        self.prior.start(batch, self.encode)
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""

@@ -30,7 +30,8 @@ def cvae(
     overlap: Literal["auto", "all"] = "auto",
     align: bool = True,
     covariate_keys: Sequence[str] | None = None,
-    prior: Literal["normal", "conditional"] = "normal",
+    prior: Literal["normal", "conditional", "mog", "vamp"] = "normal",
+    n_components: int = 30,
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,
@@ -84,6 +85,9 @@ def cvae(
         `"normal"`: z ~ N(0, I), whatever the batch, which draws the batches onto each other. `"conditional"`:
         p(z | s), a normal per batch with learned mean and variance. It costs the model nothing to keep the
         batches apart in the latent space then, so expect *less* mixing: it suits batches that differ in composition.
+        `"mog"`: a mixture of Gaussians, whatever the batch, whose components become soft clusters of the cells (Jiang
+        et al. 2017, VaDE). `"vamp"`: the same with the posteriors of `n_components` cells as components, of learned
+        weights (Tomczak & Welling 2018, VampPrior). Where batch effects stay, batches may have components of their own.
     {parameters}
 
     Returns

@@ -21,7 +21,7 @@ from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, open_folder
 from ..fit.cuda import to_device
 from ..fit.device import resolve_device
-from ..fit.embed import aligned, embed
+from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, fit
 from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
@@ -62,6 +62,9 @@ layer
         Columns of `obs` that the model is told, so that the embedding need not say them: numbers (a share of
         mitochondrial counts, a score) or categories (the chemistry, beside the sample in `batch_key`). They are not
         aligned as batches are. Decoded expression is that at their mean.
+    n_components
+        The most components that a prior of several may have (`"mog"`, `"vamp"`), 100 at most. Those that explain less
+        than about 2 % of the cells go unused, so the cells decide how many there are.
     n_latent
         Dimensions of the embedding.
     hidden
@@ -140,6 +143,13 @@ RETURNS = """\
     `uns["vae"]["overlap"]` (`cvae` only)
         `batches`, the `group` of each (a number), and `share` (batches x batches): of the cells of the first, those to
         which the second is about as close as the closest.
+    `obsm["vae_components"]`, `obs["vae_component"]` (`prior="mog"` and `"vamp"` only; named after `key_added`)
+        Soft and hard clusters: the probability of each used component of the prior given q(z | x), before any
+        alignment, float32, cells x components, largest component first; and the likeliest, a category per component.
+        :func:`sc_vaenb.tl.embed` and :func:`sc_vaenb.tl.map_query` do not write them.
+    `uns["vae"]["components"]` (these priors only)
+        In the same order, unused ones last: the `weight` of each component in the prior, the `share` of the cells in it
+        (the mean of their probabilities), and whether it is `live`, that is used.
     `uns["vae"]["model"]`
         The model itself as strings and arrays; :func:`sc_vaenb.tl.embed` reads it."""
 
@@ -203,6 +213,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         progress = settings.verbosity.value > 0
         model, history, verdict = fit(config, counts, options, device, seed, progress, step, checkpoint)
         embedding = embed(model, counts, device)
+        member = memberships(model, counts, device)
         if model.alignment is not None:
             align(model.alignment, embedding, codes, overlap.group, seed)
             embedding = aligned(model, embedding, codes, device)
@@ -229,16 +240,23 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         "verdict": asdict(verdict),
         "model": _adata.pack_model(model_config, weights, genes, batches),
     }
+    if member is not None:
+        member, record["components"] = _in_order(member, weights["prior.weight"])
     if len(batches):
         record["overlap"] = {"batches": batches.astype(object), **asdict(overlap)}
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
+    _adata.write_components(adata, key, member)
     _adata.write_result(adata, key, embedding, record)
     fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse
     (logg.info if fine else logg.warning)(verdict.message)
     if overlap.group.any():
         logg.warning(_groups_in_words(batches, overlap))
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
+    if member is not None:
+        logg.info(_components_in_words(member.shape[1], config.n_components))
+        added += f"\n    '{key}_components', cells' probabilities of components (adata.obsm)"
+        added += f"\n    '{key}_component', the likeliest (adata.obs)"
     logg.info("    finished", time=start, deep=added)
     return adata if arguments["copy"] else None
 
@@ -263,6 +281,7 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     for name in ("n_latent", "n_steps", "batch_size", "patience"):
         if name not in {"n_steps", "patience"} or params[name] is not None:
             _adata.check_number(name, params[name], 1, whole=True)
+    _adata.check_number("n_components", params["n_components"], 1, 100, whole=True)
     for name in ("hidden", "decoder_hidden"):
         widths = () if name == "decoder_hidden" and params[name] is None else params[name]
         if not isinstance(widths, Sequence):
@@ -284,6 +303,9 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
             "Choose link='exp' or 'softplus'."
         )
         raise ValueError(msg)
+    if params["prior"] == "conditional" and params.get("batch_key") is None:
+        msg = "prior='conditional' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or prior='normal'."
+        raise ValueError(msg)
     if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
         msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
         raise ValueError(msg)
@@ -301,6 +323,22 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
             raise TypeError(msg)
 
 
+def _in_order(
+    member: NDArray[np.float32], weight: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], dict[str, NDArray]]:
+    """The used components, largest first; and all of them for the record, unused ones last."""
+    live = member.max(axis=0) > 0
+    order = np.lexsort([-weight, ~live])
+    about = {"weight": weight[order], "share": member.mean(axis=0)[order], "live": live[order]}
+    return member[:, order[: live.sum()]], about
+
+
+def _components_in_words(n_live: int, n_components: int) -> str:
+    if n_live == n_components > 1:
+        return f"All {n_components} components of the prior are used. There may be more: raise n_components to see."
+    return f"{n_live} of {n_components} components of the prior are used."
+
+
 def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
     groups = [", ".join(batches[overlap.group == g]) for g in np.unique(overlap.group)]
     return (
@@ -313,12 +351,12 @@ def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
 def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, counts: Counts) -> ModelConfig:
     hidden = tuple(params["hidden"])
     mirrored = params["decoder_hidden"] is None
-    names = ("n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as")
+    names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
+    names += ["prior", "n_components"]
     conditional: dict[str, Any] = {}
     n_batches, codes = len(overlap.group), overlap.code().tolist()
     if n_batches:
         conditional = {
-            "prior": params["prior"],
             "encode_batch": params["encode_batch"],
             "condition_code": tuple(codes),
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,

@@ -173,7 +173,7 @@ def map_query(
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
     packed = _adata.pack_model(config, weights, mapped.genes, mapped.batches)
-    told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query"}})
+    told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
     if new and "overlap" in told:
         told["overlap"] = _with_new(told["overlap"], counts.condition, asked, embedding, codes, new)
     _adata.write_result(adata, key, latent, {**told, "params": params, "model": packed, "query": query})

@@ -25,6 +25,8 @@ def vae(
     dispersion: Literal["gene"] = "gene",
     link: Literal["softmax", "exp", "softplus"] = "softmax",
     covariate_keys: Sequence[str] | None = None,
+    prior: Literal["normal", "mog", "vamp"] = "normal",
+    n_components: int = 30,
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,
@@ -50,14 +52,19 @@ def vae(
 ) -> AnnData | None:
     """Embed cells with a variational autoencoder of their counts.
 
-    Fits p(x | z) with z ~ N(0, I) and q(z | x), a diagonal normal, by maximising the evidence lower bound
-    (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI), and writes the mean of q(z | x) of each
-    cell as its embedding, to be used where PCA's would be. Batch effects stay in: see :func:`sc_vaenb.tl.cvae`.
+    Fits p(x | z) with z ~ N(0, I), or another `prior`, and q(z | x), a diagonal normal, by maximising the evidence
+    lower bound (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI), and writes the mean of q(z | x)
+    of each cell as its embedding, to be used where PCA's would be. Batch effects stay in: see
+    :func:`sc_vaenb.tl.cvae`.
 
     Parameters
     ----------
     adata
         Cells x genes.
+    prior
+        Where z comes from. `"normal"`: N(0, I). `"mog"`: a mixture of Gaussians, whose components become soft clusters
+        of the cells (Jiang et al. 2017, VaDE). `"vamp"`: the same with the posteriors of `n_components` cells as
+        components, of learned weights (Tomczak & Welling 2018, VampPrior).
     {parameters}
 
     Returns

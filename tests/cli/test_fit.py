@@ -71,6 +71,18 @@ def test_as_in_the_tutorial_with_counts_in_a_second_file(simulated, tmp_path):
     assert not list(folder.glob("*celltype*")) + list(folder.glob("*sample*")) + list(folder.glob("metrics.csv"))
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_mixture_as_prior_as_in_the_tutorial(file, tmp_path):
+    typed = ["--adata", str(file), "cvae", "--recon", "nb", "--mog", "--n-components", "5", "--quiet"]
+    assert cli.main([*typed, "--out", str(tmp_path)]) == 0
+    adata = ad.read_h5ad(folder_in(tmp_path) / "CVAE_NB.h5ad")
+    assert adata.uns["cvae"]["params"]["prior"] == "mog"
+    member = adata.obsm["cvae_components"]
+    np.testing.assert_allclose(member.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(adata.obs["cvae_component"].cat.codes, member.argmax(1))
+    assert len(adata.uns["cvae"]["components"]["weight"]) == 5
+
+
 def test_a_file_without_counts_gets_the_advice_of_the_command_line(simulated, tmp_path, refuses):
     adata = ad.AnnData(np.log1p(simulated.X.toarray()), obs=simulated.obs[["batch"]], var=simulated.var[[]])
     adata.write_h5ad(tmp_path / "log.h5ad")
@@ -124,7 +136,7 @@ def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monk
     [
         (["cvae"], "there is no input: give a FILE, or --adata FILE."),
         (["--adata", "b.h5ad", "cvae", "a.h5ad"], "there are two inputs: a.h5ad and --adata b.h5ad. Give one."),
-        (["cvae", "FILE", "--mog"], "--mog (a mixture of Gaussians as prior) is not there yet."),
+        (["cvae", "FILE", "--mog", "--prior", "vamp"], "--mog and --prior vamp are two priors. Give one."),
         (["cvae", "FILE", "--batch-key", "donor"], "--batch-key 'donor' is not a column of obs, which has ["),
         (["cvae", "FILE", "--layer", "raw"], "layer='raw' is not in adata.layers"),
         (["cvae", "FILE", "--label-key", "batch"], "--batch-key and --label-key are both 'batch'"),

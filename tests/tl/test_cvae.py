@@ -129,6 +129,8 @@ def test_many_small_batches(adata, fast):
         {"encode_batch": False},
         {"align": False},
         {"prior": "conditional"},
+        {"prior": "mog"},
+        {"prior": "vamp", "n_components": 5},
         {"dispersion": "gene-batch"},
         *({"dispersion": "gene-batch", "likelihood": name} for name in ("zinb", "gaussian")),
         {"likelihood": "poisson"},
@@ -231,7 +233,7 @@ def test_a_bad_batch_is_refused_before_the_counts_are_read(adata, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "valid"), [("condition", ["embedding", "onehot"]), ("prior", ["normal", "conditional"])]
+    ("name", "valid"), [("condition", ["embedding", "onehot"]), ("prior", ["normal", "conditional", "mog", "vamp"])]
 )
 @pytest.mark.parametrize("value", ["one-hot", None, 0])
 def test_unknown_choices_list_the_valid_ones(adata, refused, name, valid, value):

@@ -111,10 +111,12 @@ def test_known_and_new_batches_come_together(three):
     [
         {"condition": "onehot"},
         {"prior": "conditional", "dispersion": "gene-batch", "align": False},
+        {"prior": "mog", "n_components": 5},
+        {"prior": "vamp", "n_components": 5},
         {"encode_batch": False, "likelihood": "zinb"},
         {"norm": "batch", "size_factor_as": "covariate", "link": "exp"},
     ],
-    ids=["onehot", "per-batch", "zinb", "covariate"],
+    ids=["onehot", "per-batch", "mog", "vamp", "zinb", "covariate"],
 )
 def test_models_of_every_kind_take_new_batches_and_lack_genes(three, fast, options):
     query, reference = three
