@@ -44,13 +44,15 @@ class Step:
 
     def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
         self.model, self.counts, self.free_bits = model, counts, options.free_bits
+        self.final_beta = options.beta
         self.device = model.depth.device
         self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
 
     def __call__(self, cells: Any, rate: Any, beta: Any) -> Terms:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self.model.loss(self.minibatch(cells), beta, self.free_bits)
+        warmth = beta / self.final_beta if self.final_beta else 1.0
+        terms = self.model.loss(self.minibatch(cells), beta, self.free_bits, warmth=warmth)
         self.optimizer.zero_grad()
         terms.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)

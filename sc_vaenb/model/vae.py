@@ -35,6 +35,7 @@ class ModelConfig:
     prior: str = "normal"
     condition_width: int = 0
     condition_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
+    condition_group: tuple[int, ...] = ()  # which batches may be laid over each other; () for all
     encode_batch: bool = False
     alignment_clusters: int = 0
     n_covariates: int = 0
@@ -90,12 +91,16 @@ class CountVAE(nn.Module):
         self.depth.fill_(batch.count.sum() / batch.size_factor.sum())
         self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
 
-    def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
+    def encode(self, batch: Minibatch, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent).
+
+        `values` (n_cells, n_genes), log-normalised, stand in for the counts where there are none.
+        """
         side = self.given(batch)
         if self.condition is not None and self.config.encode_batch:
             side.append(self.condition(batch.condition))
-        mean, log_var = self.encoder(batch.log_normalised(), side).chunk(2, dim=1)
+        values = batch.log_normalised() if values is None else values
+        mean, log_var = self.encoder(values, side).chunk(2, dim=1)
         return mean, log_var.clamp(-12.0, 6.0)
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
@@ -151,8 +156,12 @@ class CountVAE(nn.Module):
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
         generator: torch.Generator | None = None,
+        warmth: float | Tensor = 1.0,
     ) -> Terms:
-        """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension."""
+        """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension.
+
+        `warmth`: share of its final value that `beta` has reached, for the penalties that rise with it.
+        """
         mean, log_var = self.encode(batch)
         noise = torch.randn(mean.shape, device=mean.device, generator=generator)
         z = mean + (0.5 * log_var).exp() * noise
@@ -163,6 +172,6 @@ class CountVAE(nn.Module):
         if not self.penalties:
             return Terms(loss, reconstruction, kl, loss.new_zeros(0))
         penalties = torch.stack(
-            [penalty(self, Passed(batch, mean, log_var, z, raw)) for penalty in self.penalties.values()]
+            [penalty(self, Passed(batch, mean, log_var, z, raw, warmth)) for penalty in self.penalties.values()]
         )
         return Terms(loss + penalties.sum(), reconstruction, kl, penalties)

@@ -31,6 +31,7 @@ from ._covariates import learn_covariates, read_covariates
 if TYPE_CHECKING:
     from anndata import AnnData
 
+DIALS = ("adversary", "cycle", "mmd")  # weights of the penalties that take batch effects out of the latent space
 CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
 
 PARAMETERS = """\
@@ -121,7 +122,8 @@ RETURNS = """\
         far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
         in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
-        at the final `beta`.
+        at the final `beta`. Each dial of batch removal that is on (`cvae` only) adds `train_` and `validation_` columns
+        of its name.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
         (with the lowest held-out loss), `kept_step` (whose weights the model has) and `message`.
@@ -253,6 +255,8 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     for name, high in (("beta", np.inf), ("free_bits", np.inf), ("weight_decay", np.inf), ("warmup", 1)):
         if name != "weight_decay" or params[name] is not None:
             _adata.check_number(name, params[name], 0, high)
+    for name in DIALS:
+        _adata.check_number(name, params.get(name, 0.0), 0)
     for name in ("dropout", "validation_fraction"):
         _adata.check_number(name, params[name], 0, 0.9)
     if params["size_factor_as"] == "covariate" and params["link"] == "softmax" and params["likelihood"] != "gaussian":
@@ -263,6 +267,12 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
         raise ValueError(msg)
     if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
         msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
+        raise ValueError(msg)
+    if params["norm"] == "batch" and params.get("cycle"):
+        msg = (
+            "cycle encodes decoded cells too, and norm='batch' would take its means and variances from both. "
+            "Choose norm='layer' or 'none', or cycle=0."
+        )
         raise ValueError(msg)
     n_fitted = adata.n_obs - round(params["validation_fraction"] * adata.n_obs)
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
@@ -298,8 +308,10 @@ def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, cou
             "prior": params["prior"],
             "encode_batch": params["encode_batch"],
             "condition_code": tuple(codes),
+            "condition_group": tuple(overlap.group.tolist()),
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
             "alignment_clusters": n_clusters(len(counts)) if params["align"] else 0,
+            "penalties": {name: float(params[name]) for name in DIALS if params[name]},
         }
     return ModelConfig(
         n_genes=n_genes,
