@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .minibatch import Minibatch
-from .removal import Adversary, Cycle, Discrepancy
+from .removal import Adversary, Discrepancy
 
 
 class Passed(NamedTuple):
@@ -29,4 +29,4 @@ class Passed(NamedTuple):
     warmth: float | Tensor = 1.0
 
 
-PENALTIES: dict[str, Callable[..., nn.Module]] = {"adversary": Adversary, "cycle": Cycle, "mmd": Discrepancy}
+PENALTIES: dict[str, Callable[..., nn.Module]] = {"adversary": Adversary, "mmd": Discrepancy}

@@ -1,7 +1,7 @@
-"""Penalties that take batch effects out of the latent space, all three within a group of batches alone.
+"""Penalties that take batch effects out of the latent space, within a group of batches alone.
 
 Batches of different groups (`config.condition_group`) have no kind of cell in common, so that nothing says which of
-their differences are technical: none of the penalties sees them. All three rise with the weight of the KL.
+their differences are technical: no penalty sees them. All rise with the weight of the KL.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import kl_div, nll_loss, softplus
-
-from .minibatch import without_counts
+from torch.nn.functional import kl_div, nll_loss
 
 if TYPE_CHECKING:
     from .penalty import Passed
@@ -66,41 +64,6 @@ class Adversary(Removal):
         share = share / share.sum(1, keepdim=True)
         known = kl_div(fixed.masked_fill(share == 0, 0.0), share, reduction="none").sum(1).mean()
         return self.weight * passed.warmth * known + wrong - wrong.detach()
-
-
-class Cycle(Removal):
-    """A cell decoded as another batch of its group and encoded again is to have the latent state that it had.
-
-    The penalty is half the squared distance of the two means, every dimension in units of the variance that the
-    latent states have in it (Hrovatin et al. 2023, sysVI).
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, "cycle")
-
-    def forward(self, model: CountVAE, passed: Passed) -> Tensor:
-        batch = passed.batch
-        other, exists = self.other(batch.condition)
-        cells = without_counts(torch.ones_like(batch.size_factor), other, batch.n_genes, batch.beside)
-        raw = model.decode(passed.z, cells)
-        if model.config.likelihood == "gaussian":  # decodes log-normalised expression
-            expected = raw.clamp(min=0)
-        else:
-            expected = softplus(model.likelihood.log_mean(raw, model.offset(cells)))  # log1p of the expression
-        again, _ = model.encode(cells, expected)
-        variance = passed.mean.var(0, correction=0) + passed.log_var.exp().mean(0)
-        distance = 0.5 * ((again - passed.mean) ** 2 / variance).sum(1)
-        return self.weight * passed.warmth * (distance * exists).mean()
-
-    def other(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Another batch of each cell's group, and whether there is one: a random one in training, else the next."""
-        codes = torch.arange(len(self.group), device=batch.device)
-        others = self.near(batch) & (codes != batch.unsqueeze(1))
-        if self.training:
-            rank = torch.rand(others.shape, device=batch.device)
-        else:
-            rank = -((codes - batch.unsqueeze(1)) % len(codes)).float()
-        return rank.masked_fill(~others, -torch.inf).argmax(1), others.any(1)
 
 
 class Discrepancy(Removal):

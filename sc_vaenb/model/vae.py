@@ -91,16 +91,12 @@ class CountVAE(nn.Module):
         self.depth.fill_(batch.count.sum() / batch.size_factor.sum())
         self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
 
-    def encode(self, batch: Minibatch, values: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent).
-
-        `values` (n_cells, n_genes), log-normalised, stand in for the counts where there are none.
-        """
+    def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
         side = self.given(batch)
         if self.condition is not None and self.config.encode_batch:
             side.append(self.condition(batch.condition))
-        values = batch.log_normalised() if values is None else values
-        mean, log_var = self.encoder(values, side).chunk(2, dim=1)
+        mean, log_var = self.encoder(batch.log_normalised(), side).chunk(2, dim=1)
         return mean, log_var.clamp(-12.0, 6.0)
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:

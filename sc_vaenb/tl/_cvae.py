@@ -31,7 +31,6 @@ def cvae(
     covariate_keys: Sequence[str] | None = None,
     prior: Literal["normal", "conditional"] = "normal",
     adversary: float = 0.0,
-    cycle: float = 0.0,
     mmd: float = 0.0,
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
@@ -85,19 +84,18 @@ def cvae(
         p(z | s), a normal per batch with learned mean and variance. It costs the model nothing to keep the
         batches apart in the latent space then, so expect *less* mixing: it suits batches that differ in composition.
     adversary
-        Weight, in nats per cell, of an adversary: a network learns to guess each cell's batch from its latent state, and
-        the encoder to leave it in the dark (Ganin et al. 2016, with the loss of Tzeng et al. 2015). The history has the
-        divergence of the guess from the batches' shares, times the weight: 0 is chance. 1 to 10 mixed real data of 500
-        and 900 cells better at little cost in biology; 30 cost cell types. On few genes and strong batch effects it can
-        separate batches while the network, always behind, guesses at chance: compare :func:`sc_vaenb.tl.score`.
-    cycle
-        Weight of the cycle: a cell decoded as another batch and encoded again is to keep its latent state (Hrovatin et
-        al. 2023, sysVI). The history has half the squared distance, in units of the latent variance, times the weight.
+        Weight, in nats per cell, of an adversary: a network learns to guess each cell's batch from its latent state,
+        and the encoder to leave it in the dark (Ganin et al. 2016, with the loss of Tzeng et al. 2015). The history has
+        the divergence of the guess from the batches' shares, times the weight: 0 is chance. 1 to 10 mixed two real data
+        sets better at little cost in biology, and cost cell types in two others; 30 cost them in all four. With
+        few genes and strong batch effects it can drive batches apart while the network, always behind, guesses at
+        chance: compare :func:`sc_vaenb.tl.score` with and without, and try `mmd` first.
     mmd
         Weight, in nats per cell, of the squared maximum mean discrepancy between the latent states of each two batches
-        of a minibatch (Gretton et al. 2012); in the history times the weight, 0 where batches are alike. 10 to 30 mixed
-        better, with `align` too, at little cost in biology; 300 cost cell types. As `adversary`, it takes all that
-        tells batches of a group apart for technical, their composition included: it suits batches of like composition.
+        of a minibatch (Gretton et al. 2012); in the history times the weight, 0 where batches are alike. 10 mixed
+        better, with `align` too, at little cost in biology; more cost cell types in some data. Like `adversary` it
+        takes all that tells batches of a group apart for technical, also that they are composed of other cells: where
+        they are, and `overlap` does not keep them apart, both over-correct.
     {parameters}
 
     Returns

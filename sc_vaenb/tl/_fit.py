@@ -31,7 +31,7 @@ from ._covariates import learn_covariates, read_covariates
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DIALS = ("adversary", "cycle", "mmd")  # weights of the penalties that take batch effects out of the latent space
+DIALS = ("adversary", "mmd")  # weights of the penalties that take batch effects out of the latent space
 CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
 
 PARAMETERS = """\
@@ -267,12 +267,6 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
         raise ValueError(msg)
     if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
         msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
-        raise ValueError(msg)
-    if params["norm"] == "batch" and params.get("cycle"):
-        msg = (
-            "cycle encodes decoded cells too, and norm='batch' would take its means and variances from both. "
-            "Choose norm='layer' or 'none', or cycle=0."
-        )
         raise ValueError(msg)
     n_fitted = adata.n_obs - round(params["validation_fraction"] * adata.n_obs)
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:

@@ -1,4 +1,4 @@
-"""Adversary, cycle and MMD: what draws batches of a group together in a fit."""
+"""Adversary and mean discrepancy: what draws batches of a group together in a fit."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from sc_vaenb.model.penalty import PENALTIES, Passed
 from sc_vaenb.model.removal import SCALES
 from sc_vaenb.model.vae import CountVAE, ModelConfig
 
-NAMES = ["adversary", "cycle", "mmd"]
+NAMES = ["adversary", "mmd"]
 every = pytest.mark.parametrize("name", NAMES)
 
 
@@ -196,50 +196,6 @@ def test_a_guess_that_knows_the_shares_alone_is_at_chance(counts):
     last.bias.data.zero_()
     share = np.bincount(batch.condition) / batch.n_cells
     assert value_of(model, "adversary", batch).item() == pytest.approx((share * np.log(share * 3)).sum(), rel=1e-4)
-
-
-# the cycle
-
-
-def test_the_cycle_is_closed_if_the_encoder_gives_back_what_was_decoded(batch):
-    model = build("cycle", encode_batch=False).eval()
-    mean, log_var = model.encode(batch)
-
-    def distance(encode):
-        model.encode = encode
-        return model.penalties["cycle"](model, Passed(batch, mean, log_var, mean, model.decode(mean, batch))).item()
-
-    assert distance(lambda cells, values: (mean, log_var)) == 0
-    moved = (
-        mean + (mean.var(0, correction=0) + log_var.exp().mean(0)).sqrt()
-    )  # one standard deviation in each dimension
-    assert distance(lambda cells, values: (moved, log_var)) == pytest.approx(0.5 * 4, rel=1e-5)
-
-
-def test_the_cycle_encodes_what_another_batch_of_the_group_is_expected_to_express(batch):
-    model = build("cycle", condition_code=(0, 0, 1), condition_group=(0, 1, 0)).train()
-    seen = {}
-
-    def encode(cells, values):
-        seen.update(cells=cells, values=values)
-        return mean, log_var
-
-    mean, log_var = model.encode(batch)
-    model.encode = encode
-    model.penalties["cycle"](model, Passed(batch, mean, log_var, mean, model.decode(mean, batch)))
-    assert torch.equal(seen["cells"].condition[batch.condition != 1], (2 - batch.condition)[batch.condition != 1])
-    expected = model.log_mean(mean, torch.ones(60), seen["cells"].condition).exp().log1p()
-    torch.testing.assert_close(seen["values"], expected)
-
-
-def test_a_random_batch_in_training_and_the_next_when_judged():
-    cycle = build("cycle", n_conditions=5, condition_group=(0, 0, 0, 0, 1)).penalties["cycle"]
-    batch = torch.arange(5).repeat(200)
-    other, exists = cycle.train().other(batch)
-    assert exists.reshape(200, 5).all(0).tolist() == [True] * 4 + [False]
-    for own in range(4):
-        assert set(other[batch == own].tolist()) == {0, 1, 2, 3} - {own}
-    assert cycle.eval().other(torch.arange(4))[0].tolist() == [1, 2, 3, 0]
 
 
 # the discrepancy
