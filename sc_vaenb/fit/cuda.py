@@ -70,30 +70,31 @@ class CapturedStep(Step):
         super().__init__(model, counts, options, n_cells)
         for group in self.optimizer.param_groups:
             group["capturable"] = True
-        # What a replay reads: cells, learning rate, weight of the KL.
+        # What a replay reads: cells, learning rate, weight of the KL, share of it that has been reached.
         self.cells = torch.zeros(n_cells, dtype=torch.int64, device=self.device)
-        self.rate, self.beta = torch.zeros(2, device=self.device)
+        self.rate, self.beta, self.warmth = torch.zeros(3, device=self.device)
         lengths = np.sort(np.repeat(np.diff(counts.matrix.indptr), 2))  # where passes join, a cell can come twice
         self.room = int(lengths[-n_cells:].sum())
         self.stream, self.graph, self.steps = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph(), 0
 
-    def __call__(self, cells: NDArray[np.int64], rate: float, beta: float) -> Terms:
+    def __call__(self, cells: NDArray[np.int64], rate: float, beta: float, warmth: float = 1.0) -> Terms:
         with torch.cuda.device(self.device):
-            return self._replayed(cells, rate, beta)
+            return self._replayed(cells, rate, beta, warmth)
 
-    def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float) -> Terms:
+    def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float, warmth: float) -> Terms:
         self.cells.copy_(torch.from_numpy(cells))
         self.rate.fill_(rate)
         self.beta.fill_(beta)
+        self.warmth.fill_(warmth)
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                self.terms = super().__call__(self.cells, self.rate, self.beta)
+                self.terms = super().__call__(self.cells, self.rate, self.beta, self.warmth)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.steps == EAGER_STEPS:
                 with torch.cuda.graph(self.graph, stream=self.stream):
-                    self.terms = super().__call__(self.cells, self.rate, self.beta)
+                    self.terms = super().__call__(self.cells, self.rate, self.beta, self.warmth)
             self.graph.replay()
         self.steps += 1
         return Terms(*(term.clone() for term in self.terms))

@@ -49,17 +49,17 @@ class FitConfig:
 
 
 class Step:
-    """Called with the cells of a minibatch, the learning rate and the weight of the KL, it improves the model."""
+    """Called with the cells of a minibatch, learning rate, weight of the KL, and how warm it is, it improves the model."""
 
     def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
         self.model, self.counts, self.free_bits = model, counts, options.free_bits
         self.device = model.depth.device
         self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
 
-    def __call__(self, cells: Any, rate: Any, beta: Any) -> Terms:
+    def __call__(self, cells: Any, rate: Any, beta: Any, warmth: Any = 1.0) -> Terms:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self.model.loss(self.minibatch(cells), beta, self.free_bits)
+        terms = self.model.loss(self.minibatch(cells), beta, self.free_bits, warmth=warmth)
         self.optimizer.zero_grad()
         terms.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -114,9 +114,9 @@ def fit(
         try:
             for step in range(state.step, 0 if state.status else options.n_steps):
                 rate = options.learning_rate / adapt.slower * one_cycle(step, options.n_steps)
-                warm = warm_up(step, options.n_steps, options.warmup)
-                beta = adapt.beta * warm
-                history.add(improve(next(minibatches), rate, beta))
+                warmth = warm_up(step, options.n_steps, options.warmup)
+                beta = adapt.beta * warmth
+                history.add(improve(next(minibatches), rate, beta, warmth))
                 if history.due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     history.record(step, beta, rate, held_out)
@@ -128,7 +128,7 @@ def fit(
                     else:
                         best.offer(history.losses()[-1], step + 1)
                     state.step = step + 1
-                    if options.patience and best.waited >= options.patience and warm == 1:
+                    if options.patience and best.waited >= options.patience and warmth == 1:
                         state.status = "stopped_early"
                     if checkpoint is not None:
                         checkpoint.offer(state, last=bool(state.status) or state.step == options.n_steps)

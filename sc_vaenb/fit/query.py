@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..model.alignment import SHARPNESS, Alignment
+from ..model.removal import Removal
 from ..model.vae import CountVAE, ModelConfig
 from .align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
 from .batches import Counts, shuffled
@@ -63,10 +64,14 @@ def of_genes(model: CountVAE, genes: NDArray[np.int64], fitted: Counts) -> tuple
 def with_batches(model: CountVAE, n_new: int) -> CountVAE:
     """The model with further batches, which start as the mean of those that it knows; for these it is the same.
 
-    A one-hot code becomes a table of one-hot vectors, in which a new batch is a mixture of known ones.
+    A one-hot code becomes a table of one-hot vectors, in which a new batch is a mixture of known ones. What draws
+    batches together in a fit is left behind: no new batch has a part in it.
     """
     assert model.condition is not None
-    config, weights = model.config, dict(model.state_dict())
+    config = model.config
+    removal = {name for name, penalty in model.penalties.items() if isinstance(penalty, Removal)}
+    left = tuple(f"penalties.{name}." for name in removal)
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
     code, n_codes = weights["condition.code"], model.condition.n_codes
     weights.setdefault("condition.embedding.weight", torch.eye(n_codes))
     weights["condition.code"] = torch.cat([code, torch.arange(n_codes, n_codes + n_new)])
@@ -75,6 +80,8 @@ def with_batches(model: CountVAE, n_new: int) -> CountVAE:
         n_conditions=config.n_conditions + n_new,
         condition_code=tuple(weights["condition.code"].tolist()),
         condition_width=model.condition.width,
+        condition_group=(),
+        penalties={name: weight for name, weight in config.penalties.items() if name not in removal},
     )
     for name in ("condition.embedding.weight", *per_batch(model)):
         known = weights[name]

@@ -12,16 +12,21 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .minibatch import Minibatch
+from .removal import Adversary, Discrepancy
 
 
 class Passed(NamedTuple):
-    """A minibatch on its way through the model: what was encoded (cells x dimensions), drawn, and decoded from it."""
+    """A minibatch on its way through the model: what was encoded (cells x dimensions), drawn, and decoded from it.
+
+    `warmth` is the weight of the KL as a share of its final value.
+    """
 
     batch: Minibatch
     mean: Tensor
     log_var: Tensor
     z: Tensor
     raw: Tensor
+    warmth: float | Tensor = 1.0
 
 
-PENALTIES: dict[str, Callable[..., nn.Module]] = {}
+PENALTIES: dict[str, Callable[..., nn.Module]] = {"adversary": Adversary, "mmd": Discrepancy}

@@ -36,6 +36,7 @@ class ModelConfig:
     n_components: int = 1
     condition_width: int = 0
     condition_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
+    condition_group: tuple[int, ...] = ()  # which batches may be laid over each other; () for all
     encode_batch: bool = False
     alignment_clusters: int = 0
     n_covariates: int = 0
@@ -153,8 +154,12 @@ class CountVAE(nn.Module):
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
         generator: torch.Generator | None = None,
+        warmth: float | Tensor = 1.0,
     ) -> Terms:
-        """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension."""
+        """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension.
+
+        `warmth`: share of its final value that the weight of the KL has reached, for the penalties that rise with it.
+        """
         mean, log_var = self.encode(batch)
         noise = torch.randn(mean.shape, device=mean.device, generator=generator)
         z = mean + (0.5 * log_var).exp() * noise
@@ -165,6 +170,6 @@ class CountVAE(nn.Module):
         if not self.penalties:
             return Terms(loss, reconstruction, kl, loss.new_zeros(0))
         penalties = torch.stack(
-            [penalty(self, Passed(batch, mean, log_var, z, raw)) for penalty in self.penalties.values()]
+            [penalty(self, Passed(batch, mean, log_var, z, raw, warmth)) for penalty in self.penalties.values()]
         )
         return Terms(loss + penalties.sum(), reconstruction, kl, penalties)

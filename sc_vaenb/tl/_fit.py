@@ -34,6 +34,7 @@ from ._covariates import learn_covariates, read_covariates
 if TYPE_CHECKING:
     from anndata import AnnData
 
+DIALS = ("adversary", "mmd")  # weights of the penalties that take batch effects out of the latent space
 CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
 
 PARAMETERS = """\
@@ -135,7 +136,8 @@ RETURNS = """\
         far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
         in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
-        at the final `beta` (at 1 with `target_kl`). A look at which the fit had to go back is left out.
+        at the final `beta` (at 1 with `target_kl`). Each penalty that is on (`adversary`, `mmd`) adds `train_` and
+        `validation_` columns of its name. A look at which the fit had to go back is left out.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
         (with the lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit had to
@@ -295,6 +297,8 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     for name, high in (("beta", np.inf), ("free_bits", np.inf), ("weight_decay", np.inf), ("warmup", 1)):
         if name != "weight_decay" or params[name] is not None:
             _adata.check_number(name, params[name], 0, high)
+    for name in DIALS:
+        _adata.check_number(name, params.get(name, 0.0), 0)
     for name in ("dropout", "validation_fraction"):
         _adata.check_number(name, params[name], 0, 0.9)
     if params["size_factor_as"] == "covariate" and params["link"] == "softmax" and params["likelihood"] != "gaussian":
@@ -359,8 +363,10 @@ def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, cou
         conditional = {
             "encode_batch": params["encode_batch"],
             "condition_code": tuple(codes),
+            "condition_group": tuple(overlap.group.tolist()),
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
             "alignment_clusters": n_clusters(len(counts)) if params["align"] else 0,
+            "penalties": {name: float(params[name]) for name in DIALS if params[name]},
         }
     return ModelConfig(
         n_genes=n_genes,
