@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from .labels import Labels
 from .minibatch import Minibatch
 
 
@@ -24,4 +25,4 @@ class Passed(NamedTuple):
     raw: Tensor
 
 
-PENALTIES: dict[str, Callable[..., nn.Module]] = {}
+PENALTIES: dict[str, Callable[..., nn.Module]] = {"labels": Labels}

@@ -29,6 +29,8 @@ def cvae(
     overlap: Literal["auto", "all"] = "auto",
     align: bool = True,
     covariate_keys: Sequence[str] | None = None,
+    labels_key: str | None = None,
+    unlabeled: str = "unknown",
     prior: Literal["normal", "conditional"] = "normal",
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),

@@ -32,6 +32,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
         mean, covariates = float(config.pop("size_factor_mean")), list(config.pop("covariates", []))
         for name in ("hidden", "decoder_hidden", "condition_code"):
             config[name] = tuple(config[name])
+        config["labels"] = tuple(config.get("labels", ()))
         with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
             model = CountVAE(ModelConfig(**config))
         model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, assign=True)
