@@ -49,7 +49,7 @@ class FitConfig:
 
 
 class Step:
-    """Called with the cells of a minibatch, learning rate, weight of the KL, and how warm it is, it improves the model."""
+    """Called with cells, the learning rate, the weight of the KL and how much of it that is, it improves the model."""
 
     def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
         self.model, self.counts, self.free_bits = model, counts, options.free_bits

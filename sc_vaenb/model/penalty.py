@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from .labels import Labels
 from .minibatch import Minibatch
 from .removal import Adversary, Discrepancy
 
@@ -29,4 +30,4 @@ class Passed(NamedTuple):
     warmth: float | Tensor = 1.0
 
 
-PENALTIES: dict[str, Callable[..., nn.Module]] = {"adversary": Adversary, "mmd": Discrepancy}
+PENALTIES: dict[str, Callable[..., nn.Module]] = {"adversary": Adversary, "labels": Labels, "mmd": Discrepancy}

@@ -40,6 +40,7 @@ class ModelConfig:
     encode_batch: bool = False
     alignment_clusters: int = 0
     n_covariates: int = 0
+    labels: tuple[str, ...] = ()  # names of those that the classifier tells apart
     penalties: dict[str, float] = field(default_factory=dict)  # weight of each
 
 

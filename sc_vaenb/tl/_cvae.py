@@ -34,6 +34,8 @@ def cvae(
     n_components: int = 30,
     adversary: float = 0.0,
     mmd: float = 0.0,
+    labels_key: str | None = None,
+    unlabeled: str = "unknown",
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,

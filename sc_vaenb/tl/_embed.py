@@ -8,6 +8,7 @@ from .. import _adata
 from ..fit.device import resolve_device
 from ..fit.embed import aligned
 from ..fit.embed import embed as embed_cells
+from ._labels import write_labels
 from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def embed(
     Returns
     -------
     `None`, or the copy if `copy`. Written is `obsm["X_" + key_added]`, the posterior mean of each cell's latent state,
-    float32, cells x latent dimensions.
+    float32, cells x latent dimensions. Of a model that was fitted with `labels_key`, predicted labels are written too:
+    `obs[key_added + "_label"]`, `obs[key_added + "_label_probability"]`, `obsm[key_added + "_label_probabilities"]`.
 
     Raises
     ------
@@ -63,5 +65,7 @@ def embed(
     adata = adata.copy() if copy else adata
     embedding = aligned(model, embed_cells(model, counts, where), counts.condition, where)
     _adata.write_result(adata, name, embedding)
-    logg.info("    finished", time=start, deep=f"added\n    'X_{name}', the embedding (adata.obsm)")
+    predicted = write_labels(adata, name, model, embedding)
+    added = f"added\n    'X_{name}', the embedding (adata.obsm)"
+    logg.info("    finished", time=start, deep="\n    ".join([added, *predicted]))
     return adata if copy else None

@@ -19,22 +19,26 @@ from .. import _adata
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, open_folder
+from ..fit.classify import classify, hold_back
 from ..fit.cuda import to_device
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, fit
 from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
+from ..model.labels import UNKNOWN
 from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
 from ..model.vae import ModelConfig
 from ._covariates import learn_covariates, read_covariates
+from ._labels import classifier_of, read_labels, write_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 DIALS = ("adversary", "mmd")  # weights of the penalties that take batch effects out of the latent space
+LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
 CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
 
 PARAMETERS = """\
@@ -66,6 +70,12 @@ layer
     n_components
         The most components that a prior of several may have (`"mog"`, `"vamp"`), 100 at most. Those that explain less
         than about 2 % of the cells go unused, so the cells decide how many there are.
+    labels_key
+        Column of `obs` with labels that are known of some cells or of all (cell types), to be predicted for all and to
+        shape the embedding (Xu et al. 2021, scANVI). Cells of a label that no cell is known to have get one of the
+        others.
+    unlabeled
+        What stands for no label in that column, beside missing values.
     n_latent
         Dimensions of the embedding.
     hidden
@@ -152,6 +162,13 @@ RETURNS = """\
     `uns["vae"]["components"]` (these priors only)
         In the same order, unused ones last: the `weight` of each component in the prior, the `share` of the cells in it
         (the mean of their probabilities), and whether it is `live`, that is used.
+    `obs["vae_label"]`, `obs["vae_label_probability"]`, `obsm["vae_label_probabilities"]` (with `labels_key` only)
+        The most probable label of every cell, those with a known label included; its probability; and a table with the
+        probability of each label (a "/" in its name becomes "|").
+    `uns["vae"]["labels"]` (with `labels_key` only)
+        `names`, `n_known` (cells with a label), and `temperature`, by which the logits are divided. Where 250 labels
+        or more are known, a tenth of them (`n_held_back`; 50 to 1,000) is held back from the fit to choose it, so that
+        probabilities come true; `accuracy` and `calibration_error` are on these cells. Else it is 1.
     `uns["vae"]["model"]`
         The model itself as strings and arrays; :func:`sc_vaenb.tl.embed` reads it."""
 
@@ -190,14 +207,21 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
     covariates = learn_covariates(adata, params["covariate_keys"] or [], params.get("batch_key"))
+    labels: tuple[str, ...] = ()
+    label = judges = np.array([], np.int64)
+    if params["labels_key"] is not None:
+        label, labels = read_labels(adata, params["labels_key"], params["unlabeled"], params.get("batch_key"))
     mask = _adata.gene_mask(adata, params["mask_var"])
     matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
     beside = {"covariates": read_covariates(adata, covariates)} if covariates else {}
+    if labels:
+        judges = hold_back(label, seed)
+        beside["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
     counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes, beside)
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
-    config = _model_config(params, len(genes), overlap, counts)
+    config = _model_config(params, len(genes), overlap, counts, labels)
     options = _fit_config(params, len(counts))
     checkpoint = Checkpoint(folder, identity(config, counts, options, seed), logg.warning) if folder else None
 
@@ -219,6 +243,9 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         if model.alignment is not None:
             align(model.alignment, embedding, codes, overlap.group, seed)
             embedding = aligned(model, embedding, codes, device)
+        told = {}
+        if labels:
+            told = classify(classifier_of(model), embedding, label, judges, seed)
     except (torch.OutOfMemoryError, MemoryError) as error:
         msg = f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
         raise MemoryError(msg) from error
@@ -244,12 +271,15 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     }
     if member is not None:
         member, record["components"] = _in_order(member, weights["prior.weight"])
+    if labels:
+        record["labels"] = {"names": np.array(labels, dtype=object), **told}
     if len(batches):
         record["overlap"] = {"batches": batches.astype(object), **asdict(overlap)}
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.write_components(adata, key, member)
     _adata.write_result(adata, key, embedding, record)
+    predicted = write_labels(adata, key, model, embedding)
     fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse
     (logg.info if fine else logg.warning)(verdict.message)
     if overlap.group.any():
@@ -259,7 +289,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         logg.info(_components_in_words(member.shape[1], config.n_components))
         added += f"\n    '{key}_components', cells' probabilities of components (adata.obsm)"
         added += f"\n    '{key}_component', the likeliest (adata.obs)"
-    logg.info("    finished", time=start, deep=added)
+    logg.info("    finished", time=start, deep="\n    ".join([added, *predicted]))
     return adata if arguments["copy"] else None
 
 
@@ -352,7 +382,9 @@ def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
     )
 
 
-def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, counts: Counts) -> ModelConfig:
+def _model_config(
+    params: Mapping[str, Any], n_genes: int, overlap: Overlap, counts: Counts, labels: tuple[str, ...]
+) -> ModelConfig:
     hidden = tuple(params["hidden"])
     mirrored = params["decoder_hidden"] is None
     names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
@@ -366,14 +398,16 @@ def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, cou
             "condition_group": tuple(overlap.group.tolist()),
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
             "alignment_clusters": n_clusters(len(counts)) if params["align"] else 0,
-            "penalties": {name: float(params[name]) for name in DIALS if params[name]},
         }
+    penalties = {name: params.get(name, 0) for name in DIALS} | {"labels": LABELS_WEIGHT if labels else 0}
     return ModelConfig(
         n_genes=n_genes,
         n_conditions=n_batches,
         hidden=hidden,
         decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
         n_covariates=counts.beside["covariates"].shape[1] if "covariates" in counts.beside else 0,
+        labels=labels,
+        penalties={name: float(weight) for name, weight in penalties.items() if weight},
         **{name: params[name] for name in names},
         **conditional,
     )

@@ -30,7 +30,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
     config, weights, genes, batches = _adata.unpack_model(_adata.find_record(adata, key), key)
     try:
         mean, covariates = float(config.pop("size_factor_mean")), list(config.pop("covariates", []))
-        for name in ("hidden", "decoder_hidden", "condition_code", "condition_group"):
+        for name in ("hidden", "decoder_hidden", "condition_code", "condition_group", "labels"):
             config[name] = tuple(config.get(name, ()))
         with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
             model = CountVAE(ModelConfig(**config))

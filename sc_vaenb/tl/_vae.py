@@ -27,6 +27,8 @@ def vae(
     covariate_keys: Sequence[str] | None = None,
     prior: Literal["normal", "mog", "vamp"] = "normal",
     n_components: int = 30,
+    labels_key: str | None = None,
+    unlabeled: str = "unknown",
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,

@@ -1,0 +1,104 @@
+"""From latent states to labels, once a model is fitted: its classifier fitted to the end, calibrated and judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+
+from ..model.labels import UNKNOWN, Labels
+from .align import draw_cells
+from .batches import split
+
+JUDGES, SHARE, LARGEST = 50, 0.1, 1000  # labels held back from the fit: at least, of those known, and at most
+ENOUGH = 5 * JUDGES  # known labels; with fewer all go into the fit
+BINS = 15  # of the calibration error
+STRENGTH = 10.0  # of the regression (the inverse of its penalty): of 1 to 100 best for few labels and many
+
+
+def hold_back(label: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Cells whose labels the fit must not see, to calibrate and judge by: none where fewer than 250 are known.
+
+    Only their labels are held back. Unlabelled cells, which are to be predicted, have their counts in the fit too.
+    """
+    known = np.flatnonzero(label != UNKNOWN)
+    if len(known) < ENOUGH:
+        return known[:0]
+    return known[split(label[known], max(SHARE, JUDGES / len(known)), LARGEST, np.random.default_rng(seed))[1]]
+
+
+def classify(
+    labels: Labels, latent: NDArray[np.float32], label: NDArray[np.int64], judges: NDArray[np.int64], seed: int
+) -> dict[str, float | int]:
+    """Fit the classifier to latent states as they are used (aligned), and say how good it is.
+
+    The fit of the model shapes the latent space, but leaves a classifier of states before alignment, fitted in few
+    noisy steps. What is written is a logistic regression on the states, with a temperature (Guo et al. 2017) that the
+    labels held back from the fit choose.
+
+    Parameters
+    ----------
+    latent, label
+        Of all cells (cells x dimensions; codes, -1 for none).
+    judges
+        Cells whose labels were held back.
+
+    Returns
+    -------
+    `n_known` (cells with a label), `n_held_back` (of them), `temperature` (1 without judges), and with judges their
+    `accuracy` and `calibration_error`.
+    """
+    known = np.flatnonzero(label != UNKNOWN)
+    told: dict[str, float | int] = {"n_known": len(known), "n_held_back": len(judges), "temperature": 1.0}
+    n_labels, rng = len(labels.classifier.bias), np.random.default_rng(seed)
+    if len(judges):
+        fitted = np.setdiff1d(known, judges)
+        weight, bias = _regression(latent, label, fitted, n_labels, rng)
+        logits = latent[judges] @ weight.T + bias
+        told["temperature"] = temperature(logits, label[judges])
+        probabilities = softmax(logits / told["temperature"], 1)
+        told["accuracy"] = float((probabilities.argmax(1) == label[judges]).mean())
+        told["calibration_error"] = calibration_error(probabilities, label[judges])
+    weight, bias = _regression(latent, label, known, n_labels, rng)
+    with torch.no_grad():
+        labels.classifier.weight.copy_(torch.from_numpy(weight / told["temperature"]))
+        labels.classifier.bias.copy_(torch.from_numpy(bias / told["temperature"]))
+    return told
+
+
+def _regression(
+    latent: NDArray[np.float32],
+    label: NDArray[np.int64],
+    cells: NDArray[np.int64],
+    n_labels: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (labels x dimensions) and biases of a logistic regression on some cells."""
+    chosen = cells[draw_cells(label[cells], rng)]
+    found = LogisticRegression(C=STRENGTH, max_iter=1000).fit(latent[chosen].astype(np.float64), label[chosen])
+    weight, bias = found.coef_, found.intercept_
+    if len(found.classes_) == 2:  # one row, for the second label against the first
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    full = np.zeros((n_labels, latent.shape[1])), np.full(n_labels, -30.0)  # labels that these cells lack
+    full[0][found.classes_], full[1][found.classes_] = weight, bias
+    return full
+
+
+def temperature(logits: NDArray[np.floating], label: NDArray[np.int64]) -> float:
+    """What logits must be divided by, so that their probabilities fit the labels best."""
+
+    def loss(log_temperature: float) -> float:
+        return -log_softmax(logits / np.exp(log_temperature), 1)[np.arange(len(label)), label].mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def calibration_error(probabilities: NDArray[np.floating], label: NDArray[np.int64]) -> float:
+    """Mean distance of what is promised from what comes true, over cells in bins of their highest probability."""
+    promised, right = probabilities.max(1), probabilities.argmax(1) == label
+    in_bin = np.minimum((promised * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(in_bin, right.astype(float) - promised, BINS)
+    return float(np.abs(gaps).sum() / len(label))
