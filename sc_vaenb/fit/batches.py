@@ -12,6 +12,8 @@ from scipy.sparse import csr_matrix
 
 from ..model.minibatch import Minibatch
 
+CELLS_AT_ONCE = 4096  # in a pass over all cells
+
 
 @dataclass
 class Counts:
@@ -32,24 +34,43 @@ class Counts:
     condition: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return self.matrix.shape[0]
+        return len(self.condition)
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         """The chosen cells, on the device."""
-        part = self.matrix[cells]
-        row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+        return minibatch_of(self.matrix[cells], self.size_factor[cells], self.condition[cells], device)
 
-        def put(values: NDArray) -> torch.Tensor:
-            return torch.from_numpy(values).to(device)
+    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
+        """All cells, some at a time."""
+        for start in range(0, len(self), CELLS_AT_ONCE):
+            yield self.minibatch(slice(start, start + CELLS_AT_ONCE), device)
 
-        return Minibatch(
-            row=put(row),
-            gene=put(part.indices.astype(np.int64)),
-            count=put(part.data),
-            size_factor=put(self.size_factor[cells]),
-            condition=put(self.condition[cells]),
-            n_genes=part.shape[1],
-        )
+    def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Endless minibatches of these cells."""
+        return shuffled(cells, size, rng)
+
+    def rows(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Where the cells are in the matrix."""
+        return cells
+
+
+def minibatch_of(
+    part: csr_matrix, size_factor: NDArray[np.float32], condition: NDArray[np.int64], device: torch.device
+) -> Minibatch:
+    """Rows of a matrix, with what goes with them, on the device."""
+    row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+
+    def put(values: NDArray) -> torch.Tensor:
+        return torch.from_numpy(values).to(device)
+
+    return Minibatch(
+        row=put(row),
+        gene=put(part.indices.astype(np.int64)),
+        count=put(part.data),
+        size_factor=put(size_factor),
+        condition=put(condition),
+        n_genes=part.shape[1],
+    )
 
 
 def split(

@@ -7,10 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..model.vae import CountVAE
-from .batches import Counts
+from .batches import CELLS_AT_ONCE, Counts
 from .device import threads_as_asked
-
-CELLS_AT_ONCE = 4096
 
 
 @torch.inference_mode()
@@ -19,9 +17,10 @@ def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.f
     model = model.to(device).eval()
     out = np.empty((len(counts), model.config.n_latent), np.float32)
     with threads_as_asked():
-        for start in range(0, len(counts), CELLS_AT_ONCE):
-            cells = slice(start, start + CELLS_AT_ONCE)
-            out[cells] = model.encode(counts.minibatch(cells, device))[0].cpu().numpy()
+        done = 0
+        for minibatch in counts.in_order(device):
+            cells = slice(done, done := done + minibatch.n_cells)
+            out[cells] = model.encode(minibatch)[0].cpu().numpy()
     return out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
-from .batches import Counts, shuffled, split
+from .batches import Counts, split
 from .device import own_random_state, threads_as_asked
 from .dispersion import refit_dispersion
 from .history import History, Verdict
@@ -72,6 +72,22 @@ def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any
     return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
+class Drawn(NamedTuple):
+    """The cells that a fit is made from, those held out, those it starts from; and what draws the minibatches."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    first: NDArray[np.int64]
+    rng: np.random.Generator
+
+
+def draw(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Drawn:
+    """All that chance decides of which cells a fit sees."""
+    rng = np.random.default_rng(seed)
+    train, validation = split(condition, options.validation_fraction, HELD_OUT, rng)
+    return Drawn(train, validation, np.sort(rng.permutation(train)[:FIRST_LOOK]), rng)
+
+
 def fit(
     config: ModelConfig,
     counts: Counts,
@@ -86,14 +102,14 @@ def fit(
     Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells; Ctrl-C before the
     first look at them ends it all. A loss that is no longer a number raises FloatingPointError.
     """
-    rng = np.random.default_rng(seed)
-    train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
-    minibatches = shuffled(train, options.batch_size, rng)
+    drawn = draw(counts.condition, options, seed)
+    train, validation = drawn.train, drawn.validation
+    minibatches = counts.shuffled(train, options.batch_size, drawn.rng)
     history = History(min(options.batch_size, len(train)) / len(train), options.n_steps, options.beta)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
-        model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
+        model.initialise(counts.minibatch(drawn.first, device))
         improve = make_step(model, counts, options, min(options.batch_size, len(train)))
         best, status = Best(model), ""
         try:

@@ -14,6 +14,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._disk import on_disk
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
 from ..fit.cuda import to_device
@@ -26,6 +27,7 @@ from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
 from ..model.vae import ModelConfig
+from ._stored import counts_to_fit
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -156,13 +158,18 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
     mask = _adata.gene_mask(adata, params["mask_var"])
-    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
-    matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
-    size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
-    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes)
+    options = _fit_config(params, adata.n_obs)
+    counts: Counts
+    if on_disk(*_adata.matrix_of(adata, params["layer"])):
+        counts, genes, size_factor_mean = counts_to_fit(adata, params, mask, codes, options, seed)
+    else:
+        matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+        matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
+        size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
+        size_factor_mean = size_factor.mean()
+        counts = Counts(matrix, (size_factor / size_factor_mean).astype(np.float32), codes)
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
     config = _model_config(params, len(genes), overlap, len(counts))
-    options = _fit_config(params, len(counts))
 
     start = logg.info(
         f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
@@ -186,7 +193,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         raise FloatingPointError(msg) from error
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    model_config = asdict(config) | {"size_factor_mean": size_factor.mean()}
+    model_config = asdict(config) | {"size_factor_mean": size_factor_mean}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
