@@ -33,8 +33,8 @@ class DiskCounts:
     def blocks(self, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
         """All cells in order as canonical float32 CSR without explicit zeros; with `check`, every value checked."""
         done = 0
-        bar = tqdm(total=len(self.cells), desc="reading", disable=settings.verbosity.value < 1, leave=False, delay=2)
-        with bar:
+        quiet = settings.verbosity.value < 1
+        with tqdm(total=len(self.cells), desc="reading", disable=quiet, leave=False, delay=2, mininterval=0.5) as bar:
             for block in row_blocks(self.matrix, self.where, self.mask, CELLS_AT_ONCE):
                 if check:
                     check_values(block, self.where, self.cells[done:], self.genes, self.allow_non_integer)

@@ -113,7 +113,7 @@ class CapturedStep(Step):
 
 def to_device(counts: Counts, device: torch.device) -> tuple[Counts, type[Step]]:
     """Counts where steps find them fastest, and the steps: on a CUDA device, if it has room for the counts."""
-    if isinstance(counts, StoredCounts) and not counts.complete:
+    if isinstance(counts, StoredCounts) and not counts.complete:  # other counts are held as the fit goes on
         return counts, Step
     if device.type != "cuda" or counts.matrix.nnz * 6 > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
         return counts, Step

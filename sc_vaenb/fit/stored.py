@@ -68,7 +68,11 @@ class StoredCounts(Counts):
             yield from (order[start : start + size] for start in range(0, len(order) - size + 1, size))
 
     def rows(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
-        return np.searchsorted(self.held, cells)
+        at = np.searchsorted(self.held, cells)
+        if not np.array_equal(self.held[np.minimum(at, len(self.held) - 1)], cells):
+            msg = "counts of cells on disk are asked for that are not held in memory"
+            raise LookupError(msg)
+        return at
 
     def windows(self, cells: NDArray[np.int64], n_blocks: int, rng: np.random.Generator) -> Iterator[Window]:
         """Random blocks, pass after pass: their cells in random order; with those held from the start, and counts."""
@@ -85,6 +89,8 @@ class StoredCounts(Counts):
 
 
 class Window(NamedTuple):
+    """Cells in the order in which steps see them, and the rows of all cells held, which are sorted."""
+
     order: NDArray[np.int64]
     held: NDArray[np.int64]
     matrix: sparse.csr_matrix

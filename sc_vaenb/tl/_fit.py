@@ -36,7 +36,9 @@ CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where 
 
 PARAMETERS = """\
 layer
-        Where the raw counts are: a layer, or `None` for `X`. Non-negative integers.
+        Where the raw counts are: a layer, or `None` for `X`. Non-negative integers. Counts on disk (`X` of a backed
+        AnnData, or a layer that :func:`anndata.io.sparse_dataset` opened) stay there: the fit is the same, and holds no
+        more than the cells that its steps see, 131,072 at a time.
     mask_var
         The genes to model: a boolean column of `var`, or an array with one value per gene. The default column,
         which :func:`sc_vaenb.pp.prepare` and scanpy write, is used if it is there; `None` takes all genes.

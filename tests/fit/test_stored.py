@@ -121,3 +121,14 @@ def test_windows_are_not_put_on_a_device(counts, monkeypatch):
     monkeypatch.setattr(stored, "WINDOW", 256)
     there = on_disk(counts, FitConfig(200, 0.1, batch_size=16))
     assert to_device(there, torch.device("cuda")) == (there, Step)
+
+
+def test_no_other_cell_is_given_for_one_that_is_not_held(counts, monkeypatch):
+    monkeypatch.setattr("sc_vaenb.fit.overlap.MOST_CELLS", 100)
+    monkeypatch.setattr("sc_vaenb.fit.loop.FIRST_LOOK", 100)
+    monkeypatch.setattr("sc_vaenb.fit.dispersion.MOST", 250)
+    there = on_disk(counts, FitConfig(3, 0.1, batch_size=20))
+    missing = np.setdiff1d(np.arange(N), there.held)
+    for cells in (missing[:1], missing[-1:]):
+        with pytest.raises(LookupError, match="not held in memory"):
+            there.minibatch(cells, CPU)

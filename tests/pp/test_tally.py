@@ -98,7 +98,7 @@ def test_where_loess_fails_a_sample_decides(cells, backed, monkeypatch, log):
     prepare(found, "batch", n_top_genes=60)
     assert "chosen from 300 of the 400 cells, drawn at random" in log.getvalue()
     both = found.var["highly_variable"] & expected.var["highly_variable"]
-    assert both.sum() > 40
+    assert both.sum() > 30  # of 60; 12 by chance
 
 
 def test_the_next_step_says_where_the_counts_are(cells, backed, fast):
