@@ -71,6 +71,9 @@ def check_adata(adata: object, *, copy: bool = False) -> None:
             "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
         )
         raise ValueError(msg)
+    if copy and not adata.is_view and any(from_a_file(matrix) for matrix in (adata.X, *adata.layers.values())):
+        msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
+        raise ValueError(msg)
     if not adata.var_names.is_unique:
         twice = adata.var_names[adata.var_names.duplicated()]
         msg = (
@@ -130,20 +133,31 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
             raise ValueError(msg)
         return adata.X, "X"
     if layer not in keys(adata.layers):
-        hint = (
-            "Run sc_vaenb.pp.prepare(adata) to find the raw counts and keep them there, or pass layer=None for X."
-            if layer == "counts"
-            else "Pass one of these, or layer=None for X."
-        )
+        prepared = adata.uns.get("prepare")
+        if layer != "counts":
+            hint = "Pass one of these, or layer=None for X."
+        elif isinstance(prepared, dict) and prepared.get("source") == "X":
+            hint = "sc_vaenb.pp.prepare found the raw counts in X: pass layer=None."
+        else:
+            hint = (
+                "Run sc_vaenb.pp.prepare(adata) to find the raw counts and keep them there, or pass layer=None for X."
+            )
         msg = f"layer={layer!r} is not in adata.layers, which holds {keys(adata.layers)}. {hint}"
         raise KeyError(msg)
     return adata.layers[layer], f"layers[{layer!r}]"
 
 
-def _blocks(matrix: Any, where: str, genes: NDArray[np.bool_]) -> Iterator[sparse.csr_matrix]:
-    """Rows of any supported matrix, some at a time, as canonical float32 CSR of the chosen genes."""
-    backed = type(matrix).__module__.partition(".")[0] in {"anndata", "h5py", "zarr"}
-    if not (backed or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
+def from_a_file(matrix: Any) -> bool:
+    """Whether a matrix is on disk: of a backed AnnData, or put into one as anndata, h5py or zarr opened it."""
+    from anndata.abc import CSCDataset, CSRDataset
+
+    dense = type(matrix).__module__.partition(".")[0] in {"h5py", "zarr"}
+    return dense or isinstance(matrix, CSCDataset | CSRDataset)
+
+
+def row_blocks(matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int) -> Iterator[sparse.csr_matrix]:
+    """Rows of any supported matrix, some at a time, as canonical CSR of the chosen genes."""
+    if not (from_a_file(matrix) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         msg = (
             f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
             "matrix or array, or a backed AnnData."
@@ -156,17 +170,20 @@ def _blocks(matrix: Any, where: str, genes: NDArray[np.bool_]) -> Iterator[spars
         matrix = matrix[:, np.flatnonzero(genes)].tocsr()
         genes = np.ones(matrix.shape[1], dtype=bool)
     chosen = np.flatnonzero(genes)
-    for start in range(0, matrix.shape[0], ROWS_AT_ONCE):
-        rows = matrix[start : start + ROWS_AT_ONCE]
-        if not genes.all():
-            rows = rows[:, chosen]
-        if rows.dtype.kind not in "fiub":
-            msg = f"{where} has dtype {rows.dtype}, which is not a number. Give integer counts."
-            raise TypeError(msg)
-        # scipy knows no sparse float16, and float32 holds every count up to 16.7 million
-        block = sparse.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows, copy=True)
-        block.sum_duplicates()
-        yield block
+    for start in range(0, matrix.shape[0], n_rows):
+        rows = matrix[start : start + n_rows]
+        yield canonical(rows if genes.all() else rows[:, chosen], where)
+
+
+def canonical(rows: Any, where: str) -> sparse.csr_matrix:
+    """Numbers as a CSR matrix of its own, with sorted indices, each once."""
+    if rows.dtype.kind not in "fiub":
+        msg = f"{where} has dtype {rows.dtype}, which is not a number. Give integer counts."
+        raise TypeError(msg)
+    # scipy knows no sparse float16, and float32 holds every count up to 16.7 million
+    block = sparse.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows, copy=True)
+    block.sum_duplicates()
+    return block
 
 
 def read_matrix(
@@ -177,7 +194,7 @@ def read_matrix(
     lengths = np.zeros(n_cells, np.int64)
     # Room as the first cells suggest, not pieces to be joined later: so counts are never held twice.
     data, indices = np.empty(0, np.float32), np.empty(0, np.int32)
-    for block in _blocks(matrix, where, mask):
+    for block in row_blocks(matrix, where, mask, ROWS_AT_ONCE):
         check_values(block, where, cells[done:], genes, allow_non_integer)
         block.eliminate_zeros()
         lengths[done : done + block.shape[0]] = np.diff(block.indptr)
@@ -213,33 +230,41 @@ def read_counts(
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
     counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer)
-    empty = np.flatnonzero(np.diff(counts.indptr) == 0)
-    if len(empty):
+    check_no_empty(np.diff(counts.indptr) == 0, where, adata.obs_names, len(genes))
+    return counts
+
+
+def check_no_empty(empty: NDArray[np.bool_], where: str, cells: pd.Index, n_genes: int) -> None:
+    """Refuse cells without counts."""
+    if empty.any():
         msg = (
-            f"{where}: {len(empty)} cells have no counts in the {len(genes)} genes used (first: "
-            f"{str(adata.obs_names[empty[0]])!r}), so they have no size factor. Remove them, e.g. with "
+            f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
+            f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. Remove them, e.g. with "
             "sc.pp.filter_cells(adata, min_counts=1), or use more genes (mask_var)."
         )
         raise ValueError(msg)
-    return counts
 
 
 def without_silent_genes(
     counts: sparse.csr_matrix, genes: NDArray[np.str_]
 ) -> tuple[sparse.csr_matrix, NDArray[np.str_]]:
     """Leave out genes without a single count, and log it: there is nothing to learn about them."""
-    from scanpy import logging as logg
-
     seen = np.zeros(len(genes), dtype=bool)
     seen[counts.indices] = True
     if seen.all():
         return counts, genes
+    warn_of_silent(genes, seen)
+    return counts[:, np.flatnonzero(seen)], genes[seen]
+
+
+def warn_of_silent(genes: NDArray[np.str_], seen: NDArray[np.bool_]) -> None:
+    from scanpy import logging as logg
+
     silent = genes[~seen]
     logg.warning(
         f"{len(silent)} of {len(genes)} genes have no counts in these cells (first: {str(silent[0])!r}) "
         "and are left out of the model."
     )
-    return counts[:, np.flatnonzero(seen)], genes[seen]
 
 
 def check_values(
@@ -269,10 +294,18 @@ def check_values(
         )
 
 
+def depth(counts: sparse.csr_matrix) -> NDArray[np.float64]:
+    """Counts of each cell over the genes used."""
+    return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+
+
 def read_size_factor(adata: AnnData, key: str | None, counts: sparse.csr_matrix) -> NDArray[np.float64]:
     """Positive size factors: a column of obs, or (None) the depth, each cell's counts over the genes used."""
-    if key is None:
-        return np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    return depth(counts) if key is None else size_factor_column(adata, key)
+
+
+def size_factor_column(adata: AnnData, key: str) -> NDArray[np.float64]:
+    """Positive size factors in a column of obs."""
     check_obs_key(adata, "size_factor", key)
     column = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=np.float64)
     bad = ~(np.isfinite(column) & (column > 0))

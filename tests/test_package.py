@@ -21,8 +21,9 @@ ARROWS = {  # what may be imported from where, within the package
     "datasets": {"datasets"},
     "cli": {"cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"},
     "_adata": set(),
-    "pp": {"pp", "_adata", "metrics", "fit", "model"},
-    "tl": {"tl", "_adata", "metrics", "fit", "model"},
+    "_disk": {"_adata", "fit"},
+    "pp": {"pp", "_adata", "_disk", "metrics", "fit", "model"},
+    "tl": {"tl", "_adata", "_disk", "metrics", "fit", "model"},
     "pl": {"pl", "_adata", "metrics", "fit", "model"},
     "report": {"report", "pp", "tl", "pl"},
 }

@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix
 from ..model.minibatch import Minibatch
 
 CHECKED = 2**20  # counts with a checksum of their own
+CELLS_AT_ONCE = 4096  # in a pass over all cells
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Counts:
     beside: dict[str, NDArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return self.matrix.shape[0]
+        return len(self.condition)
 
     def fingerprint(self) -> dict[str, list[int]]:
         """Numbers that tell these cells from any others, in a fraction of the time that reading them takes.
@@ -59,26 +60,50 @@ class Counts:
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         """The chosen cells, on the device."""
-        part = self.matrix[cells]
-        row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
-
-        def put(values: NDArray) -> torch.Tensor:
-            return torch.from_numpy(values).to(device)
-
-        return Minibatch(
-            row=put(row),
-            gene=put(part.indices.astype(np.int64)),
-            count=put(part.data),
-            size_factor=put(self.size_factor[cells]),
-            condition=put(self.condition[cells]),
-            n_genes=part.shape[1],
-            beside={name: put(values[cells]) for name, values in self.beside.items()},
-        )
+        beside = {name: values[cells] for name, values in self.beside.items()}
+        return minibatch_of(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside, device)
 
     def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
         """The chosen cells alone."""
         beside = {name: values[cells] for name, values in self.beside.items()}
         return Counts(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside)
+
+    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
+        """All cells, some at a time."""
+        for start in range(0, len(self), CELLS_AT_ONCE):
+            yield self.minibatch(slice(start, start + CELLS_AT_ONCE), device)
+
+    def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Endless minibatches of these cells."""
+        return shuffled(cells, size, rng)
+
+    def rows(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Where the cells are in the matrix."""
+        return cells
+
+
+def minibatch_of(
+    part: csr_matrix,
+    size_factor: NDArray[np.float32],
+    condition: NDArray[np.int64],
+    beside: dict[str, NDArray],
+    device: torch.device,
+) -> Minibatch:
+    """Rows of a matrix, with what goes with them, on the device."""
+    row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+
+    def put(values: NDArray) -> torch.Tensor:
+        return torch.from_numpy(values).to(device)
+
+    return Minibatch(
+        row=put(row),
+        gene=put(part.indices.astype(np.int64)),
+        count=put(part.data),
+        size_factor=put(size_factor),
+        condition=put(condition),
+        n_genes=part.shape[1],
+        beside={name: put(values) for name, values in beside.items()},
+    )
 
 
 def checksum(*arrays: NDArray) -> int:

@@ -6,6 +6,8 @@ them. So it is captured once as a CUDA graph and replayed. That needs shapes tha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .batches import Counts
 from .loop import FitConfig, Step
+from .stored import StoredCounts
 
 SHARE_OF_FREE_MEMORY = 0.7  # of the device; the rest is for the model and its steps
 EAGER_STEPS = 3  # before the capture: libraries set themselves up, the optimiser makes its state
@@ -25,23 +28,33 @@ class DeviceCounts(Counts):
 
     def __init__(self, counts: Counts, device: torch.device) -> None:
         super().__init__(counts.matrix, counts.size_factor, counts.condition, counts.beside)
+        self.source = counts
+        every = slice(None) if not isinstance(counts, StoredCounts) else counts.held
         values = (
             counts.matrix.indptr.astype(np.int64),
             counts.matrix.indices.astype(smallest_type(np.array([counts.matrix.shape[1]]))),
             counts.matrix.data.astype(smallest_type(counts.matrix.data)),
-            counts.size_factor,
-            counts.condition,
+            counts.size_factor[every],
+            counts.condition[every],
         )
         self.on_device = [torch.from_numpy(value).to(device) for value in values]
-        self.beside_on_device = {name: torch.from_numpy(value).to(device) for name, value in counts.beside.items()}
+        self.beside_on_device = {
+            name: torch.from_numpy(value[every]).to(device) for name, value in counts.beside.items()
+        }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
-        chosen = np.arange(len(self))[cells]
+        chosen = self.rows(np.arange(len(self))[cells])
         room = int((self.matrix.indptr[chosen + 1] - self.matrix.indptr[chosen]).sum())
         return self.padded(torch.from_numpy(chosen).to(device), room)
 
+    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
+        return self.source.in_order(device) if isinstance(self.source, StoredCounts) else super().in_order(device)
+
+    def rows(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
+        return self.source.rows(cells)
+
     def padded(self, cells: Tensor, room: int) -> Minibatch:
-        """The chosen cells with zeros in the place of missing non-zeros, `room` in all: no wait for the device."""
+        """Cells by their rows, with zeros in the place of missing non-zeros, `room` in all: no wait for the device."""
         pointer, genes, counts, size_factor, condition = self.on_device
         start = pointer[cells]
         length = pointer[cells + 1] - start
@@ -82,7 +95,7 @@ class CapturedStep(Step):
             return self._replayed(cells, rate, beta, warmth)
 
     def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float, warmth: float) -> Terms:
-        self.cells.copy_(torch.from_numpy(cells))
+        self.cells.copy_(torch.from_numpy(self.counts.rows(cells)))
         self.rate.fill_(rate)
         self.beta.fill_(beta)
         self.warmth.fill_(warmth)
@@ -105,6 +118,8 @@ class CapturedStep(Step):
 
 def to_device(counts: Counts, device: torch.device) -> tuple[Counts, type[Step]]:
     """Counts where steps find them fastest, and the steps: on a CUDA device, if it has room for the counts."""
+    if isinstance(counts, StoredCounts) and not counts.complete:  # other counts are held as the fit goes on
+        return counts, Step
     if device.type != "cuda" or counts.matrix.nnz * 6 > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
         return counts, Step
     return DeviceCounts(counts, device), CapturedStep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..model.vae import CountVAE
 from .batches import Counts
@@ -11,6 +12,11 @@ from .batches import Counts
 FEWEST, MOST = 200, 512  # cells: with fewer their own chance would decide; more change little
 ROUNDS = 12
 PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
+
+
+def evenly(n_cells: int) -> NDArray[np.int64]:
+    """The cells that decide: at most 512, spread over all."""
+    return np.arange(0, n_cells, -(-n_cells // MOST))
 
 
 def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device) -> None:
@@ -23,7 +29,7 @@ def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device) -> N
     if log_theta is None or len(counts) < FEWEST:
         return
     model.eval()
-    batch = counts.minibatch(np.arange(0, len(counts), -(-len(counts) // MOST)), device)
+    batch = counts.minibatch(evenly(len(counts)), device)
     with torch.no_grad():
         mean, log_var = model.encode(batch)
         raw = model.decode(mean + (0.5 * log_var).exp() * torch.randn_like(mean), batch)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
-from .batches import Counts
+from .batches import CELLS_AT_ONCE, Counts
 from .device import threads_as_asked
-
-CELLS_AT_ONCE = 4096
 
 
 @torch.inference_mode()
 def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.float32]:
     """Posterior means (cells x latent dimensions), in one pass over the counts, not aligned."""
     model = model.to(device).eval()
-    out = np.empty((len(counts), model.config.n_latent), np.float32)
-    with threads_as_asked():
-        for start in range(0, len(counts), CELLS_AT_ONCE):
-            cells = slice(start, start + CELLS_AT_ONCE)
-            out[cells] = model.encode(counts.minibatch(cells, device))[0].cpu().numpy()
-    return out
+    return _in_one_pass(counts, device, model.config.n_latent, lambda cells: model.encode(cells)[0])
 
 
 @torch.inference_mode()
@@ -32,11 +29,18 @@ def memberships(model: CountVAE, counts: Counts, device: torch.device) -> NDArra
     prior = model.to(device).eval().prior
     if not isinstance(prior, Mixture):
         return None
-    out = np.empty((len(counts), model.config.n_components), np.float32)
+    return _in_one_pass(counts, device, model.config.n_components, lambda cells: prior.member(*model.encode(cells)))
+
+
+def _in_one_pass(
+    counts: Counts, device: torch.device, width: int, of: Callable[[Minibatch], Tensor]
+) -> NDArray[np.float32]:
+    """What a function gives of all cells, some at a time (cells x `width`)."""
+    out, done = np.empty((len(counts), width), np.float32), 0
     with threads_as_asked():
-        for start in range(0, len(counts), CELLS_AT_ONCE):
-            cells = slice(start, start + CELLS_AT_ONCE)
-            out[cells] = prior.member(*model.encode(counts.minibatch(cells, device))).cpu().numpy()
+        for minibatch in counts.in_order(device):
+            cells = slice(done, done := done + minibatch.n_cells)
+            out[cells] = of(minibatch).cpu().numpy()
     return out
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
 from .adapt import Adaptation
-from .batches import Counts, shuffled, split
+from .batches import Counts, split
 from .checkpoint import Checkpoint, State
 from .device import generators, own_random_state, threads_as_asked
 from .dispersion import refit_dispersion
@@ -81,6 +81,22 @@ def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any
     return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
+class Drawn(NamedTuple):
+    """The cells that a fit is made from, those held out, those it starts from; and what draws the minibatches."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    first: NDArray[np.int64]
+    rng: np.random.Generator
+
+
+def draw(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Drawn:
+    """All that chance decides of which cells a fit sees."""
+    rng = np.random.default_rng(seed)
+    train, validation = split(condition, options.validation_fraction, HELD_OUT, rng)
+    return Drawn(train, validation, np.sort(rng.permutation(train)[:FIRST_LOOK]), rng)
+
+
 def fit(
     config: ModelConfig,
     counts: Counts,
@@ -97,20 +113,20 @@ def fit(
     first look at them ends it all. A loss that ever again is no number raises FloatingPointError. With a checkpoint the
     fit goes on from the state that is kept there, if any, and ends as it would have without the break.
     """
-    rng = np.random.default_rng(seed)
-    train, validation = split(counts.condition, options.validation_fraction, HELD_OUT, rng)
+    drawn = draw(counts.condition, options, seed)
+    train, validation = drawn.train, drawn.validation
     n_at_once = min(options.batch_size, len(train))
     history = History(n_at_once / len(train), options.n_steps, options.judged_at, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     with own_random_state(seed, device), threads_as_asked(), bar:
         model = CountVAE(config).to(device)
-        model.initialise(counts.minibatch(np.sort(rng.permutation(train)[:FIRST_LOOK]), device))
+        model.initialise(counts.minibatch(drawn.first, device))
         improve = make_step(model, counts, options, n_at_once)
         best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl)
         state = State(model, improve.optimizer, history, best, adapt, generators(device))
         if checkpoint is not None:
             checkpoint.restore(state)
-        minibatches = islice(shuffled(train, options.batch_size, rng), state.step, None)
+        minibatches = islice(counts.shuffled(train, options.batch_size, drawn.rng), state.step, None)
         try:
             for step in range(state.step, 0 if state.status else options.n_steps):
                 rate = options.learning_rate / adapt.slower * one_cycle(step, options.n_steps)

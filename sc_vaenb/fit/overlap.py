@@ -45,6 +45,16 @@ def assumed(n_batches: int) -> Overlap:
     return Overlap(np.ones((n_batches, n_batches)), np.zeros(n_batches, np.int64))
 
 
+def compared(condition: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
+    """The cells of each batch that are compared; none where there is nothing to find."""
+    n_batches = int(condition.max()) + 1
+    if n_batches <= 3:
+        return []
+    rng = np.random.default_rng(seed)
+    most = max(MOST_CELLS // n_batches, 2 * NEIGHBOURS)
+    return [rng.permutation(np.flatnonzero(condition == b))[:most] for b in range(n_batches)]
+
+
 @torch.no_grad()
 def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     """Link batches that many cells are about as close to as to the closest other batch, and group what is linked.
@@ -54,11 +64,9 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     linked to its closest other one, two or three batches are always one group.
     """
     n_batches = int(counts.condition.max()) + 1
-    if n_batches <= 3:
+    parts = compared(counts.condition, seed)
+    if not parts:
         return assumed(n_batches)
-    rng = np.random.default_rng(seed)
-    most = max(MOST_CELLS // n_batches, 2 * NEIGHBOURS)
-    parts = [rng.permutation(np.flatnonzero(counts.condition == b))[:most] for b in range(n_batches)]
     sizes = [len(part) for part in parts]
     values = normalize(counts.minibatch(np.concatenate(parts), torch.device("cpu")).log_normalised())
     values -= values.mean(0)

@@ -14,7 +14,11 @@ import scanpy as sc
 from scanpy import logging as logg
 from scipy import sparse
 
+from .. import _adata
 from .._adata import check_adata, check_number, keys, matrix_of, read_batches, read_matrix
+from .._disk import DiskCounts, on_disk
+from ..fit.stored import scan
+from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 Place = Callable[[], tuple[Any, str]]  # a matrix and its name
 
 LIKELY = re.compile("count|raw|umi", re.IGNORECASE)  # names of layers that are searched for counts besides "counts"
-FEWEST_POINTS = 16  # loess fails on fewer points, and below 4 of them it crashes the whole process
+SAMPLE = 20_000  # cells of counts on disk from which flavor seurat chooses
 MOST_LEFT_OUT = 0.1  # share of the cells whose batches may have no say, rather than change the choice for all
 
 
@@ -74,7 +78,8 @@ def prepare(
     Parameters
     ----------
     adata
-        Annotated data with raw counts somewhere, cells x genes. Not backed.
+        Annotated data with raw counts somewhere, cells x genes. Counts on disk (``X`` of a backed AnnData) stay there,
+        and are gone through twice, some thousand cells at a time; ``raw`` of a backed AnnData is not looked at.
     batch_key
         Column of ``obs`` with the batch of each cell: a gene is then judged within batches, so that a difference
         between batches does not make it variable.
@@ -96,7 +101,8 @@ def prepare(
     `None`, or a copy of `adata` if `copy`, with these fields added:
 
     ``layers['counts']``
-        The counts as CSR float32; left as it is if it holds them already.
+        The counts as CSR float32; left as it is if it holds them already. Counts on disk are not copied: name their
+        layer in what comes next (``layer=None`` if they are in ``X``).
     ``obs['size_factor']``
         Counts of each cell over all genes, divided by their mean over cells; shape (cells,), without unit, mean 1.
     ``var['highly_variable']``
@@ -120,22 +126,27 @@ def prepare(
     ValueError
         If there are no raw counts in any place, with the reason for each; if ``layers['counts']`` holds something else
         than the counts found elsewhere; if a cell has no counts; if a cell has no batch, a batch one cell, or
-        `batch_key` one batch; if `adata` is backed.
+        `batch_key` one batch; if `adata` is backed and a copy, or another ``X``, is asked for.
 
     Examples
     --------
     >>> sc_vaenb.pp.prepare(adata, batch_key="sample")
     >>> sc_vaenb.tl.cvae(adata, batch_key="sample")
     """
-    check_adata(adata)
+    check_adata(adata, copy=copy)
     check_number("n_top_genes", n_top_genes, 1, whole=True)
-    if adata.isbacked:
-        msg = "adata is backed by a file, to which no layer can be added. Call adata = adata.to_memory() first."
+    if adata.isbacked and log1p:
+        msg = "log1p=True would replace X, but adata is backed by a file. Call adata = adata.to_memory() first."
         raise ValueError(msg)
     batches, labels = (None, np.array([""])) if batch_key is None else read_batches(adata, batch_key)
-    counts, source = _find_counts(adata, layer, allow_non_integer)
+    counts, source = _find_counts(adata, layer, allow_non_integer, batches)
     _check_kept(adata, counts, source)
     depth = _depth(adata, counts, source)
+
+    stored = isinstance(counts, Tally)
+    if stored and log1p:
+        msg = f"log1p=True would read all counts into memory, but {source} is on disk. Call adata.to_memory() first."
+        raise ValueError(msg)
 
     start = logg.info(f"preparing raw counts found in {source}")
     for slot, column in (("var", "highly_variable"), ("obs", "size_factor")):
@@ -159,20 +170,32 @@ def prepare(
         "    finished",
         time=start,
         deep=(
-            "added\n    'counts', raw counts (adata.layers)\n    'size_factor', relative depth (adata.obs)\n"
+            "added\n"
+            + ("" if stored else "    'counts', raw counts (adata.layers)\n")
+            + "    'size_factor', relative depth (adata.obs)\n"
             f"    'highly_variable', {record['n_genes']} genes by flavor {genes.flavor!r} (adata.var)\n"
             "    'prepare', record (adata.uns)" + ("\n    normalised log counts (adata.X)" if log1p else "")
         ),
     )
+    if stored and source != "layers['counts']":
+        logg.info(f"the counts stay on disk, in {source}: pass {_layer_argument(source)} to what comes next")
     return adata if copy else None
 
 
-def _find_counts(adata: AnnData, layer: str | None, allow_non_integer: bool) -> tuple[sparse.csr_matrix, str]:
-    """The raw counts of all genes, and the name of the place where they were found."""
+def _layer_argument(source: str) -> str:
+    return "layer=None" if source == "X" else source.replace("layers[", "layer=").removesuffix("]")
+
+
+def _find_counts(
+    adata: AnnData, layer: str | None, allow_non_integer: bool, batches: NDArray[np.int64] | None
+) -> tuple[sparse.csr_matrix | Tally, str]:
+    """The raw counts of all genes, or if they are on disk what is to be known of them; and where they were found."""
     every = np.ones(adata.n_vars, dtype=bool)
 
-    def read(place: Place, allow: bool) -> tuple[sparse.csr_matrix, str]:
+    def read(place: Place, allow: bool) -> tuple[sparse.csr_matrix | Tally, str]:
         matrix, where = place()
+        if on_disk(matrix, where):
+            return tally(DiskCounts(matrix, where, adata.obs_names, adata.var_names, every, allow), batches), where
         return read_matrix(matrix, where, adata.obs_names, adata.var_names, every, allow), where
 
     if layer is not None:
@@ -208,6 +231,9 @@ def _find_counts(adata: AnnData, layer: str | None, allow_non_integer: bool) -> 
 
 def _raw(adata: AnnData) -> tuple[Any, str]:
     """The matrix of raw, reduced to the genes of adata in their order."""
+    if adata.isbacked:
+        msg = "raw of a backed AnnData is not looked at, since nothing that comes next could read it from there."
+        raise ValueError(msg)
     names = adata.raw.var_names
     if not names.is_unique:
         msg = f"raw names genes twice (first: {str(names[names.duplicated()][0])!r}), so they cannot be matched."
@@ -220,9 +246,9 @@ def _raw(adata: AnnData) -> tuple[Any, str]:
     return adata.raw.X[:, at], "raw"
 
 
-def _check_kept(adata: AnnData, counts: sparse.csr_matrix, source: str) -> None:
+def _check_kept(adata: AnnData, counts: sparse.csr_matrix | Tally, source: str) -> None:
     """Refuse to lose what layers["counts"] holds."""
-    if source == "layers['counts']" or "counts" not in keys(adata.layers):
+    if isinstance(counts, Tally) or source == "layers['counts']" or "counts" not in keys(adata.layers):
         return
     try:
         matrix, where = matrix_of(adata, "counts")
@@ -238,9 +264,9 @@ def _check_kept(adata: AnnData, counts: sparse.csr_matrix, source: str) -> None:
         raise ValueError(msg)
 
 
-def _depth(adata: AnnData, counts: sparse.csr_matrix, source: str) -> NDArray[np.float64]:
+def _depth(adata: AnnData, counts: sparse.csr_matrix | Tally, source: str) -> NDArray[np.float64]:
     """Counts of each cell over all genes; refuses cells without any."""
-    depth = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
+    depth = counts.depth if isinstance(counts, Tally) else _adata.depth(counts)
     empty = np.flatnonzero(depth == 0)
     if len(empty):
         msg = (
@@ -259,27 +285,81 @@ def _log_normalised(counts: sparse.csr_matrix) -> AnnData:
 
 
 def _variable_genes(
-    counts: sparse.csr_matrix,
+    counts: sparse.csr_matrix | Tally,
     names: pd.Index,
     batches: NDArray[np.int64] | None,
     labels: NDArray[np.str_],
     n_top_genes: int,
 ) -> Genes:
     """Choose genes among those with counts, by seurat_v3 or, where that is impossible, by seurat."""
-    seen = np.bincount(counts.indices, minlength=len(names)) > 0
+    seen: NDArray[np.bool_]
+    if isinstance(counts, Tally):
+        seen = counts.total.sum(0) > 0
+    else:
+        seen = np.bincount(counts.indices, minlength=len(names)) > 0
     if seen.sum() <= n_top_genes:
         return Genes(pd.DataFrame({"highly_variable": seen}, index=names), "all")
+    choose = _genes_on_disk if isinstance(counts, Tally) else _genes_in_memory
+    return choose(counts, names, seen, batches, labels, n_top_genes)
+
+
+def _spread(columns: pd.DataFrame, seen: NDArray[np.bool_], names: pd.Index) -> pd.DataFrame:
+    """Columns of the seen genes as columns of all."""
+    table = pd.DataFrame(index=names)
+    for name, column in columns.items():
+        values = np.zeros(len(names), column.dtype)  # of genes without counts: mean, variance, votes
+        values[seen] = column
+        table[name] = values
+    if "highly_variable_rank" in table:
+        table.loc[~seen, "highly_variable_rank"] = np.nan
+    return table
+
+
+def _genes_on_disk(
+    counts: Tally,
+    names: pd.Index,
+    seen: NDArray[np.bool_],
+    batches: NDArray[np.int64] | None,
+    labels: NDArray[np.str_],
+    n_top_genes: int,
+) -> Genes:
+    """By seurat_v3 in a pass over the cells; else from a sample of the cells, as if in memory."""
+    expected, failed = [], np.zeros(len(labels), dtype=bool)
+    for batch in range(len(labels)):
+        try:
+            expected.append(curve(counts, batch, seen))
+        except ValueError:
+            failed[batch] = True
+    n_failed = counts.n_cells[failed].sum()
+    if n_failed <= MOST_LEFT_OUT * counts.n_cells.sum():
+        used = np.flatnonzero(~failed)
+        table = seurat_v3(counts, batches, used, seen, np.stack(expected), n_top_genes)
+        if failed.any():
+            _warn_of_left_out(labels[failed], n_failed)
+        return Genes(_spread(table, seen, names), "seurat_v3", left_out=", ".join(labels[failed]))
+    n_cells = len(counts.depth)
+    cells = np.sort(np.random.default_rng(0).permutation(n_cells)[:SAMPLE])
+    if len(cells) < n_cells:
+        logg.warning(f"variable genes: chosen from {len(cells):,} of the {n_cells:,} cells, drawn at random.")
+    sample = scan(counts.disk.blocks(check=False), len(names), cells).matrix
+    if batches is None:
+        return _variable_genes(sample, names, None, labels, n_top_genes)
+    there, codes = np.unique(batches[cells], return_inverse=True)
+    return _variable_genes(sample, names, codes, labels[there], n_top_genes)
+
+
+def _genes_in_memory(
+    counts: sparse.csr_matrix,
+    names: pd.Index,
+    seen: NDArray[np.bool_],
+    batches: NDArray[np.int64] | None,
+    labels: NDArray[np.str_],
+    n_top_genes: int,
+) -> Genes:
     matrix = counts if seen.all() else counts[:, np.flatnonzero(seen)]
 
     def columns(flavor: str, matrix: sparse.csr_matrix, batches: NDArray[np.int64] | None) -> pd.DataFrame:
-        table = pd.DataFrame(index=names)
-        for name, column in _scanpy_genes(matrix, batches, flavor, n_top_genes).items():
-            values = np.zeros(len(names), column.dtype)  # of genes without counts: mean, variance, votes
-            values[seen] = column
-            table[name] = values
-        if "highly_variable_rank" in table:
-            table.loc[~seen, "highly_variable_rank"] = np.nan
-        return table
+        return _spread(_scanpy_genes(matrix, batches, flavor, n_top_genes), seen, names)
 
     try:
         return Genes(columns("seurat_v3", matrix, batches), "seurat_v3")
@@ -293,10 +373,7 @@ def _variable_genes(
         if 0 < cells.mean() <= MOST_LEFT_OUT:
             rest = np.unique(batches[~cells], return_inverse=True)[1]
             genes = _variable_genes(counts[~cells], names, rest, labels[~failed], n_top_genes)
-            logg.warning(
-                f"variable genes: batches {labels[failed].tolist()} ({cells.sum()} cells) have too few cells or counts "
-                "for seurat_v3 and have no say in the choice."
-            )
+            _warn_of_left_out(labels[failed], cells.sum())
             return genes._replace(left_out=", ".join(labels[failed]))
         fallback += f" in batches {labels[failed].tolist()}"
 
@@ -314,6 +391,13 @@ def _variable_genes(
         return genes
     msg = f"No variable genes can be found: {fallback}. Give n_top_genes={seen.sum()} to use all genes with counts."
     raise ValueError(msg)
+
+
+def _warn_of_left_out(batches: NDArray[np.str_], n_cells: int) -> None:
+    logg.warning(
+        f"variable genes: batches {batches.tolist()} ({n_cells} cells) have too few cells or counts "
+        "for seurat_v3 and have no say in the choice."
+    )
 
 
 def _has_loess(counts: sparse.csr_matrix) -> bool:
@@ -361,7 +445,7 @@ def _scanpy_genes(
 
 def _write(
     adata: AnnData,
-    counts: sparse.csr_matrix,
+    counts: sparse.csr_matrix | Tally,
     size_factor: NDArray[np.float64],
     genes: Genes,
     logged: AnnData | None,
@@ -381,7 +465,7 @@ def _write(
         adata.var[name] = column
     if genes.flavor != "all":
         adata.uns["hvg"] = {"flavor": genes.flavor}
-    if "counts" not in keys(adata.layers):
+    if "counts" not in keys(adata.layers) and not isinstance(counts, Tally):
         adata.layers["counts"] = counts
     if logged is not None:
         adata.X = logged.X  # after obs: X of a view would be written into its parent

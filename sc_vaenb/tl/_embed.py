@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 from scanpy import logging as logg
 
 from .. import _adata
+from .._disk import on_disk
 from ..fit.device import resolve_device
 from ..fit.embed import aligned
 from ..fit.embed import embed as embed_cells
 from ._labels import write_labels
 from ._model import counts_of, load_model
+from ._stored import counts_to_embed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -26,7 +28,7 @@ def embed(
     """Embed the cells again with the model stored in `uns`, without fitting.
 
     Counts, size factors and batches are read from where the model was fitted on them (`uns[key]["params"]`); genes
-    are matched by name.
+    are matched by name. Counts on disk are gone through once, some thousand cells at a time.
 
     Parameters
     ----------
@@ -59,7 +61,9 @@ def embed(
     where = resolve_device(device)
     stored = load_model(adata, key)
     model = stored.model
-    counts = counts_of(adata, key, stored, batches=model.config.encode_batch or model.alignment is not None)
+    batches = model.config.encode_batch or model.alignment is not None
+    from_disk = on_disk(*_adata.matrix_of(adata, _adata.find_record(adata, key)["params"].get("layer")))
+    counts = (counts_to_embed if from_disk else counts_of)(adata, key, stored, batches=batches)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata

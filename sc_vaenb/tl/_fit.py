@@ -16,6 +16,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._disk import on_disk
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, open_folder
@@ -33,6 +34,7 @@ from ..model.prior import PRIORS
 from ..model.vae import ModelConfig
 from ._covariates import learn_covariates, read_covariates
 from ._labels import classifier_of, read_labels, write_labels
+from ._stored import counts_to_fit
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +45,9 @@ CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where 
 
 PARAMETERS = """\
 layer
-        Where the raw counts are: a layer, or `None` for `X`. Non-negative integers.
+        Where the raw counts are: a layer, or `None` for `X`. Non-negative integers. Counts on disk (`X` of a backed
+        AnnData, or a layer that :func:`anndata.io.sparse_dataset` opened) stay there: the fit is the same, and holds no
+        more than the cells that its steps see, 131,072 at a time.
     mask_var
         The genes to model: a boolean column of `var`, or an array with one value per gene. The default column,
         which :func:`sc_vaenb.pp.prepare` and scanpy write, is used if it is there; `None` takes all genes.
@@ -212,17 +216,22 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     if params["labels_key"] is not None:
         label, labels = read_labels(adata, params["labels_key"], params["unlabeled"], params.get("batch_key"))
     mask = _adata.gene_mask(adata, params["mask_var"])
-    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
-    matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
-    size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
+    options = _fit_config(params, adata.n_obs)
     beside = {"covariates": read_covariates(adata, covariates)} if covariates else {}
     if labels:
         judges = hold_back(label, seed)
         beside["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
-    counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes, beside)
+    counts: Counts
+    if on_disk(*_adata.matrix_of(adata, params["layer"])):
+        counts, genes, size_factor_mean = counts_to_fit(adata, params, mask, codes, beside, options, seed)
+    else:
+        matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+        matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
+        size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
+        size_factor_mean = size_factor.mean()
+        counts = Counts(matrix, (size_factor / size_factor_mean).astype(np.float32), codes, beside)
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
     config = _model_config(params, len(genes), overlap, counts, labels)
-    options = _fit_config(params, len(counts))
     checkpoint = Checkpoint(folder, identity(config, counts, options, seed), logg.warning) if folder else None
 
     start = logg.info(
@@ -254,7 +263,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         raise FloatingPointError(msg) from error
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    model_config = asdict(config) | {"size_factor_mean": size_factor.mean(), "covariates": covariates}
+    model_config = asdict(config) | {"size_factor_mean": size_factor_mean, "covariates": covariates}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,

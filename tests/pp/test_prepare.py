@@ -264,14 +264,6 @@ def test_layer_of_no_numbers(adata):
         prepare(adata, layer="counts")
 
 
-def test_backed(adata, tmp_path):
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    with pytest.raises(ValueError, match=r"adata is backed by a file.* Call adata = adata\.to_memory\(\) first\."):
-        prepare(backed)
-    backed.file.close()
-
-
 def test_arguments(adata):
     with pytest.raises(TypeError, match="adata is a ndarray, not an AnnData"):
         prepare(np.ones((3, 3)))

@@ -414,12 +414,12 @@ def test_many_cells_go_through_in_parts_and_on_to_scanpy():
 def test_ctrl_c_keeps_what_was_learned(adata, fast, monkeypatch, log):
     steps, loss = [], CountVAE.loss
 
-    def interrupted(self, *args):
+    def interrupted(self, *args, **kwargs):
         if self.training:
             steps.append(1)
             if len(steps) == 31:
                 raise KeyboardInterrupt
-        return loss(self, *args)
+        return loss(self, *args, **kwargs)
 
     monkeypatch.setattr(CountVAE, "loss", interrupted)
     result = embedding(adata, **(fast | {"n_steps": 1000, "warmup": 0}))
@@ -437,7 +437,7 @@ def test_ctrl_c_keeps_what_was_learned(adata, fast, monkeypatch, log):
 def test_ctrl_c_before_the_first_look_leaves_an_earlier_result(adata, fast, monkeypatch, unchanged):
     sc_vaenb.tl.vae(adata, **fast)
 
-    def interrupted(self, *args):
+    def interrupted(self, *args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(CountVAE, "loss", interrupted)

@@ -1,0 +1,67 @@
+"""Counts in a file, read some cells at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scanpy import settings
+from scipy import sparse
+from tqdm import tqdm
+
+from ._adata import canonical, check_values, from_a_file, row_blocks
+from .fit.batches import CELLS_AT_ONCE
+from .fit.stored import BLOCK
+
+
+@dataclass(frozen=True)
+class DiskCounts:
+    """Counts of the chosen genes (named `genes`) in a matrix on disk, named `where` in messages."""
+
+    matrix: Any
+    where: str
+    cells: pd.Index
+    genes: pd.Index
+    mask: NDArray[np.bool_]
+    allow_non_integer: bool = False
+
+    def blocks(self, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
+        """All cells in order as canonical float32 CSR without explicit zeros; with `check`, every value checked."""
+        done = 0
+        quiet = settings.verbosity.value < 1
+        with tqdm(total=len(self.cells), desc="reading", disable=quiet, leave=False, delay=2, mininterval=0.5) as bar:
+            for block in row_blocks(self.matrix, self.where, self.mask, CELLS_AT_ONCE):
+                if check:
+                    check_values(block, self.where, self.cells[done:], self.genes, self.allow_non_integer)
+                done += block.shape[0]
+                bar.update(block.shape[0])
+                yield _non_zeros(block)
+
+    def read(self, blocks: NDArray[np.int64]) -> sparse.csr_matrix:
+        """The cells of the blocks of neighbours with these numbers, as canonical float32 CSR without explicit zeros."""
+        chosen = np.flatnonzero(self.mask)
+        rows = [sparse.csr_matrix(self.matrix[BLOCK * at : BLOCK * (at + 1)])[:, chosen] for at in blocks.tolist()]
+        return _non_zeros(canonical(sparse.vstack(rows, format="csr"), self.where))
+
+
+def _non_zeros(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    counts.eliminate_zeros()
+    return counts.astype(np.float32, copy=False)
+
+
+def on_disk(matrix: Any, where: str) -> bool:
+    """Whether a matrix (named `where`) is in a file and can be read from there some cells at a time."""
+    if not from_a_file(matrix):
+        return False
+    if getattr(matrix, "format", "") == "csc":
+        logg.warning(
+            f"{where} is a CSC matrix on disk, of which cells cannot be read some at a time: all its counts are read "
+            "into memory. Write it as CSR once to avoid this."
+        )
+        return False
+    return True

@@ -1,0 +1,132 @@
+"""Counts that stay on disk, of which a fit holds the cells that it sees.
+
+A fit of 700 steps of 128 cells sees 90,000, however many there are. Chance draws them before anything is read, so that
+the one pass which checks all counts collects them, and the fit is the same as if all were in memory. Longer fits see
+window after window of cells: random blocks of neighbours, which a disk reads fast, shuffled together in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+
+from ..model.minibatch import Minibatch
+from .ahead import ahead
+from .batches import Counts, minibatch_of, shuffled
+from .dispersion import evenly
+from .loop import FitConfig, draw
+from .overlap import compared
+
+WINDOW = 131_072  # cells held for steps to draw from; more than a fit with the default steps sees
+BLOCK = 32  # neighbouring cells read together: one would be slow to read, many would be too much alike
+
+
+@dataclass(kw_only=True)
+class StoredCounts(Counts):
+    """Counts on disk, and in `matrix` those of the cells held.
+
+    Attributes
+    ----------
+    held
+        The cells of the rows of `matrix`, sorted.
+    complete
+        Whether these are all that the fit will see.
+    blocks
+        All cells in order, some thousand at a time.
+    read
+        The cells of the blocks of neighbours with these numbers (sorted), `BLOCK` cells each.
+    """
+
+    held: NDArray[np.int64]
+    complete: bool
+    blocks: Callable[[], Iterator[sparse.csr_matrix]]
+    read: Callable[[NDArray[np.int64]], sparse.csr_matrix]
+
+    def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
+        chosen = np.arange(len(self))[cells] if isinstance(cells, slice) else cells
+        beside = {name: values[chosen] for name, values in self.beside.items()}
+        part = self.matrix[self.rows(chosen)]
+        return minibatch_of(part, self.size_factor[chosen], self.condition[chosen], beside, device)
+
+    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
+        done = 0
+        for block in ahead(self.blocks()):
+            cells = slice(done, done := done + block.shape[0])
+            beside = {name: values[cells] for name, values in self.beside.items()}
+            yield minibatch_of(block, self.size_factor[cells], self.condition[cells], beside, device)
+
+    def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        if self.complete:
+            yield from shuffled(cells, size, rng)
+        size = min(size, len(cells))
+        for window in ahead(self.windows(cells, max(WINDOW, 4 * size) // BLOCK, rng)):
+            order, self.held, self.matrix = window
+            yield from (order[start : start + size] for start in range(0, len(order) - size + 1, size))
+
+    def rows(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
+        at = np.searchsorted(self.held, cells)
+        if not np.array_equal(self.held[np.minimum(at, len(self.held) - 1)], cells):
+            msg = "counts of cells on disk are asked for that are not held in memory"
+            raise LookupError(msg)
+        return at
+
+    def windows(self, cells: NDArray[np.int64], n_blocks: int, rng: np.random.Generator) -> Iterator[Window]:
+        """Random blocks, pass after pass: their cells in random order; with those held from the start, and counts."""
+        kept, matrix = self.held, self.matrix
+        fitted = np.zeros(len(self), dtype=bool)
+        fitted[cells] = True
+        for drawn in shuffled(np.arange(-(-len(self) // BLOCK)), n_blocks, rng):
+            blocks = np.unique(drawn)
+            here = (BLOCK * blocks[:, None] + np.arange(BLOCK)).ravel()
+            here = here[here < len(self)]
+            held, first = np.unique(np.concatenate([kept, here]), return_index=True)
+            window = sparse.vstack([matrix, self.read(blocks)], format="csr")[first]
+            yield Window(rng.permutation(here[fitted[here]]), held, window)
+
+
+class Window(NamedTuple):
+    """Cells in the order in which steps see them, and the rows of all cells held, which are sorted."""
+
+    order: NDArray[np.int64]
+    held: NDArray[np.int64]
+    matrix: sparse.csr_matrix
+
+
+def cells_seen(condition: NDArray[np.int64], options: FitConfig, seed: int) -> tuple[NDArray[np.int64], bool]:
+    """The cells that a fit of these batches needs in memory, sorted, and whether that is all it will see.
+
+    They are drawn here as they will be by the fit, `find_overlap` and `refit_dispersion`.
+    """
+    train, validation, first, rng = draw(condition, options, seed)
+    parts = [validation, first, evenly(len(condition)), *compared(condition)]
+    complete = min(options.n_steps * options.batch_size, len(train)) <= WINDOW
+    if complete:
+        parts += islice(shuffled(train, options.batch_size, rng), options.n_steps)
+    return np.unique(np.concatenate(parts)), complete
+
+
+class Scan(NamedTuple):
+    """What one pass over all cells finds: counts of each cell, genes that have any, and the rows of some cells."""
+
+    depth: NDArray[np.float64]
+    seen: NDArray[np.bool_]
+    matrix: sparse.csr_matrix
+
+
+def scan(blocks: Iterator[sparse.csr_matrix], n_genes: int, cells: NDArray[np.int64]) -> Scan:
+    """One pass over all cells, of which the counts of some (sorted) are kept."""
+    depth, seen, kept, done = [], np.zeros(n_genes, dtype=bool), [], 0
+    for block in ahead(blocks):
+        depth.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
+        seen[block.indices] = True
+        first, last = np.searchsorted(cells, [done, done + block.shape[0]])
+        kept.append(block[cells[first:last] - done])
+        done += block.shape[0]
+    return Scan(np.concatenate(depth), seen, sparse.vstack(kept, format="csr"))

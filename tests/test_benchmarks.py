@@ -1,0 +1,39 @@
+"""Benchmarks run on small data, so that they do not rot."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import sc_vaenb
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark_of(monkeypatch):
+    """A function that imports a benchmark by its name."""
+
+    def load(name):
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # set where it was not, for the processes it starts
+        monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+        spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_out_of_core(benchmark_of, tmp_path, monkeypatch):
+    benchmark = benchmark_of("out_of_core")
+    adata = sc_vaenb.datasets.simulate(200, 80, n_types=2, rng=0)
+    adata.write_h5ad(tmp_path / "data.h5ad")
+    monkeypatch.setattr(benchmark, "AT_ONCE", 150)
+    benchmark.make(tmp_path / "data.h5ad", 400, tmp_path)
+    rows = [benchmark.measure(way, tmp_path, 5) for way in benchmark.WAYS]
+    benchmark.judge(rows, tmp_path, [5, 5, 5])
+    assert [row["cells"] for row in rows] == [400, 400, 400]
+    assert all(row["equal"] for row in rows)
+    assert rows[0]["waited"] == 0 < rows[1]["waited"] < rows[1]["seconds"]
+    assert rows[0]["bio"] == rows[2]["bio"]
