@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from .minibatch import Minibatch
+from .protein import Protein
 
 
 class Passed(NamedTuple):
@@ -24,4 +25,4 @@ class Passed(NamedTuple):
     raw: Tensor
 
 
-PENALTIES: dict[str, Callable[..., nn.Module]] = {}
+PENALTIES: dict[str, Callable[..., nn.Module]] = {"protein": Protein}

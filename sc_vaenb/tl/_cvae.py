@@ -29,6 +29,7 @@ def cvae(
     overlap: Literal["auto", "all"] = "auto",
     align: bool = True,
     covariate_keys: Sequence[str] | None = None,
+    protein_key: str | None = None,
     prior: Literal["normal", "conditional"] = "normal",
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),

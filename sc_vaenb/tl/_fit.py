@@ -25,8 +25,10 @@ from ..fit.schedule import default_steps, default_weight_decay
 from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
+from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
 from ._covariates import learn_covariates, read_covariates
+from ._proteins import learn_proteins, read_proteins
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,6 +61,12 @@ layer
         Columns of `obs` that the model is told, so that the embedding need not say them: numbers (a share of
         mitochondrial counts, a score) or categories (the chemistry, beside the sample in `batch_key`). They are not
         aligned as batches are. Decoded expression is that at their mean.
+    protein_key
+        Table in `obsm` with raw counts of surface proteins (CITE-seq), cells x proteins: a DataFrame, or an array with
+        names in `uns["protein_names"]`. The embedding is then that of genes and proteins. A count is of background
+        alone, or of background and what is bound (Gayoso et al. 2021, Nature Methods, totalVI), which
+        :func:`sc_vaenb.tl.denoised_protein` tells apart. NaN says that a protein was not measured in a cell, as do
+        zeros in all cells of a batch. There are no size factors of proteins. `None`: genes alone.
     n_latent
         Dimensions of the embedding.
     hidden
@@ -121,7 +129,8 @@ RETURNS = """\
         far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
         in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
-        at the final `beta`.
+        at the final `beta`. With proteins also `train_protein` and `validation_protein`, their negative log-likelihood,
+        which the losses contain.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
         (with the lowest held-out loss), `kept_step` (whose weights the model has) and `message`.
@@ -161,11 +170,15 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
     covariates = learn_covariates(adata, params["covariate_keys"] or [], params.get("batch_key"))
+    protein_key, allowed = params["protein_key"], params["allow_non_integer"]
+    proteins = {} if protein_key is None else learn_proteins(adata, protein_key, codes, batches, allowed)
     mask = _adata.gene_mask(adata, params["mask_var"])
-    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=allowed)
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
     beside = {"covariates": read_covariates(adata, covariates)} if covariates else {}
+    if proteins:
+        beside["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
     counts = Counts(matrix, (size_factor / size_factor.mean()).astype(np.float32), codes, beside)
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
     config = _model_config(params, len(genes), overlap, counts)
@@ -173,6 +186,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     start = logg.info(
         f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
+        + (f" and {len(proteins['names'])} proteins" if proteins else "")
         + (f" of {len(batches)} batches" if len(batches) else "")
         + f" on {device} ({options.n_steps:,} steps)"
     )
@@ -194,6 +208,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     model_config = asdict(config) | {"size_factor_mean": size_factor.mean(), "covariates": covariates}
+    model_config |= {"proteins": proteins} if proteins else {}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
@@ -272,6 +287,9 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
         msg = f"covariate_keys={keys!r} is not possible. Give a list of columns of obs."
         raise TypeError(msg)
+    if not isinstance(params["protein_key"], str | None):
+        msg = f"protein_key={params['protein_key']!r} is not possible. Give the name of a table in obsm."
+        raise TypeError(msg)
     for name in ("align", "encode_batch"):
         if not isinstance(params.get(name, True), bool):
             msg = f"{name}={params[name]!r} is not possible. Choose True or False."
@@ -292,6 +310,7 @@ def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, cou
     mirrored = params["decoder_hidden"] is None
     names = ("n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as")
     conditional: dict[str, Any] = {}
+    n_proteins = counts.beside["protein"].shape[1] if "protein" in counts.beside else 0
     n_batches, codes = len(overlap.group), overlap.code().tolist()
     if n_batches:
         conditional = {
@@ -307,6 +326,8 @@ def _model_config(params: Mapping[str, Any], n_genes: int, overlap: Overlap, cou
         hidden=hidden,
         decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
         n_covariates=counts.beside["covariates"].shape[1] if "covariates" in counts.beside else 0,
+        n_proteins=n_proteins,
+        penalties={"protein": protein_weight(n_genes, n_proteins)} if n_proteins else {},
         **{name: params[name] for name in names},
         **conditional,
     )

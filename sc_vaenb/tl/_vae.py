@@ -24,6 +24,7 @@ def vae(
     dispersion: Literal["gene"] = "gene",
     link: Literal["softmax", "exp", "softplus"] = "softmax",
     covariate_keys: Sequence[str] | None = None,
+    protein_key: str | None = None,
     n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,
