@@ -27,6 +27,8 @@ def denoised_protein(
 
     A protein is decoded from a cell's latent state, which genes and proteins share, so it is also there for cells in
     which it was not measured: imputed, from their genes and their other proteins.
+    Background and foreground are told apart by their levels: of a protein with one level (no cell has it, or all do)
+    the split, and so the probability, means little.
 
     Parameters
     ----------
