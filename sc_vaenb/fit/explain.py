@@ -157,8 +157,7 @@ def integrated_gradients(
     with threads_as_asked():
         for start in range(0, len(cells), CELLS_AT_ONCE):
             batch = counts.minibatch(cells[start : start + CELLS_AT_ONCE], device)
-            side = [model.condition(batch.condition)] if model.condition and model.config.encode_batch else []
-            side = [vector.detach() for vector in side]
+            side = [vector.detach() for vector in model.encoder_side(batch)]
             way = batch.log_normalised() - start_at
 
             def state(x: Tensor, side: list[Tensor] = side) -> Tensor:

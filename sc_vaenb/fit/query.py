@@ -98,6 +98,9 @@ def per_batch(model: CountVAE) -> list[str]:
     tables = ["prior.mean", "prior.log_var"] if model.config.prior == "conditional" else []
     if model.config.dispersion == "gene-batch":
         tables += [f"likelihood.{name}" for name, _ in model.likelihood.named_parameters()]
+    if model.protein is not None:
+        levels = ("background", "bound", "background_shift", "bound_shift")
+        tables += [f"penalties.protein.{name}" for name in levels]
     return tables
 
 

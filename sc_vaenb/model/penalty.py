@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .labels import Labels
 from .minibatch import Minibatch
+from .protein import Protein
 from .removal import Adversary, Discrepancy
 
 
@@ -30,4 +31,9 @@ class Passed(NamedTuple):
     warmth: float | Tensor = 1.0
 
 
-PENALTIES: dict[str, Callable[..., nn.Module]] = {"adversary": Adversary, "labels": Labels, "mmd": Discrepancy}
+PENALTIES: dict[str, Callable[..., nn.Module]] = {
+    "adversary": Adversary,
+    "labels": Labels,
+    "mmd": Discrepancy,
+    "protein": Protein,
+}

@@ -14,6 +14,7 @@ from .minibatch import Minibatch, without_counts
 from .network import MLP, Condition
 from .penalty import PENALTIES, Passed
 from .prior import PRIORS
+from .protein import Protein
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class ModelConfig:
     alignment_clusters: int = 0
     n_covariates: int = 0
     labels: tuple[str, ...] = ()  # names of those that the classifier tells apart
+    n_proteins: int = 0  # with "protein" among the penalties
     penalties: dict[str, float] = field(default_factory=dict)  # weight of each
 
 
@@ -73,9 +75,8 @@ class CountVAE(nn.Module):
         covariate = config.size_factor_as == "covariate"
         likelihood = LIKELIHOODS[config.likelihood]
         style = (config.activation, config.norm, config.dropout)
-        self.encoder = MLP(
-            config.n_genes, n_given + n_side * config.encode_batch, config.hidden, 2 * config.n_latent, *style
-        )
+        n_seen = n_given + n_side * config.encode_batch + 2 * config.n_proteins
+        self.encoder = MLP(config.n_genes, n_seen, config.hidden, 2 * config.n_latent, *style)
         n_outputs = likelihood.heads * config.n_genes
         self.decoder = MLP(config.n_latent, n_given + n_side + covariate, config.decoder_hidden, n_outputs, *style)
         n_dispersions = config.n_conditions if config.dispersion == "gene-batch" else 1
@@ -87,20 +88,35 @@ class CountVAE(nn.Module):
         # With shares of the depth (softmax) the size factor 1 stands for this many counts.
         self.depth = nn.Buffer(torch.ones(()))
 
+    @property
+    def protein(self) -> Protein | None:
+        """The part that knows proteins, if any."""
+        part = self.penalties["protein"] if self.config.n_proteins else None
+        assert part is None or isinstance(part, Protein)
+        return part
+
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> None:
         """Start at the mean expression and moment dispersions of some cells, so that no step is spent on them."""
         self.depth.fill_(batch.count.sum() / batch.size_factor.sum())
         self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
+        if self.protein is not None:
+            self.protein.initialise(batch)
         self.prior.start(batch, self.encode)
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
+        mean, log_var = self.encoder(batch.log_normalised(), self.encoder_side(batch)).chunk(2, dim=1)
+        return mean, log_var.clamp(-12.0, 6.0)
+
+    def encoder_side(self, batch: Minibatch) -> list[Tensor]:
+        """What the encoder sees besides the counts."""
         side = self.given(batch)
         if self.condition is not None and self.config.encode_batch:
             side.append(self.condition(batch.condition))
-        mean, log_var = self.encoder(batch.log_normalised(), side).chunk(2, dim=1)
-        return mean, log_var.clamp(-12.0, 6.0)
+        if self.protein is not None:
+            side.append(self.protein.seen(batch))
+        return side
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""

@@ -3,6 +3,7 @@
 from ._compare import compare
 from ._corrected import corrected
 from ._cvae import cvae
+from ._denoised_protein import denoised_protein
 from ._differential import differential
 from ._embed import embed
 from ._export_model import export_model
@@ -23,6 +24,7 @@ __all__ = [
     "compare",
     "corrected",
     "cvae",
+    "denoised_protein",
     "differential",
     "embed",
     "export_model",

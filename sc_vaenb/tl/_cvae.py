@@ -30,6 +30,7 @@ def cvae(
     overlap: Literal["auto", "all"] = "auto",
     align: bool = True,
     covariate_keys: Sequence[str] | None = None,
+    protein_key: str | None = None,
     prior: Literal["normal", "conditional", "mog", "vamp"] = "normal",
     n_components: int = 30,
     adversary: float = 0.0,

@@ -31,9 +31,11 @@ from ..model.labels import UNKNOWN
 from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
+from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
 from ._covariates import learn_covariates, read_covariates
 from ._labels import classifier_of, read_labels, write_labels
+from ._proteins import learn_proteins, read_proteins
 from ._stored import counts_to_fit
 
 if TYPE_CHECKING:
@@ -71,6 +73,12 @@ layer
         Columns of `obs` that the model is told, so that the embedding need not say them: numbers (a share of
         mitochondrial counts, a score) or categories (the chemistry, beside the sample in `batch_key`). They are not
         aligned as batches are. Decoded expression is that at their mean.
+    protein_key
+        Table in `obsm` with raw counts of surface proteins (CITE-seq), cells x proteins: a DataFrame, or an array with
+        names in `uns["protein_names"]`. The embedding is then that of genes and proteins. A count is of background
+        alone, or of background and what is bound (Gayoso et al. 2021, Nature Methods, totalVI), which
+        :func:`sc_vaenb.tl.denoised_protein` tells apart. NaN says that a protein was not measured in a cell, as do
+        zeros in all cells of a batch. There are no size factors of proteins. `None`: genes alone.
     n_components
         The most components that a prior of several may have (`"mog"`, `"vamp"`), 100 at most. Those that explain less
         than about 2 % of the cells go unused, so the cells decide how many there are.
@@ -150,8 +158,9 @@ RETURNS = """\
         far), `beta`, `learning_rate`, `seconds`, `active_units` (dimensions with more than 0.01 nats of KL), and
         in nats per cell `train_loss`, `train_reconstruction`, `train_kl`, `validation_loss`,
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
-        at the final `beta` (at 1 with `target_kl`). Each penalty that is on (`adversary`, `mmd`) adds `train_` and
-        `validation_` columns of its name. A look at which the fit had to go back is left out.
+        at the final `beta` (at 1 with `target_kl`). What else is in the losses (`adversary`, `labels`, `mmd`, and
+        `protein`, the negative log-likelihood of proteins) adds `train_` and `validation_` columns of its name. A look
+        at which the fit had to go back is left out.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
         (with the lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit had to
@@ -215,17 +224,21 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     label = judges = np.array([], np.int64)
     if params["labels_key"] is not None:
         label, labels = read_labels(adata, params["labels_key"], params["unlabeled"], params.get("batch_key"))
+    protein_key, allowed = params["protein_key"], params["allow_non_integer"]
+    proteins = {} if protein_key is None else learn_proteins(adata, protein_key, codes, batches, allowed)
     mask = _adata.gene_mask(adata, params["mask_var"])
     options = _fit_config(params, adata.n_obs)
     beside = {"covariates": read_covariates(adata, covariates)} if covariates else {}
     if labels:
         judges = hold_back(label, seed)
         beside["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
+    if proteins:
+        beside["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
     counts: Counts
     if on_disk(*_adata.matrix_of(adata, params["layer"])):
         counts, genes, size_factor_mean = counts_to_fit(adata, params, mask, codes, beside, options, seed)
     else:
-        matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+        matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=allowed)
         matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
         size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
         size_factor_mean = size_factor.mean()
@@ -236,6 +249,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     start = logg.info(
         f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
+        + (f" and {len(proteins['names'])} proteins" if proteins else "")
         + (f" of {len(batches)} batches" if len(batches) else "")
         + f" on {device} ({options.n_steps:,} steps)"
     )
@@ -264,6 +278,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     model_config = asdict(config) | {"size_factor_mean": size_factor_mean, "covariates": covariates}
+    model_config |= {"proteins": proteins} if proteins else {}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
@@ -360,6 +375,9 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     if isinstance(keys, str) or not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
         msg = f"covariate_keys={keys!r} is not possible. Give a list of columns of obs."
         raise TypeError(msg)
+    if not isinstance(params["protein_key"], str | None):
+        msg = f"protein_key={params['protein_key']!r} is not possible. Give the name of a table in obsm."
+        raise TypeError(msg)
     for name in ("align", "encode_batch"):
         if not isinstance(params.get(name, True), bool):
             msg = f"{name}={params[name]!r} is not possible. Choose True or False."
@@ -399,6 +417,7 @@ def _model_config(
     names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
     names += ["prior", "n_components"]
     conditional: dict[str, Any] = {}
+    n_proteins = counts.beside["protein"].shape[1] if "protein" in counts.beside else 0
     n_batches, codes = len(overlap.group), overlap.code().tolist()
     if n_batches:
         conditional = {
@@ -408,7 +427,10 @@ def _model_config(
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
             "alignment_clusters": n_clusters(len(counts)) if params["align"] else 0,
         }
-    penalties = {name: params.get(name, 0) for name in DIALS} | {"labels": LABELS_WEIGHT if labels else 0}
+    penalties = {name: params.get(name, 0) for name in DIALS} | {
+        "labels": LABELS_WEIGHT if labels else 0,
+        "protein": protein_weight(n_genes, n_proteins) if n_proteins else 0,
+    }
     return ModelConfig(
         n_genes=n_genes,
         n_conditions=n_batches,
@@ -416,6 +438,7 @@ def _model_config(
         decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
         n_covariates=counts.beside["covariates"].shape[1] if "covariates" in counts.beside else 0,
         labels=labels,
+        n_proteins=n_proteins,
         penalties={name: float(weight) for name, weight in penalties.items() if weight},
         **{name: params[name] for name in names},
         **conditional,

@@ -18,6 +18,7 @@ from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
 from ..fit.transfer import nearest, novelty, vote
 from ._model import Stored, counts_of, load_model
+from ._proteins import with_batches as where_measured
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,8 @@ def map_query(
     adata
         The new cells, cells x genes. Genes are matched by name. Those of the model that are missing, up to half of
         them, are left out of the model that is written to `adata`: they count as expressed at the reference's mean, and
-        the depth of a cell is taken over the others.
+        the depth of a cell is taken over the others. Of a model with proteins, those that `adata` has not in the same
+        place of `obsm` count as not measured: cells of RNA alone can be mapped on a reference with both.
     reference
         Cells with a model in `uns[key]`, from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`; not changed. Its
         embedding `obsm["X_" + key]` is computed if it is not there, and its counts are read if genes are missing.
@@ -134,6 +136,7 @@ def map_query(
         stored.batches + new,
         stored.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
         stored.covariates,
+        stored.proteins,
     )
     model, counts = mapped.model, counts_of(adata, key, mapped, params=params)
 
@@ -161,6 +164,9 @@ def map_query(
     if label_key is not None and labels is not None:
         columns |= _predicted(label_key, labels, asked, embedding, n_neighbors)
     config = asdict(model.config) | {"size_factor_mean": mapped.size_factor_mean, "covariates": mapped.covariates}
+    if stored.proteins:
+        their = counts.beside["protein"], counts.condition, max(len(mapped.batches), 1)
+        config |= {"proteins": where_measured(stored.proteins, *their)}
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
     query = {
         "n_reference": reference.n_obs,

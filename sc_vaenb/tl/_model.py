@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import _adata
 from ..fit.batches import Counts
 from ..model.vae import CountVAE, ModelConfig
 from ._covariates import read_covariates
+from ._proteins import read_proteins
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,6 +25,7 @@ class Stored(NamedTuple):
     batches: list[str]
     size_factor_mean: float
     covariates: list[dict[str, Any]]
+    proteins: dict[str, Any]  # names and where they were measured; empty where the model knows none
 
 
 def load_model(adata: AnnData, key: str) -> Stored:
@@ -30,6 +33,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
     config, weights, genes, batches = _adata.unpack_model(_adata.find_record(adata, key), key)
     try:
         mean, covariates = float(config.pop("size_factor_mean")), list(config.pop("covariates", []))
+        proteins = dict(config.pop("proteins", {}))
         for name in ("hidden", "decoder_hidden", "condition_code", "condition_group", "labels"):
             config[name] = tuple(config.get(name, ()))
         with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
@@ -40,7 +44,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
             f"uns[{key!r}]['model'] is damaged ({' '.join(str(error).split())}). Fit it again, or read the file again."
         )
         raise ValueError(msg) from error
-    return Stored(model.eval(), genes, batches, mean, covariates)
+    return Stored(model.eval(), genes, batches, mean, covariates, proteins)
 
 
 def counts_of(
@@ -62,7 +66,17 @@ def counts_of(
         matrix = matrix[:, np.argsort(np.argsort(order))]
     size_factor = _adata.read_size_factor(adata, params.get("size_factor"), matrix) / stored.size_factor_mean
     codes = np.zeros(len(size_factor), np.int64)
-    if stored.batches and batches:
+    if stored.batches and (batches or stored.proteins):
         codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
+    return Counts(matrix, size_factor.astype(np.float32), codes, beside_of(adata, stored, params, codes))
+
+
+def beside_of(
+    adata: AnnData, stored: Stored, params: Mapping[str, Any], codes: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """What else a model is told of each cell."""
     beside = {"covariates": read_covariates(adata, stored.covariates)} if stored.covariates else {}
-    return Counts(matrix, size_factor.astype(np.float32), codes, beside)
+    if stored.proteins:
+        allowed = bool(params.get("allow_non_integer", False))
+        beside["protein"] = read_proteins(adata, params["protein_key"], stored.proteins, codes, allowed)
+    return beside

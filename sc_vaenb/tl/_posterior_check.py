@@ -206,7 +206,11 @@ def _check_likelihoods(likelihoods: Sequence[str] | None, config: ModelConfig) -
 
 def _fit_config(params: Mapping[str, Any], key: str) -> FitConfig:
     """How the model was fitted, but with early stopping: late steps learn fitted cells by heart, some models faster."""
-    given = {"patience": PATIENCE, "validation_fraction": params.get("validation_fraction") or SHARE}
+    given = {
+        "patience": PATIENCE,
+        "validation_fraction": params.get("validation_fraction") or SHARE,
+        "target_kl": params.get("target_kl"),
+    }
     for name in (field.name for field in fields(FitConfig) if field.name not in given):
         if name not in params:
             msg = (

@@ -14,8 +14,7 @@ from .. import _adata
 from .._disk import DiskCounts
 from ..fit.loop import FitConfig
 from ..fit.stored import StoredCounts, cells_seen, scan
-from ._covariates import read_covariates
-from ._model import Stored
+from ._model import Stored, beside_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +67,7 @@ def counts_to_embed(adata: AnnData, key: str, stored: Stored, *, batches: bool) 
     if column is not None:
         size_factor = (_adata.size_factor_column(adata, column) / stored.size_factor_mean).astype(np.float32)
     codes = np.zeros(adata.n_obs, np.int64)
-    if stored.batches and batches:
+    if stored.batches and (batches or stored.proteins):
         codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
     place, sorted_already = np.argsort(np.argsort(order)), not (np.diff(order) < 0).any()
 
@@ -84,7 +83,7 @@ def counts_to_embed(adata: AnnData, key: str, stored: Stored, *, batches: bool) 
 
     none = sparse.csr_matrix((0, len(order)), dtype=np.float32)
     nowhere = np.empty(0, np.int64)
-    beside = {"covariates": read_covariates(adata, stored.covariates)} if stored.covariates else {}
+    beside = beside_of(adata, stored, params, codes)
     return StoredCounts(none, size_factor, codes, beside, held=nowhere, complete=False, blocks=blocks, read=disk.read)
 
 

@@ -25,6 +25,7 @@ def vae(
     dispersion: Literal["gene"] = "gene",
     link: Literal["softmax", "exp", "softplus"] = "softmax",
     covariate_keys: Sequence[str] | None = None,
+    protein_key: str | None = None,
     prior: Literal["normal", "mog", "vamp"] = "normal",
     n_components: int = 30,
     labels_key: str | None = None,

@@ -1,0 +1,159 @@
+"""Counts of surface proteins in `obsm`: which there are, where they were measured, and their values for a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scipy import sparse
+
+from .. import _adata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+NAMES = "protein_names"  # in uns, where the counts are an array
+
+
+def learn_proteins(
+    adata: AnnData, key: str, codes: NDArray[np.int64], batches: NDArray[np.str_], allow_non_integer: bool
+) -> dict[str, Any]:
+    """Names of the proteins with counts, and whether each batch measured each: there is a count above 0."""
+    table = _table(adata, key, allow_non_integer)
+    measured = _measured(table.to_numpy(), codes, max(len(batches), 1))
+    silent = table.columns[~measured.any(0)]
+    if len(silent) == table.shape[1]:
+        msg = (
+            f"obsm[{key!r}] holds no count above 0 of any of its {len(silent)} proteins: none was measured. "
+            "Give the raw counts of proteins, or leave protein_key out."
+        )
+        raise ValueError(msg)
+    if len(silent):
+        logg.warning(
+            f"{len(silent)} of {table.shape[1]} proteins have no counts in these cells (first: {silent[0]!r}) and are "
+            "left out of the model."
+        )
+    measured = measured[:, measured.any(0)]
+    names = table.columns.difference(silent, sort=False).tolist()
+    for batch, own in zip(batches, measured, strict=False):
+        if not own.all():
+            first = names[int(np.argmin(own))]
+            logg.info(
+                f"batch {str(batch)!r} has no counts of {(~own).sum()} of {len(names)} proteins (first: {first!r}): "
+                "they are taken as not measured there."
+            )
+    return {"names": names, "measured": measured.tolist()}
+
+
+def read_proteins(
+    adata: AnnData, key: str, learned: Mapping[str, Any], codes: NDArray[np.int64], allow_non_integer: bool
+) -> NDArray[np.float32]:
+    """Counts of the model's proteins, cells x proteins; NaN where one was not measured.
+
+    That is where a value is missing, or all of a batch are 0 and no cell that the model was fitted on had a count
+    there. Cells without the table have no protein measured.
+    """
+    names = list(learned["names"])
+    if key not in adata.obsm:
+        logg.warning(f"adata.obsm has no {key!r}: these cells are taken to have no protein measured.")
+        return np.full((adata.n_obs, len(names)), np.nan, np.float32)
+    table = _table(adata, key, allow_non_integer)
+    found = [name for name in names if name in table.columns]
+    if not found:
+        msg = (
+            f"obsm[{key!r}] holds none of the {len(names)} proteins of the model (first: {names[0]!r}), but "
+            f"{_some(table.columns)}. Name them as in the fit, or remove obsm[{key!r}]."
+        )
+        raise ValueError(msg)
+    values = table.reindex(columns=names).to_numpy()
+    fitted = np.array(learned["measured"])
+    measured = _measured(values, codes, max(int(codes.max(initial=0)) + 1, len(fitted)))
+    measured[: len(fitted)] |= fitted
+    return np.where(measured[codes], values, np.nan).astype(np.float32)
+
+
+def with_batches(
+    learned: dict[str, Any], values: NDArray[np.float32], codes: NDArray[np.int64], n_batches: int
+) -> dict[str, Any]:
+    """What is known of the proteins, with batches that the model was not fitted on and what these cells have there."""
+    known = len(learned["measured"])
+    return learned | {"measured": learned["measured"] + _measured(values, codes, n_batches)[known:].tolist()}
+
+
+def _measured(values: NDArray, codes: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
+    """Whether a batch has a count of a protein (batches x proteins)."""
+    measured = np.zeros((n_batches, values.shape[1]), dtype=bool)
+    for code in np.unique(codes):
+        measured[code] = (values[codes == code] > 0).any(0)  # never of NaN
+    return measured
+
+
+def _table(adata: AnnData, key: str, allow_non_integer: bool) -> pd.DataFrame:
+    """The table in obsm as float64, every value checked; columns are the proteins' names."""
+    if key not in adata.obsm:
+        msg = f"protein_key={key!r} is not in adata.obsm, which holds {_adata.keys(adata.obsm)}. Choose one of these."
+        raise KeyError(msg)
+    found = adata.obsm[key]
+    names = _names(adata, key, found)
+    dense = found.toarray() if sparse.issparse(found) else found
+    try:
+        if isinstance(dense, pd.DataFrame):
+            values = dense.to_numpy(dtype=np.float64, na_value=np.nan)
+        else:
+            values = np.asarray(dense, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"obsm[{key!r}] is not a table of numbers ({error}). Give the raw counts of proteins."
+        raise ValueError(msg) from error
+    _check(adata, key, values, names, allow_non_integer)
+    return pd.DataFrame(values, columns=names)
+
+
+def _names(adata: AnnData, key: str, found: Any) -> list[str]:
+    if isinstance(found, pd.DataFrame):
+        names, where = [str(name) for name in found.columns], f"The columns of obsm[{key!r}]"
+    elif found.ndim != 2 or not found.shape[1]:
+        msg = f"obsm[{key!r}] has the shape {found.shape}. Give counts of proteins, cells x proteins."
+        raise ValueError(msg)
+    elif NAMES in adata.uns:
+        names, where = [str(name) for name in np.ravel(adata.uns[NAMES])], f"uns[{NAMES!r}]"
+        if len(names) != found.shape[1]:
+            msg = (
+                f"uns[{NAMES!r}] holds {len(names)} names, but obsm[{key!r}] has {found.shape[1]} columns. Give one "
+                "name for each, or a DataFrame with the names as its columns."
+            )
+            raise ValueError(msg)
+    else:
+        return [f"protein_{i}" for i in range(found.shape[1])]
+    if not names or len(set(names)) < len(names):
+        msg = f"{where} hold {len(names)} names of proteins, {len(set(names))} of them different. Give each its own."
+        raise ValueError(msg)
+    return names
+
+
+def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_non_integer: bool) -> None:
+    """Refuse the first value that is neither a count nor missing."""
+    kinds = {
+        "values that are not finite": np.isinf(values) | (np.abs(values) > _adata.LARGEST),
+        "negative values": values < 0,
+        "non-integer values": (values != np.rint(values)) & ~np.isnan(values),
+    }
+    if allow_non_integer:
+        kinds.pop("non-integer values")
+    for what, bad in kinds.items():
+        if bad.any():
+            cell, protein = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            advice = ", or allow_non_integer=True for ambient-corrected counts" if what.startswith("non-") else ""
+            msg = (
+                f"obsm[{key!r}] holds {what} (cell {str(adata.obs_names[cell])!r}, protein {names[protein]!r}: "
+                f"{values[cell, protein]:.6g}): these look normalised. Give the raw counts of proteins{advice}; NaN "
+                "where one was not measured."
+            )
+            raise ValueError(msg)
+
+
+def _some(names: pd.Index) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
