@@ -453,26 +453,33 @@ def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
         adata.uns[key] = record
 
 
-def write_components(adata: AnnData, key: str, member: NDArray[np.float32] | None) -> None:
-    """Put the probabilities of components (cells x components) into obsm, and the likeliest into obs.
+EXTRAS = {  # what fits with components, or with labels, write beside the embedding: parts of obs and of obsm
+    "components": (("_component",), "_components"),
+    "labels": (("_label", "_label_probability"), "_label_probabilities"),
+}
 
-    None: there are none, and those of an earlier fit go.
-    """
-    column, matrix = f"{key}_component", f"{key}_components"
+
+def remove_extras(adata: AnnData, key: str) -> None:
+    """Take away what an earlier fit wrote under this key beside its embedding, and the next need not write."""
+    record = adata.uns.get(key)
     with _views_may_become_own():
-        if member is not None:
-            names = [str(i) for i in range(member.shape[1])]
-            adata.obs[column] = pd.Categorical.from_codes(member.argmax(1), names)
-            adata.obsm[matrix] = member
-        elif matrix in adata.obsm and "components" in adata.uns.get(key, {}):
-            del adata.obsm[matrix]
-            adata.obs.drop(columns=column, errors="ignore", inplace=True)
+        for name in [name for name in EXTRAS if isinstance(record, dict) and name in record]:
+            columns, table = EXTRAS[name]
+            adata.obs.drop(columns=[key + column for column in columns], errors="ignore", inplace=True)
+            if key + table in adata.obsm:
+                del adata.obsm[key + table]
 
 
 def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:
     """Put cells x genes into layers[key]."""
     with _views_may_become_own():
         adata.layers[key] = values
+
+
+def write_array(adata: AnnData, key: str, values: NDArray[np.float32]) -> None:
+    """Put an array of the cells into obsm[key]."""
+    with _views_may_become_own():
+        adata.obsm[key] = values
 
 
 def write_table(adata: AnnData, key: str, table: pd.DataFrame) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from ._arguments import check_arguments
 from ._cvae import cvae
-from ._fit import check_arguments
 from ._graph import downstream
 from ._harmony import harmony
 from ._pca import log_pca

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _adata
 from ..model.prior import PRIORS
-from ._fit import check_arguments
+from ._arguments import check_arguments
 
 if TYPE_CHECKING:
     from anndata import AnnData

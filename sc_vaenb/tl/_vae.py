@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ._fit import describe, fit_into
+from ._fit import fit_into
+from ._parameters import describe
 
 if TYPE_CHECKING:
     from anndata import AnnData

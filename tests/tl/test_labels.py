@@ -150,6 +150,12 @@ def test_without_labels_there_are_no_traces_of_them(fitted):
 # what else works on such a model
 
 
+def test_a_later_fit_without_labels_leaves_no_predictions(labelled, fast):
+    assert {"vae_label", "vae_label_probability"} < set(labelled.obs)
+    sc_vaenb.tl.cvae(labelled, "batch", **fast)
+    assert not [name for name in [*labelled.obs, *labelled.obsm] if name.startswith("vae_label")]
+
+
 def test_a_file_keeps_predictions_and_cells_without_labels_get_them(labelled, tmp_path):
     labelled.write_h5ad(tmp_path / "cells.h5ad")
     again = ad.read_h5ad(tmp_path / "cells.h5ad")

@@ -1,0 +1,86 @@
+"""From an AnnData to what a fit reads: counts, batches, and what else is known of the cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import _adata
+from .._disk import on_disk
+from ..fit.batches import Counts
+from ..fit.classify import hold_back
+from ..fit.loop import FitConfig
+from ..model.labels import UNKNOWN
+from ._covariates import learn_covariates, read_covariates
+from ._labels import read_labels
+from ._proteins import learn_proteins, read_proteins
+from ._stored import counts_to_fit
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@dataclass
+class Inputs:
+    """What a fit is made from.
+
+    Attributes
+    ----------
+    counts
+        The cells, with what is beside their counts.
+    genes, batches
+        Names; no batches for `tl.vae`.
+    size_factor_mean
+        What the size factors were divided by.
+    covariates, proteins
+        What makes numbers of them, for cells that come later too; empty without.
+    label, labels
+        Code of each cell's label (-1 for none) and their names; empty without.
+    judges
+        Cells whose labels the fit does not see.
+    """
+
+    counts: Counts
+    genes: NDArray[np.str_]
+    batches: NDArray[np.str_]
+    size_factor_mean: float
+    covariates: list[dict[str, Any]]
+    proteins: dict[str, Any]
+    label: NDArray[np.int64]
+    labels: tuple[str, ...]
+    judges: NDArray[np.int64]
+
+
+def read_inputs(adata: AnnData, params: Mapping[str, Any], options: FitConfig, seed: int) -> Inputs:
+    """Everything, checked; what is cheap to check comes first."""
+    batch_key, allowed = params.get("batch_key"), params["allow_non_integer"]
+    codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
+    if "batch_key" in params:
+        codes, batches = _adata.read_batches(adata, params["batch_key"])
+    covariates = learn_covariates(adata, params["covariate_keys"] or [], batch_key)
+    beside: dict[str, NDArray] = {"covariates": read_covariates(adata, covariates)} if covariates else {}
+    label = judges = np.array([], np.int64)
+    labels: tuple[str, ...] = ()
+    if params["labels_key"] is not None:
+        label, labels = read_labels(adata, params["labels_key"], params["unlabeled"], batch_key)
+        judges = hold_back(label, seed)
+        beside["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
+    proteins: dict[str, Any] = {}
+    if (protein_key := params["protein_key"]) is not None:
+        proteins = learn_proteins(adata, protein_key, codes, batches, allowed)
+        beside["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
+    mask = _adata.gene_mask(adata, params["mask_var"])
+    counts: Counts
+    if on_disk(*_adata.matrix_of(adata, params["layer"])):
+        counts, genes, mean = counts_to_fit(adata, params, mask, codes, beside, options, seed)
+    else:
+        matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=allowed)
+        matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
+        size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
+        mean = size_factor.mean()
+        counts = Counts(matrix, (size_factor / mean).astype(np.float32), codes, beside)
+    return Inputs(counts, genes, batches, mean, covariates, proteins, label, labels, judges)
