@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,11 @@ from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, open_folder
 from ..fit.classify import classify, hold_back
-from ..fit.cuda import to_device
+from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed, memberships
-from ..fit.loop import FitConfig, fit
+from ..fit.loop import FitConfig, Step, fit
+from ..fit.memory import halved, release
 from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.labels import UNKNOWN
@@ -115,7 +116,8 @@ layer
         Steps of the fit. `None`: 400 and one for every ten cells, 700 at most, so that large data cost no more (of a
         million cells, a fit of 700 steps of 128 sees an eleventh).
     batch_size
-        Cells per step (fewer if there are fewer).
+        Cells per step (fewer if there are fewer). If the device runs out of memory, the fit begins again with half as
+        many, 16 at least, and a warning says so.
     learning_rate
         Peak of the one-cycle schedule of AdamW. When the loss rises far or is no number any more, the fit goes back to
         the weights with the lowest and on with a third of it.
@@ -259,8 +261,25 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     try:
         counts, step = to_device(counts, device)
-        progress = settings.verbosity.value > 0
-        model, history, verdict = fit(config, counts, options, device, seed, progress, step, checkpoint)
+        if device.type == "cuda" and step is Step:
+            logg.info(
+                f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes on "
+                f"or take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
+            )
+        progress, fitted = settings.verbosity.value > 0, None
+        if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
+            options = replace(options, batch_size=checkpoint.batch_size)
+        while fitted is None:
+            try:
+                fitted = fit(config, counts, options, device, seed, progress, step, checkpoint)
+            except (RuntimeError, MemoryError) as error:
+                options = halved(options, len(counts), error)
+                logg.warning(f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}.")
+                if checkpoint:
+                    checkpoint.begin_again(options.batch_size)
+            if fitted is None:
+                release(device)  # not above, where the error still holds the fit that failed
+        model, history, verdict = fitted
         embedding = embed(model, counts, device)
         member = memberships(model, counts, device)
         if model.alignment is not None:
@@ -282,6 +301,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
+        "batch_size": options.batch_size,
         "weight_decay": options.weight_decay,
         "device": str(device),
     }
