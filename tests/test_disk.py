@@ -42,14 +42,15 @@ def counts_of(matrix, mask=EVERY, **options):
 
 @pytest.mark.parametrize("kind", [np.asarray, sp.csr_matrix])
 def test_blocks_and_single_ones_are_the_counts_of_the_genes(values, stored, kind, monkeypatch):
-    monkeypatch.setattr(_disk, "CELLS_AT_ONCE", 30)
+    monkeypatch.setattr(_disk, "CELLS_AT_ONCE", 100)
     mask = np.array([True, False, True, True, False, True])
     counts = counts_of(stored(kind(values)), mask)
     blocks = list(counts.blocks())
-    assert [block.shape[0] for block in blocks] == [30, 30, CELLS - 60]
+    assert [block.shape[0] for block in blocks] == [100, 100, CELLS - 200]
     for found, expected in (
         (sp.vstack(blocks), values),
         (counts.read(np.array([0, 2])), np.delete(values, range(BLOCK, 2 * BLOCK), 0)),
+        (counts.read(np.arange(3)), values),
     ):
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found.toarray(), expected[:, mask])
@@ -59,12 +60,26 @@ def test_blocks_and_single_ones_are_the_counts_of_the_genes(values, stored, kind
     ("value", "said"), [(0.5, "non-integer values"), (-1, "negative values"), (np.nan, "values that are not finite")]
 )
 def test_a_bad_value_deep_inside_is_named(values, stored, value, said, monkeypatch):
-    monkeypatch.setattr(_disk, "CELLS_AT_ONCE", 30)
-    values[47, 4] = value
+    monkeypatch.setattr(_disk, "CELLS_AT_ONCE", 100)
+    values[147, 4] = value
     counts = counts_of(stored(sp.csr_matrix(values)), np.arange(GENES) > 0)
-    with pytest.raises(ValueError, match=rf"^X holds {said} \(cell 'cell_47', gene 'gene_4': {value:.6g}\)"):
+    with pytest.raises(ValueError, match=rf"^X holds {said} \(cell 'cell_147', gene 'gene_4': {value:.6g}\)"):
         list(counts.blocks())
     assert len(list(counts.blocks(check=False))) == 3
+
+
+def test_neighbouring_blocks_are_read_at_once_but_not_too_many(values):
+    class Matrix:
+        def __getitem__(self, cells):
+            asked.append((cells.start, cells.stop))
+            return values[cells]
+
+    for most, expected in ((3, [(0, 3)]), (2, [(0, 2), (2, 3)])):
+        asked = []
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_disk, "CELLS_AT_ONCE", most * BLOCK)
+            counts_of(Matrix()).read(np.arange(3))
+        assert asked == [(BLOCK * start, BLOCK * stop) for start, stop in expected]
 
 
 def test_explicit_zeros_and_unsorted_indices_do_not_matter(stored):

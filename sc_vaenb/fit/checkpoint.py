@@ -103,6 +103,8 @@ class Checkpoint:
     ----------
     step
         Steps taken in the state from which the fit goes on; 0 if there is none.
+    batch_size
+        Cells per step of that state, where they are fewer than asked for, as memory was too little; else 0.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], warn: Callable[[str], None]) -> None:
@@ -110,7 +112,7 @@ class Checkpoint:
         self.folder, self.about, self.warn = folder, json.loads(json.dumps(about)), warn
         self.newest: Path | None = None
         self.found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
-        self.step, self.cost, self.failed = 0, USUAL, False
+        self.step, self.batch_size, self.cost, self.failed = 0, 0, USUAL, False
         damaged = []
         for path in sorted(self._states(), reverse=True):
             try:
@@ -120,6 +122,7 @@ class Checkpoint:
                 continue
             self._refuse_another(text["about"])
             self.newest, self.found, self.step = path, (arrays, text["state"]), text["state"]["step"]
+            self.batch_size = text["state"].get("batch_size", 0)
             break
         if damaged:
             then = f"goes on from step {self.step:,}" if self.newest else "starts again"
@@ -131,6 +134,10 @@ class Checkpoint:
         if self.found is not None:
             state.unpack(*self.found)
             self.found = None
+
+    def begin_again(self, batch_size: int) -> None:
+        """Forget the states there, which go when the next is written: the fit has fewer cells per step from here on."""
+        self.newest, self.found, self.step, self.batch_size = None, None, 0, batch_size
 
     def offer(self, state: State, last: bool) -> None:
         """Write the state if that costs little beside the time since the last was written, or if it is the last."""
@@ -153,6 +160,7 @@ class Checkpoint:
 
     def _write(self, state: State) -> None:
         arrays, facts = state.pack()
+        facts["batch_size"] = self.batch_size
         content = save(arrays, {"about": json.dumps(self.about), "state": json.dumps(facts)})
         path = self.folder / f"step_{state.step:09d}_{zlib.crc32(content):08x}.safetensors"
         partial = self.folder / PARTIAL

@@ -25,7 +25,8 @@ from .loop import FitConfig, draw
 from .overlap import compared
 
 WINDOW = 131_072  # cells held for steps to draw from; more than a fit with the default steps sees
-BLOCK = 32  # neighbouring cells read together: one would be slow to read, many would be too much alike
+BLOCK = 128  # neighbouring cells read together: few would be slow to read, many would be too much alike
+PARTS = 8  # of a window: the first, for which steps have to wait, has one, and each that follows twice as many
 
 
 @dataclass(kw_only=True)
@@ -66,7 +67,7 @@ class StoredCounts(Counts):
         if self.complete:
             yield from shuffled(cells, size, rng)
         size = min(size, len(cells))
-        for window in ahead(self.windows(cells, max(WINDOW, 4 * size) // BLOCK, rng)):
+        for window in ahead(self.windows(cells, -(-max(WINDOW, 4 * size) // (BLOCK * PARTS)), rng)):
             order, self.held, self.matrix = window
             yield from (order[start : start + size] for start in range(0, len(order) - size + 1, size))
 
@@ -77,13 +78,15 @@ class StoredCounts(Counts):
             raise LookupError(msg)
         return at
 
-    def windows(self, cells: NDArray[np.int64], n_blocks: int, rng: np.random.Generator) -> Iterator[Window]:
+    def windows(self, cells: NDArray[np.int64], part: int, rng: np.random.Generator) -> Iterator[Window]:
         """Random blocks, pass after pass: their cells in random order; with those held from the start, and counts."""
         kept, matrix = self.held, self.matrix
         fitted = np.zeros(len(self), dtype=bool)
         fitted[cells] = True
-        for drawn in shuffled(np.arange(-(-len(self) // BLOCK)), n_blocks, rng):
-            blocks = np.unique(drawn)
+        drawn, parts = shuffled(np.arange(-(-len(self) // BLOCK)), part, rng), 1
+        while True:
+            blocks = np.unique(np.concatenate(list(islice(drawn, parts))))
+            parts = min(2 * parts, PARTS)
             here = (BLOCK * blocks[:, None] + np.arange(BLOCK)).ravel()
             here = here[here < len(self)]
             held, first = np.unique(np.concatenate([kept, here]), return_index=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from .. import _adata
 from ..fit.align import align, n_clusters
 from ..fit.checkpoint import Checkpoint, identity
 from ..fit.classify import classify
-from ..fit.cuda import to_device
+from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed, memberships
-from ..fit.loop import FitConfig, fit
+from ..fit.loop import FitConfig, Step, fit
+from ..fit.memory import halved, release
 from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
@@ -66,8 +67,25 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
     try:
         counts, step = to_device(counts, device)
-        progress = settings.verbosity.value > 0
-        model, history, verdict = fit(config, counts, options, device, seed, progress, step, checkpoint)
+        if device.type == "cuda" and step is Step:
+            logg.info(
+                f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes on "
+                f"or take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
+            )
+        progress, fitted = settings.verbosity.value > 0, None
+        if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
+            options = replace(options, batch_size=checkpoint.batch_size)
+        while fitted is None:
+            try:
+                fitted = fit(config, counts, options, device, seed, progress, step, checkpoint)
+            except (RuntimeError, MemoryError) as error:
+                options = halved(options, len(counts), error)
+                logg.warning(f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}.")
+                if checkpoint:
+                    checkpoint.begin_again(options.batch_size)
+            if fitted is None:
+                release(device)  # not above, where the error still holds the fit that failed
+        model, history, verdict = fitted
         embedding = embed(model, counts, device)
         member = memberships(model, counts, device)
         if model.alignment is not None:
@@ -87,6 +105,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
+        "batch_size": options.batch_size,
         "weight_decay": options.weight_decay,
         "device": str(device),
     }

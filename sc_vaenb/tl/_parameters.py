@@ -74,7 +74,8 @@ layer
         Steps of the fit. `None`: 400 and one for every ten cells, 700 at most, so that large data cost no more (of a
         million cells, a fit of 700 steps of 128 sees an eleventh).
     batch_size
-        Cells per step (fewer if there are fewer).
+        Cells per step (fewer if there are fewer). If the device runs out of memory, the fit begins again with half as
+        many, 16 at least, and a warning says so.
     learning_rate
         Peak of the one-cycle schedule of AdamW. When the loss rises far or is no number any more, the fit goes back to
         the weights with the lowest and on with a third of it.

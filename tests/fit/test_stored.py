@@ -9,7 +9,7 @@ from sc_vaenb.fit import stored
 from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.cuda import DeviceCounts, to_device
 from sc_vaenb.fit.loop import FitConfig, Step, draw, fit
-from sc_vaenb.fit.stored import BLOCK, StoredCounts, cells_seen, scan
+from sc_vaenb.fit.stored import StoredCounts, cells_seen, scan
 from sc_vaenb.model.vae import ModelConfig
 
 CPU = torch.device("cpu")
@@ -28,6 +28,12 @@ def counts():
     return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), codes, beside)
 
 
+@pytest.fixture
+def small_windows(monkeypatch):
+    monkeypatch.setattr(stored, "WINDOW", 256)
+    monkeypatch.setattr(stored, "BLOCK", 16)
+
+
 def on_disk(counts, options, seed=0):
     """The same as if it were on disk."""
 
@@ -35,7 +41,8 @@ def on_disk(counts, options, seed=0):
         return (counts.matrix[start : start + 300] for start in range(0, N, 300))
 
     def read(numbers):
-        return sparse.vstack([counts.matrix[BLOCK * i : BLOCK * (i + 1)] for i in numbers], format="csr")
+        block = stored.BLOCK
+        return sparse.vstack([counts.matrix[block * i : block * (i + 1)] for i in numbers], format="csr")
 
     cells, complete = cells_seen(counts.condition, options, seed)
     matrix = scan(blocks(), GENES, cells).matrix
@@ -78,14 +85,13 @@ def test_cells_in_order_are_those_in_memory(counts, monkeypatch):
         assert same(one, other)
 
 
-def test_more_steps_than_a_window_holds_see_every_cell_but_those_held_out(counts, monkeypatch):
-    monkeypatch.setattr(stored, "WINDOW", 256)
+def test_more_steps_than_a_window_holds_see_every_cell_but_those_held_out(counts, small_windows):
     options = FitConfig(200, 0.1, batch_size=16)
     there = on_disk(counts, options)
     assert not there.complete
     train, validation, first, rng = draw(counts.condition, options, 0)
     seen = []
-    for cells in islice(there.shuffled(train, 16, rng), 2 * N // 16):
+    for cells in islice(there.shuffled(train, 16, rng), 4 * N // 16):
         assert same(there.minibatch(cells, CPU), counts.minibatch(cells, CPU))
         assert same(there.minibatch(validation, CPU), counts.minibatch(validation, CPU))
         assert same(there.minibatch(first, CPU), counts.minibatch(first, CPU))
@@ -96,8 +102,7 @@ def test_more_steps_than_a_window_holds_see_every_cell_but_those_held_out(counts
 
 
 @pytest.mark.parametrize("size", [16, 400])
-def test_windows_are_drawn_by_the_seed_alone(counts, size, monkeypatch):
-    monkeypatch.setattr(stored, "WINDOW", 256)
+def test_windows_are_drawn_by_the_seed_alone(counts, size, small_windows):
     options = FitConfig(200, 0.1, batch_size=size)
     runs = [
         list(islice(on_disk(counts, options).shuffled(np.arange(N), size, np.random.default_rng(seed)), 40))
@@ -106,6 +111,14 @@ def test_windows_are_drawn_by_the_seed_alone(counts, size, monkeypatch):
     assert all(len(cells) == size for cells in runs[0])
     np.testing.assert_array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
+
+
+def test_windows_grow_to_their_size(counts, small_windows):
+    there = on_disk(counts, FitConfig(200, 0.1, batch_size=16))
+    windows = islice(there.windows(np.arange(N), 2, np.random.default_rng(0)), 6)
+    sizes = [round(len(window.order) / 16) for window in windows]
+    assert sizes[:4] == [2, 4, 8, 16]
+    assert max(sizes) == 16
 
 
 def test_cells_held_can_lie_on_a_device(counts, monkeypatch):
@@ -120,8 +133,7 @@ def test_cells_held_can_lie_on_a_device(counts, monkeypatch):
         assert same(one, other)
 
 
-def test_windows_are_not_put_on_a_device(counts, monkeypatch):
-    monkeypatch.setattr(stored, "WINDOW", 256)
+def test_windows_are_not_put_on_a_device(counts, small_windows):
     there = on_disk(counts, FitConfig(200, 0.1, batch_size=16))
     assert to_device(there, torch.device("cuda")) == (there, Step)
 

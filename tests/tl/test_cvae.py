@@ -267,7 +267,7 @@ def test_fits_that_break_down_leave_everything_as_it_was(adata, fast, refused, m
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(_fit, "fit", fit)
-    with refused(adata, MemoryError, r"cpu ran out of memory\. Lower batch_size \(128\) or hidden"):
+    with refused(adata, MemoryError, r"cpu ran out of memory\. Lower batch_size \(16\) or hidden"):
         sc_vaenb.tl.cvae(adata, "batch", **fast)
 
 
