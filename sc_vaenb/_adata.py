@@ -453,21 +453,20 @@ def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
         adata.uns[key] = record
 
 
-EXTRAS = {  # what fits with components, or with labels, write beside the embedding: parts of obs and of obsm
-    "components": (("_component",), "_components"),
-    "labels": (("_label", "_label_probability"), "_label_probabilities"),
-}
+EXTRAS = (  # what fits with components, or with labels, write beside the embedding: columns of obs and a part of obsm
+    (("_component",), "_components"),
+    (("_label", "_label_probability"), "_label_probabilities"),
+)
 
 
 def remove_extras(adata: AnnData, key: str) -> None:
-    """Take away what an earlier fit wrote under this key beside its embedding, and the next need not write."""
-    record = adata.uns.get(key)
+    """Take away what an earlier model wrote under this key beside its embedding, and the next need not write."""
     with _views_may_become_own():
-        for name in [name for name in EXTRAS if isinstance(record, dict) and name in record]:
-            columns, table = EXTRAS[name]
-            adata.obs.drop(columns=[key + column for column in columns], errors="ignore", inplace=True)
-            if key + table in adata.obsm:
+        for columns, table in EXTRAS:
+            names = [key + column for column in columns]
+            if key + table in adata.obsm and set(names) <= set(adata.obs):  # all of them: none is the user's own
                 del adata.obsm[key + table]
+                adata.obs.drop(columns=names, inplace=True)
 
 
 def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:

@@ -12,7 +12,8 @@ from ..model.vae import CountVAE
 
 SETBACK, CHANCE = 0.5, 3.0  # of what the loss has fallen, and times its median change between looks: what rises by more
 # does not do so by the chance of the minibatches, but because the steps are too long
-FEWEST = 6  # looks before which this cannot be told
+FEWEST = 6  # looks before which this cannot be told,
+STEPS = 8  # and in a look: shorter ones are of few cells and all chance
 SLOWER = 3.0  # times, after each setback
 MOST_SETBACKS = 6  # to a learning rate 700 times lower: then something else is wrong
 SOFTLY = 0.5  # exponent of (found / asked for) by which the weight of the KL changes at a look,
@@ -32,8 +33,8 @@ class Adaptation:
         is long enough the KL is then `target_kl`, whatever beta was at the start.
     """
 
-    def __init__(self, model: CountVAE, beta: float, target_kl: float | None) -> None:
-        self.beta, self.target_kl = beta, target_kl
+    def __init__(self, model: CountVAE, beta: float, target_kl: float | None, steps: int) -> None:
+        self.beta, self.target_kl, self.steps = beta, target_kl, steps  # between looks
         self.slower, self.setbacks = 1.0, 0
         self.looks: list[tuple[float, float]] = []  # reconstruction and KL
         self.weights = self._copy(model)
@@ -47,7 +48,7 @@ class Adaptation:
         losses = np.array([*self.looks, (reconstruction, kl)]) @ (1.0, beta)
         first, lowest, now = losses[0], losses.min(), losses[-1]
         broken, risen = not math.isfinite(now), False
-        if len(losses) > FEWEST and self.setbacks < MOST_SETBACKS:
+        if len(losses) > FEWEST and self.steps >= STEPS and self.setbacks < MOST_SETBACKS:
             chance = CHANCE * np.median(np.abs(np.diff(losses[:-1])))
             risen = now - lowest > max(SETBACK * (first - lowest), chance)
         if broken or risen:

@@ -43,8 +43,8 @@ USUAL = 0.05  # seconds that this takes, until the first time is measured
 class State:
     """All that changes in the course of a fit, as it is at a look (in between, the history holds sums as well).
 
-    Which cells come next is not in it: that follows from the seed and the number of steps, of which a
-    second passes over 100,000.
+    Which cells come next is not in it: that follows from the seed and the number of steps. A second passes over
+    100,000 steps in memory; a long fit to counts on disk reads again what it has seen.
     """
 
     model: CountVAE
@@ -84,7 +84,8 @@ class State:
         moments = {int(part.split("/")[1]): values for part, values in parts.items() if part.startswith("optimizer/")}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.history.rows, self.history.kl_per_dim = facts["rows"], list(parts["history"]["kl_per_dim"].numpy())
-        self.history.start -= facts["rows"][-1]["seconds"]
+        if facts["rows"]:  # else the first look led to a setback
+            self.history.start -= facts["rows"][-1]["seconds"]
         device = self.model.depth.device
         self.best.weights = {name: value.to(device) for name, value in parts["best"].items()} or None
         self.adapt.weights = {name: value.to(device) for name, value in parts["calm"].items()}

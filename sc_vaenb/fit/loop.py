@@ -122,7 +122,7 @@ def fit(
         model = CountVAE(config).to(device)
         model.initialise(counts.minibatch(drawn.first, device))
         improve = make_step(model, counts, options, n_at_once)
-        best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl)
+        best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl, history.interval)
         state = State(model, improve.optimizer, history, best, adapt, generators(device))
         if checkpoint is not None:
             checkpoint.restore(state)

@@ -130,7 +130,8 @@ class Vamp(Mixture):
         counts = cells.dense(cells.count)[chosen]
         row, gene = counts.nonzero(as_tuple=True)
         size_factor, condition = cells.size_factor[chosen], cells.condition[chosen]
-        self.inputs = Minibatch(row, gene, counts[row, gene], size_factor, condition, cells.n_genes)
+        beside = {name: values[chosen] for name, values in cells.beside.items()}
+        self.inputs = Minibatch(row, gene, counts[row, gene], size_factor, condition, cells.n_genes, beside)
         self.encode = encode
         self.weight.fill_(1 / n_components)
 

@@ -68,6 +68,12 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     if params["prior"] == "conditional" and params.get("batch_key") is None:
         msg = "prior='conditional' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or prior='normal'."
         raise ValueError(msg)
+    if params["prior"] == "vamp" and params["norm"] == "batch":
+        msg = (
+            "prior='vamp' encodes its pseudo-inputs beside the cells of a step, which norm='batch' would mix up. "
+            "Choose norm='layer', or prior='mog'."
+        )
+        raise ValueError(msg)
     if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
         msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
         raise ValueError(msg)
@@ -82,6 +88,10 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
     if not isinstance(params["protein_key"], str | None):
         msg = f"protein_key={params['protein_key']!r} is not possible. Give the name of a table in obsm."
         raise TypeError(msg)
+    if params["labels_key"] is not None and params["labels_key"] in keys:
+        key = params["labels_key"]
+        msg = f"labels_key={key!r} is among covariate_keys: the model would be told what it is to predict."
+        raise ValueError(msg)
     for name in ("align", "encode_batch"):
         if not isinstance(params.get(name, True), bool):
             msg = f"{name}={params[name]!r} is not possible. Choose True or False."

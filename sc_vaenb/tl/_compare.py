@@ -222,6 +222,17 @@ def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any],
         check_arguments(adata, {**defaults, **options, **arguments, "batch_key": batch_key})
 
 
+def _beside(adata: AnnData, params: Mapping[str, Any]) -> list[int]:
+    """Checksums of what a fit with these parameters reads beside counts and batches."""
+    named = (params.get("size_factor"), params.get("labels_key"), *(params.get("covariate_keys") or ()))
+    columns = [name for name in named if name in adata.obs]  # what is not there the fit will refuse
+    found = [_checksum(pd.util.hash_pandas_object(adata.obs[name], index=False).to_numpy()) for name in columns]
+    if (key := params.get("protein_key")) in adata.obsm:
+        names = adata.uns.get("protein_names", getattr(adata.obsm[key], "columns", []))
+        found += [_checksum(np.asarray(adata.obsm[key], np.float64)), zlib.crc32(repr(list(names)).encode())]
+    return found
+
+
 def _check_keys(runs: list[Run], key_added: str, batch_key: str, label_key: str | None) -> None:
     keys = [run.key for run in runs]
     for key in keys:
@@ -252,7 +263,9 @@ def _runs(
         key = _own_key(adata, name, own)
         untold = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy"}
         told = {k: v for k, v in params.items() if k not in untold}
-        text = json.dumps([method, seed, told, version("sc_vaenb")], sort_keys=True, default=str)
+        text = json.dumps(
+            [method, seed, told, version("sc_vaenb"), _beside(adata, params)], sort_keys=True, default=str
+        )
         return Run(method, seed, key, f"{zlib.crc32(text.encode()):08x}{data:08x}", partial(compute, key_added=key))
 
     def pca(key_added: str) -> None:

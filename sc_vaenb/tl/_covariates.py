@@ -19,6 +19,9 @@ MOST_CATEGORIES = 100  # more are names of cells, or numbers that were read as t
 
 def learn_covariates(adata: AnnData, keys: Sequence[str], batch_key: str | None) -> list[dict[str, Any]]:
     """What makes numbers of each column: mean and sd of a numeric one, categories and their shares of any other."""
+    if len(set(keys)) < len(keys):
+        msg = f"covariate_keys={list(keys)} names a column twice. Name it once."
+        raise ValueError(msg)
     return [_learned(adata, key, batch_key) for key in keys]
 
 

@@ -48,7 +48,7 @@ def denoised_protein(
 
     Returns
     -------
-    `None`, or the copy if `copy`. Written are tables, cells x proteins, float32:
+    `None`, or the copy if `copy`. Written are tables, cells x proteins, float32 (a "/" in a name becomes "|"):
 
     `obsm["vae_protein"]`
         Counts to expect of the foreground without the background, times its probability.
@@ -87,7 +87,7 @@ def denoised_protein(
     if stored.batches:
         group = _adata.read_groups(_adata.find_record(adata, key), key, n_batches)
 
-    names = stored.proteins["names"]
+    names = [name.replace("/", "|") for name in stored.proteins["names"]]  # which no file can hold in a column's name
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")
     tables = {f"{key}_protein": "what is bound", f"{key}_protein_foreground": "the probability that anything is"}
     for name in tables:

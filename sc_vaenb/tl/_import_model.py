@@ -63,6 +63,7 @@ def import_model(
     adata = adata.copy() if copy else adata
     if key_added in adata.uns:
         logg.warning(f"replacing uns[{key_added!r}]; pass key_added to keep several models side by side")
+    _adata.remove_extras(adata, key_added)
     _adata.write_record(adata, key_added, record)
     logg.info("read a model", deep=f"added\n    {key_added!r}, the model (adata.uns)")
     return adata if copy else None

@@ -17,6 +17,7 @@ from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
 from ..fit.transfer import nearest, novelty, vote
+from ._labels import write_labels
 from ._model import Stored, counts_of, load_model
 from ._proteins import with_batches as where_measured
 
@@ -182,11 +183,14 @@ def map_query(
     told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
     if new and "overlap" in told:
         told["overlap"] = _with_new(told["overlap"], counts.condition, asked, embedding, codes, new)
+    _adata.remove_extras(adata, key)
     _adata.write_result(adata, key, latent, {**told, "params": params, "model": packed, "query": query})
+    predicted = write_labels(adata, key, model, latent)
     for name, values in columns.items():
         adata.obs[name] = values
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model with its new batches (adata.uns)"
-    logg.info("    finished", time=start, deep=added + f"\n    {', '.join(map(repr, columns))} (adata.obs)")
+    added += f"\n    {', '.join(map(repr, columns))} (adata.obs)"
+    logg.info("    finished", time=start, deep="\n    ".join([added, *predicted]))
     return adata if copy else None
 
 

@@ -24,9 +24,11 @@ DEFAULT: Space = {
     "hidden": [(64,), (128,), (256,), (128, 128)],
     "learning_rate": (2e-3, 1.2e-2),
 }
-CONDITIONAL: Space = {"prior": list(PRIORS)}
 OF_TUNE = (
     "batch_key",
+    "labels_key",
+    "unlabeled",
+    "protein_key",
     "layer",
     "mask_var",
     "device",
@@ -44,11 +46,16 @@ OF_DATA = (
 DIGITS = 3  # of a number drawn from a range: no fit depends on more, and the call to make is easy to read
 
 
+def default_space(batches: bool) -> Space:
+    """Around the defaults, with the priors that a model with batches, or one without, can have."""
+    return DEFAULT | {"prior": [prior for prior in PRIORS if batches or prior != "conditional"]}
+
+
 def read_space(adata: AnnData, function: Callable, space: Mapping[str, Any] | None, given: Mapping[str, Any]) -> Space:
     """The space to search, every value of which `function` (`tl.vae` or `tl.cvae`) takes."""
     defaults = function.__kwdefaults__ or {}
     if space is None:
-        return DEFAULT | (CONDITIONAL if "prior" in defaults else {})
+        return default_space(given.get("batch_key") is not None)
     if not isinstance(space, Mapping) or not space:
         msg = f"space={space!r} is not possible. Give a dict such as {{'n_latent': [10, 30], 'beta': (0.1, 2.0)}}."
         raise TypeError(msg)

@@ -14,7 +14,7 @@ from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.checkpoint import Checkpoint, identity, open_folder, read
 from sc_vaenb.fit.cuda import DeviceCounts
 from sc_vaenb.fit.loop import FitConfig, Step, fit
-from sc_vaenb.model.vae import ModelConfig
+from sc_vaenb.model.vae import CountVAE, ModelConfig
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_genes=40, n_latent=3, hidden=(16,), decoder_hidden=(16,))
@@ -346,3 +346,25 @@ def test_a_short_fit_writes_its_end_alone(run, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "USUAL", 60.0)  # for slow machines
     run()
     assert steps(tmp_path) == [60]
+
+
+def test_a_fit_set_back_at_its_first_look_goes_on_too(run, counts, monkeypatch):
+    """The history is still empty then."""
+    loss = CountVAE.loss
+
+    def broken(self, *args, **options):
+        terms = loss(self, *args, **options)
+        broken.steps += self.training
+        return terms._replace(loss=terms.loss * float("nan")) if broken.steps == 1 and self.training else terms
+
+    def fitted(*attempts):
+        broken.steps = 0
+        for attempt in attempts:
+            found = attempt()
+        return found
+
+    monkeypatch.setattr(CountVAE, "loss", broken)
+    expected = fitted(lambda: fit(CONFIG, counts, OPTIONS, CPU, 0))
+    found = fitted(lambda: break_off(run, 4), run)
+    assert expected[2].setbacks == found[2].setbacks == 1
+    assert_same(found, expected)

@@ -8,6 +8,7 @@ import pytest
 import sc_vaenb
 from sc_vaenb.fit import history
 from sc_vaenb.tl import _compare, _graph
+from sc_vaenb.tl._compare import _beside
 from sc_vaenb.tl._verdict import verdict_in_words
 
 KEYS = ["pca", "pca_harmony", "vae", "cvae"]
@@ -296,3 +297,20 @@ def test_the_verdict_says_what_went_wrong(adata):
     assert "Bad under-corrects: " in said
     methods, scores = table(PCA={"total": [0.6], "same_batch_excess": 0.01}, A={"total": [0.6], "same_batch_excess": 0})
     assert "there is hardly anything to correct" in verdict_in_words(adata, methods, scores, None)
+
+
+def test_what_a_fit_reads_beside_the_counts_is_part_of_what_it_was_made_from(adata):
+    params = {"size_factor": "depth", "covariate_keys": ("age",), "labels_key": "known", "protein_key": "prot"}
+    adata.obs["depth"], adata.obs["age"], adata.obs["known"] = 1.0, np.arange(300.0), "a"
+    adata.obsm["prot"] = np.ones((300, 2))
+    prints = [_beside(adata, {})]
+    for change in ("nothing", "depth", "age", "known", "prot", "names"):
+        if change in adata.obs:
+            adata.obs[change] = adata.obs[change].to_numpy()[::-1] + adata.obs[change].to_numpy()
+        elif change == "prot":
+            adata.obsm["prot"] = np.full((300, 2), 2.0)
+        elif change == "names":
+            adata.uns["protein_names"] = ["CD3", "CD19"]
+        prints.append(_beside(adata, params))
+        assert prints[-1] == _beside(adata.copy(), params)
+    assert len({str(found) for found in prints}) == len(prints)

@@ -83,7 +83,7 @@ def test_every_function_works_with_it(adata, fast, prior, tmp_path):
         {"n_components": 100, "n_latent": 30},
         {"learning_rate": 0.06, "n_latent": 30},
         {"free_bits": 0.5},
-        {"norm": "batch"},
+        {"norm": "none"},
     ],
     ids=str,
 )
@@ -108,6 +108,7 @@ def test_cells_that_are_all_the_same(adata, fast, prior):
     [
         ({"prior": "conditional"}, r"prior='conditional' needs batches\. Use sc_vaenb\.tl\.cvae\(adata, batch_key="),
         ({"prior": "gmm"}, r"prior='gmm' is not known\. Choose one of \['normal', 'conditional', 'mog', 'vamp'\]"),
+        ({"prior": "vamp", "norm": "batch"}, r"prior='vamp' encodes its pseudo-inputs beside the cells of a step"),
         ({"n_components": 0}, "n_components=0 is not possible. Give a whole number at least 1 and at most 100"),
         ({"n_components": 2.5}, "n_components=2.5 is not possible. Give a whole number"),
     ],

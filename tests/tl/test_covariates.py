@@ -118,6 +118,7 @@ def test_new_cells_are_mapped_with_their_covariates(told, measured, refused):
     [
         ("kit", TypeError, r"covariate_keys='kit' is not possible\. Give a list of columns of obs\."),
         ([1], TypeError, r"covariate_keys=\[1\] is not possible"),
+        (["kit", "kit"], ValueError, r"covariate_keys=\['kit', 'kit'\] names a column twice"),
         (["nothing"], KeyError, r"covariate_keys='nothing' is not in adata\.obs\. Its columns are"),
         (["batch"], ValueError, r"covariate_keys holds 'batch', which is the batch_key: .* Leave it out\."),
         (["gaps"], ValueError, r"obs\['gaps'\] has no value for 1 cells \(first: '3'\)\. Fill them in"),
@@ -138,3 +139,9 @@ def test_refusals(adata, fast, refused, keys, error, text):
     adata.obs["same"], adata.obs["one"], adata.obs["names"] = 2, "x", adata.obs_names.to_numpy()
     with refused(adata, error, text):
         sc_vaenb.tl.cvae(adata, "batch", covariate_keys=keys, **fast)
+
+
+def test_labels_cannot_be_a_covariate(adata, fast, refused):
+    text = r"labels_key='cell_type' is among covariate_keys: the model would be told what it is to predict\."
+    with refused(adata, ValueError, text):
+        sc_vaenb.tl.cvae(adata, "batch", covariate_keys=["cell_type"], labels_key="cell_type", **fast)

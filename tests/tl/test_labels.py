@@ -225,3 +225,22 @@ def test_labels_that_cannot_be(adata, fast, refused, key, error, text):
 def test_a_word_for_no_label_that_is_no_word(adata, fast, refused):
     with refused(adata, TypeError, r"unlabeled=None is not possible. Give the text that stands for no label."):
         sc_vaenb.tl.vae(adata, labels_key="cell_type", unlabeled=None, **fast)
+
+
+def test_a_query_gets_the_labels_of_the_reference_in_place_of_its_own(labelled, adata, fast):
+    query = labelled[::3].copy()
+    query.obs["own"] = np.where(np.arange(query.n_obs) % 2, "odd", "even")
+    sc_vaenb.tl.vae(query, labels_key="own", prior="mog", **fast)
+    sc_vaenb.tl.map_query(query, labelled, batch_key="batch", n_steps=5)
+    assert set(query.obs["vae_label"].cat.categories) == set(labelled.obs["vae_label"].cat.categories)
+    assert "vae_component" not in query.obs
+    mapped = query.obs["vae_label"].copy()
+    sc_vaenb.tl.embed(query)
+    assert (query.obs["vae_label"] == mapped).all()
+
+
+def test_an_imported_model_leaves_no_predictions_of_another(labelled, fast, tmp_path):
+    other = sc_vaenb.tl.vae(labelled, copy=True, **fast)
+    sc_vaenb.tl.export_model(other, tmp_path / "other.safetensors")
+    sc_vaenb.tl.import_model(labelled, tmp_path / "other.safetensors")
+    assert "vae_label" not in labelled.obs

@@ -10,7 +10,7 @@ import pytest
 import sc_vaenb
 from sc_vaenb.tl._tune import _verdict
 from sc_vaenb.tl._tune_fit import agreement
-from sc_vaenb.tl._tune_space import in_words, start
+from sc_vaenb.tl._tune_space import default_space, in_words, read_space, start
 
 SPACE = {"n_steps": [5], "hidden": [(8,)], "n_latent": [3, 2], "beta": (0.1, 2.0)}
 DEFAULTS = sc_vaenb.tl.cvae.__kwdefaults__
@@ -117,11 +117,17 @@ def test_without_batches_vae_is_tuned_and_a_file_keeps_the_search(adata, tmp_pat
 
 
 def test_the_default_space_is_around_the_defaults():
-    from sc_vaenb.tl._tune_space import CONDITIONAL, DEFAULT
-
-    space = DEFAULT | CONDITIONAL
+    space = default_space(batches=True)
     assert in_words(start(space, DEFAULTS), DEFAULTS) == ""
     assert {"normal", "conditional"} <= set(space["prior"])
+
+
+@pytest.mark.parametrize("batch_key", ["batch", None])
+def test_every_value_of_the_default_space_can_be_fitted(adata, batch_key):
+    function = sc_vaenb.tl.vae if batch_key is None else sc_vaenb.tl.cvae
+    space = default_space(batch_key is not None)
+    lists = {name: values for name, values in space.items() if isinstance(values, list)}
+    assert read_space(adata, function, lists, {"batch_key": batch_key}) == lists
 
 
 def table_of(*scores):

@@ -456,7 +456,7 @@ def test_a_loss_that_leaves_the_numbers_is_an_error(adata, fast, refused):
 
 
 def test_a_learning_rate_that_is_much_too_high_is_lowered(adata, fast, log):
-    options = fast | {"n_steps": 150}
+    options = fast | {"n_steps": 400}
     sc_vaenb.tl.vae(adata, learning_rate=3.0, **options)
     history, verdict = adata.uns["vae"]["history"], adata.uns["vae"]["verdict"]
     assert verdict["setbacks"] > 0
