@@ -103,7 +103,11 @@ class Checkpoint:
     ----------
     step
         Steps taken in the state from which the fit goes on; 0 if there is none.
+    writes
+        Whether what is offered is written: where several processes share a fit, by the first of them.
     """
+
+    writes = True
 
     def __init__(self, folder: Path, about: dict[str, Any], warn: Callable[[str], None]) -> None:
         """Find the newest state that is whole; `about` tells this fit from others (see `identity`)."""
@@ -135,7 +139,7 @@ class Checkpoint:
     def offer(self, state: State, last: bool) -> None:
         """Write the state if that costs little beside the time since the last was written, or if it is the last."""
         begun = time.perf_counter()
-        if not last and self.cost > SHARE * (begun - self.since):
+        if not self.writes or (not last and self.cost > SHARE * (begun - self.since)):
             return
         try:
             self._write(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, open_folder
 from ..fit.classify import classify, hold_back
 from ..fit.cuda import to_device
-from ..fit.device import resolve_device
+from ..fit.distributed import Processes, SharedStep, own_device, place, together
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, fit
 from ..fit.overlap import Overlap, assumed, find_overlap
@@ -131,7 +132,8 @@ layer
         to the weights with the lowest. `None`: use all steps and keep the last weights. On small data the held-out
         loss turns up long before the embedding is at its best, so stop early for the sake of decoding, not embedding.
     device
-        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device. Several processes that torchrun has
+        started share the fit, each on a CUDA device of its own or all on the CPU, to the same result but for rounding.
     rng
         Seed, or a numpy Generator to draw one from; `None` for a random one. The same seed gives the same result on
         the same machine and CPU with the same number of threads; the global random state is neither read nor changed.
@@ -214,8 +216,11 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     _adata.check_adata(adata, copy=arguments["copy"])
     _adata.check_key(key)
     check_arguments(adata, params)
-    folder = _folder(arguments["checkpoint"], params["rng"])
-    device, seed = resolve_device(params["device"]), _seed(params["rng"])
+    rank, n_processes = place()
+    if n_processes > 1:
+        check_shareable(params, n_processes)
+    folder = _folder(arguments["checkpoint"], params["rng"], opened=rank == 0)
+    device, seed = own_device(params["device"]), _seed(params["rng"])
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if method == "cvae":
         codes, batches = _adata.read_batches(adata, params["batch_key"])
@@ -245,36 +250,40 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         counts = Counts(matrix, (size_factor / size_factor_mean).astype(np.float32), codes, beside)
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
     config = _model_config(params, len(genes), overlap, counts, labels)
-    checkpoint = Checkpoint(folder, identity(config, counts, options, seed), logg.warning) if folder else None
+    with together(device) as processes:
+        checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
+        start = logg.info(
+            f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
+            + (f" and {len(proteins['names'])} proteins" if proteins else "")
+            + (f" of {len(batches)} batches" if len(batches) else "")
+            + f" on {device} ({options.n_steps:,} steps)"
+        )
+        if checkpoint and checkpoint.step:
+            logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
+        adata = adata.copy() if arguments["copy"] else adata
 
-    start = logg.info(
-        f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
-        + (f" and {len(proteins['names'])} proteins" if proteins else "")
-        + (f" of {len(batches)} batches" if len(batches) else "")
-        + f" on {device} ({options.n_steps:,} steps)"
-    )
-    if checkpoint and checkpoint.step:
-        logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
-    adata = adata.copy() if arguments["copy"] else adata
-
-    try:
-        counts, step = to_device(counts, device)
-        progress = settings.verbosity.value > 0
-        model, history, verdict = fit(config, counts, options, device, seed, progress, step, checkpoint)
-        embedding = embed(model, counts, device)
-        member = memberships(model, counts, device)
-        if model.alignment is not None:
-            align(model.alignment, embedding, codes, overlap.group, seed)
-            embedding = aligned(model, embedding, codes, device)
-        told = {}
-        if labels:
-            told = classify(classifier_of(model), embedding, label, judges, seed)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        msg = f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
-        raise MemoryError(msg) from error
-    except FloatingPointError as error:
-        msg = f"The fit broke down: {error}. Lower learning_rate ({options.learning_rate:g}); look for extreme counts."
-        raise FloatingPointError(msg) from error
+        try:
+            counts, step = to_device(counts, device)
+            progress = settings.verbosity.value > 0 and processes.rank == 0
+            make_step = partial(SharedStep, processes) if processes.size > 1 else step
+            model, history, verdict = fit(config, counts, options, device, seed, progress, make_step, checkpoint)
+            embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
+            member = memberships(model, counts, device)
+            if model.alignment is not None:
+                align(model.alignment, embedding, codes, overlap.group, seed)
+                embedding = aligned(model, embedding, codes, device)
+            told = {}
+            if labels:
+                told = classify(classifier_of(model), embedding, label, judges, seed)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            msg = (
+                f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
+            )
+            raise MemoryError(msg) from error
+        except FloatingPointError as error:
+            advice = f"Lower learning_rate ({options.learning_rate:g}); look for extreme counts."
+            msg = f"The fit broke down: {error}. {advice}"
+            raise FloatingPointError(msg) from error
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     model_config = asdict(config) | {"size_factor_mean": size_factor_mean, "covariates": covariates}
@@ -384,6 +393,25 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
             raise TypeError(msg)
 
 
+def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
+    """Refuse what is not the same when each process sees its part of a minibatch alone."""
+    if params["rng"] is None:
+        msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
+        raise ValueError(msg)
+    found = [f"{name}={params[name]!r}" for name in (*DIALS, "dropout", "free_bits") if params.get(name)]
+    found += [
+        f"{name}={params[name]!r}"
+        for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))
+        if params[name] == value
+    ]
+    if found:
+        msg = (
+            f"{', '.join(found)} cannot be shared by {n_processes} processes, as each would need all cells of a step. "
+            "Fit in one process (without torchrun), or leave it out."
+        )
+        raise ValueError(msg)
+
+
 def _in_order(
     member: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], dict[str, NDArray]]:
@@ -454,7 +482,7 @@ def _fit_config(params: Mapping[str, Any], n_cells: int) -> FitConfig:
     return FitConfig(**chosen)
 
 
-def _folder(checkpoint: Any, rng: Any) -> Path | None:
+def _folder(checkpoint: Any, rng: Any, *, opened: bool) -> Path | None:
     """The folder for the state of a fit that can go on: one that will be the same fit when it is called again."""
     if checkpoint is None:
         return None
@@ -464,8 +492,31 @@ def _folder(checkpoint: Any, rng: Any) -> Path | None:
     if rng is None:
         msg = "checkpoint needs a seed: with rng=None no fit is that of before. Give rng a whole number."
         raise ValueError(msg)
-    open_folder(Path(checkpoint))
+    if opened:
+        open_folder(Path(checkpoint))
     return Path(checkpoint)
+
+
+def _checkpoint(
+    folder: Path | None,
+    config: ModelConfig,
+    counts: Counts,
+    options: FitConfig,
+    seed: int,
+    device: torch.device,
+    processes: Processes,
+) -> Checkpoint | None:
+    """The state to go on from, which the first process reads for all and writes, once all are known to fit the same."""
+    if folder is None and processes.size == 1:
+        return None
+    about = identity(config, counts, options, seed)
+    if processes.size > 1:
+        processes.check_same(about | {"device": device.type, "checkpoint": folder is not None})
+    if folder is None:
+        return None
+    checkpoint = processes.first(lambda: Checkpoint(folder, about, logg.warning))
+    checkpoint.writes = processes.rank == 0
+    return checkpoint
 
 
 def _seed(rng: int | np.random.Generator | None) -> int:

@@ -31,8 +31,9 @@ def counts():
 def on_disk(counts, options, seed=0):
     """The same as if it were on disk."""
 
-    def blocks():
-        return (counts.matrix[start : start + 300] for start in range(0, N, 300))
+    def blocks(cells=slice(None)):
+        first, last, _ = cells.indices(N)
+        return (counts.matrix[start : min(start + 300, last)] for start in range(first, last, 300))
 
     def read(numbers):
         return sparse.vstack([counts.matrix[BLOCK * i : BLOCK * (i + 1)] for i in numbers], format="csr")
