@@ -155,8 +155,10 @@ def from_a_file(matrix: Any) -> bool:
     return dense or isinstance(matrix, CSCDataset | CSRDataset)
 
 
-def row_blocks(matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int) -> Iterator[sparse.csr_matrix]:
-    """Rows of any supported matrix, some at a time, as canonical CSR of the chosen genes."""
+def row_blocks(
+    matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int, cells: slice = slice(None)
+) -> Iterator[sparse.csr_matrix]:
+    """Rows of any supported matrix (those of a slice), some at a time, as canonical CSR of the chosen genes."""
     if not (from_a_file(matrix) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         msg = (
             f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
@@ -170,8 +172,9 @@ def row_blocks(matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int) -
         matrix = matrix[:, np.flatnonzero(genes)].tocsr()
         genes = np.ones(matrix.shape[1], dtype=bool)
     chosen = np.flatnonzero(genes)
-    for start in range(0, matrix.shape[0], n_rows):
-        rows = matrix[start : start + n_rows]
+    first, last, _ = cells.indices(matrix.shape[0])
+    for start in range(first, last, n_rows):
+        rows = matrix[start : min(start + n_rows, last)]
         yield canonical(rows if genes.all() else rows[:, chosen], where)
 
 

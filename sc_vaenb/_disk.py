@@ -15,7 +15,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ._adata import canonical, check_values, from_a_file, row_blocks
-from .fit.batches import CELLS_AT_ONCE
+from .fit.batches import CELLS_AT_ONCE, EVERY
 from .fit.stored import BLOCK
 
 
@@ -30,12 +30,12 @@ class DiskCounts:
     mask: NDArray[np.bool_]
     allow_non_integer: bool = False
 
-    def blocks(self, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
-        """All cells in order as canonical float32 CSR without explicit zeros; with `check`, every value checked."""
-        done = 0
+    def blocks(self, cells: slice = EVERY, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
+        """These cells in order as canonical float32 CSR without explicit zeros; with `check`, every value checked."""
+        done, last, _ = cells.indices(len(self.cells))
         quiet = settings.verbosity.value < 1
-        with tqdm(total=len(self.cells), desc="reading", disable=quiet, leave=False, delay=2, mininterval=0.5) as bar:
-            for block in row_blocks(self.matrix, self.where, self.mask, CELLS_AT_ONCE):
+        with tqdm(total=last - done, desc="reading", disable=quiet, leave=False, delay=2, mininterval=0.5) as bar:
+            for block in row_blocks(self.matrix, self.where, self.mask, CELLS_AT_ONCE, cells):
                 if check:
                     check_values(block, self.where, self.cells[done:], self.genes, self.allow_non_integer)
                 done += block.shape[0]

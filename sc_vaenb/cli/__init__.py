@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # of libraries among themselves, which a user of the command can do nothing about
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            _place(options)
             _quiet(options.quiet)
             options.run(options)
             sys.stdout.flush()
@@ -77,6 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sc-vaenb: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
+
+
+def _place(options: argparse.Namespace) -> None:
+    """Which of several processes that torchrun has started this is: all but the first are silent."""
+    options.rank = 0
+    if "WORLD_SIZE" in os.environ:
+        from ..tl._fit import place
+
+        options.rank, n_processes = place()
+        if n_processes > 1 and not hasattr(options, "method"):
+            raise ValueError("several processes can share vae and cvae alone. Start this command without torchrun.")
+        options.quiet |= options.rank > 0
 
 
 def _quiet(quiet: bool) -> None:

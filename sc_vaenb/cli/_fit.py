@@ -38,15 +38,20 @@ def run_fit(options: argparse.Namespace) -> None:
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=options.method == "cvae")
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     check_columns(batch_key, label_key)
-    make_folder(options.out)
+    writes = options.rank == 0
+    if writes:
+        make_folder(options.out)
     prepare(adata, batch_key, options)
-    check_room(adata, options.out)
+    if writes:
+        check_room(adata, options.out)
     key = options.method
     arguments = {**given(options, function), "layer": "counts", "key_added": key}
     kept = options.out / f"{key}_checkpoint"
     if options.resume:
         arguments["checkpoint"] = kept
     function(adata, *([batch_key] if options.method == "cvae" else []), **arguments)
+    if not writes:
+        return
     if adata.uns[key]["verdict"]["status"] == "interrupted":
         if options.resume:
             print(f"The state of the fit is kept in {kept}: the same command goes on from there.")

@@ -15,6 +15,7 @@ from ..model.minibatch import Minibatch
 
 CHECKED = 2**20  # counts with a checksum of their own
 CELLS_AT_ONCE = 4096  # in a pass over all cells
+EVERY = slice(None)
 
 
 @dataclass
@@ -68,10 +69,11 @@ class Counts:
         beside = {name: values[cells] for name, values in self.beside.items()}
         return Counts(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside)
 
-    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
-        """All cells, some at a time."""
-        for start in range(0, len(self), CELLS_AT_ONCE):
-            yield self.minibatch(slice(start, start + CELLS_AT_ONCE), device)
+    def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
+        """These cells (neighbours), some at a time."""
+        first, last, _ = cells.indices(len(self))
+        for start in range(first, last, CELLS_AT_ONCE):
+            yield self.minibatch(slice(start, min(start + CELLS_AT_ONCE, last)), device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Endless minibatches of these cells."""

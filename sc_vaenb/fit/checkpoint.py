@@ -106,7 +106,11 @@ class Checkpoint:
         Steps taken in the state from which the fit goes on; 0 if there is none.
     batch_size
         Cells per step of that state, where they are fewer than asked for, as memory was too little; else 0.
+    writes
+        Whether what is offered is written: where several processes share a fit, by the first of them.
     """
+
+    writes = True
 
     def __init__(self, folder: Path, about: dict[str, Any], warn: Callable[[str], None]) -> None:
         """Find the newest state that is whole; `about` tells this fit from others (see `identity`)."""
@@ -143,7 +147,7 @@ class Checkpoint:
     def offer(self, state: State, last: bool) -> None:
         """Write the state if that costs little beside the time since the last was written, or if it is the last."""
         begun = time.perf_counter()
-        if not last and self.cost > SHARE * (begun - self.since):
+        if not self.writes or (not last and self.cost > SHARE * (begun - self.since)):
             return
         try:
             self._write(state)

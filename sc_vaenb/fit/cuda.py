@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
-from .batches import Counts
+from .batches import EVERY, Counts
 from .loop import FitConfig, Step
 from .stored import StoredCounts
 
@@ -47,8 +47,9 @@ class DeviceCounts(Counts):
         room = int((self.matrix.indptr[chosen + 1] - self.matrix.indptr[chosen]).sum())
         return self.padded(torch.from_numpy(chosen).to(device), room)
 
-    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
-        return self.source.in_order(device) if isinstance(self.source, StoredCounts) else super().in_order(device)
+    def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
+        stored = isinstance(self.source, StoredCounts)
+        return self.source.in_order(device, cells) if stored else super().in_order(device, cells)
 
     def rows(self, cells: NDArray[np.integer]) -> NDArray[np.integer]:
         return self.source.rows(cells)

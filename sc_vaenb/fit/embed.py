@@ -12,15 +12,15 @@ from torch import Tensor
 from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
-from .batches import CELLS_AT_ONCE, Counts
+from .batches import CELLS_AT_ONCE, EVERY, Counts
 from .device import threads_as_asked
 
 
 @torch.inference_mode()
-def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.float32]:
-    """Posterior means (cells x latent dimensions), in one pass over the counts, not aligned."""
+def embed(model: CountVAE, counts: Counts, device: torch.device, cells: slice = EVERY) -> NDArray[np.float32]:
+    """Posterior means of these cells (x latent dimensions), in one pass over their counts, not aligned."""
     model = model.to(device).eval()
-    return _in_one_pass(counts, device, model.config.n_latent, lambda cells: model.encode(cells)[0])
+    return _in_one_pass(counts, device, model.config.n_latent, lambda batch: model.encode(batch)[0], cells)
 
 
 @torch.inference_mode()
@@ -33,14 +33,14 @@ def memberships(model: CountVAE, counts: Counts, device: torch.device) -> NDArra
 
 
 def _in_one_pass(
-    counts: Counts, device: torch.device, width: int, of: Callable[[Minibatch], Tensor]
+    counts: Counts, device: torch.device, width: int, of: Callable[[Minibatch], Tensor], cells: slice = EVERY
 ) -> NDArray[np.float32]:
-    """What a function gives of all cells, some at a time (cells x `width`)."""
-    out, done = np.empty((len(counts), width), np.float32), 0
+    """What a function gives of these cells, some at a time (cells x `width`)."""
+    out, done = np.empty((len(range(len(counts))[cells]), width), np.float32), 0
     with threads_as_asked():
-        for minibatch in counts.in_order(device):
-            cells = slice(done, done := done + minibatch.n_cells)
-            out[cells] = of(minibatch).cpu().numpy()
+        for minibatch in counts.in_order(device, cells):
+            here = slice(done, done := done + minibatch.n_cells)
+            out[here] = of(minibatch).cpu().numpy()
     return out
 
 

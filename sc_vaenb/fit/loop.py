@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from ..model.minibatch import Minibatch
@@ -51,6 +53,8 @@ class FitConfig:
 class Step:
     """Called with cells, the learning rate, the weight of the KL and how much of it that is, it improves the model."""
 
+    alone = True  # no other process waits for this one
+
     def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
         self.model, self.counts, self.free_bits = model, counts, options.free_bits
         self.device = model.depth.device
@@ -62,9 +66,17 @@ class Step:
         terms = self.model.loss(self.minibatch(cells), beta, self.free_bits, warmth=warmth)
         self.optimizer.zero_grad()
         terms.loss.backward()
+        terms = Terms(*(term.detach() for term in terms))
+        self.collect(terms)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
-        return Terms(*(term.detach() for term in terms))
+        return terms
+
+    def collect(self, terms: Terms) -> None:
+        """Where several processes share a fit, make of the gradients and terms of their parts those of all cells."""
+
+    def agree(self, tensors: Iterable[Tensor]) -> None:
+        """Where several processes share a fit, take over what the first of them has found."""
 
     def minibatch(self, cells: Any) -> Minibatch:
         return self.counts.minibatch(cells, self.device)
@@ -104,7 +116,7 @@ def fit(
     device: torch.device,
     seed: int,
     progress: bool = False,
-    make_step: type[Step] = Step,
+    make_step: Callable[[CountVAE, Counts, FitConfig, int], Step] = Step,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[CountVAE, History, Verdict]:
     """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
@@ -135,6 +147,7 @@ def fit(
                 history.add(improve(next(minibatches), rate, beta, warmth))
                 if history.due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
+                    improve.agree(held_out or ())
                     history.record(step, beta, rate, held_out)
                     bar.update(step + 1 - bar.n)
                     if adapt.set_back(model, history.rows[-1], beta):
@@ -151,7 +164,7 @@ def fit(
                     if state.status:
                         break
         except KeyboardInterrupt:
-            if best.weights is None:  # nothing to keep yet
+            if best.weights is None or not improve.alone:  # nothing to keep yet, or others go on
                 raise
             state.status = "interrupted"
         if best.weights is None:
@@ -159,6 +172,7 @@ def fit(
         if state.status:
             best.restore()
         refit_dispersion(model, counts, device)
+        improve.agree(model.state_dict().values())
     return model, history, history.verdict(state.status, best.step, adapt.setbacks)
 
 

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from ..model.minibatch import Minibatch
 from .ahead import ahead
-from .batches import Counts, minibatch_of, shuffled
+from .batches import EVERY, Counts, minibatch_of, shuffled
 from .dispersion import evenly
 from .loop import FitConfig, draw
 from .overlap import compared
@@ -40,14 +40,14 @@ class StoredCounts(Counts):
     complete
         Whether these are all that the fit will see.
     blocks
-        All cells in order, some thousand at a time.
+        The cells of a slice in order, some thousand at a time.
     read
         The cells of the blocks of neighbours with these numbers (sorted), `BLOCK` cells each.
     """
 
     held: NDArray[np.int64]
     complete: bool
-    blocks: Callable[[], Iterator[sparse.csr_matrix]]
+    blocks: Callable[[slice], Iterator[sparse.csr_matrix]]
     read: Callable[[NDArray[np.int64]], sparse.csr_matrix]
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
@@ -56,12 +56,12 @@ class StoredCounts(Counts):
         part = self.matrix[self.rows(chosen)]
         return minibatch_of(part, self.size_factor[chosen], self.condition[chosen], beside, device)
 
-    def in_order(self, device: torch.device) -> Iterator[Minibatch]:
-        done = 0
-        for block in ahead(self.blocks()):
-            cells = slice(done, done := done + block.shape[0])
-            beside = {name: values[cells] for name, values in self.beside.items()}
-            yield minibatch_of(block, self.size_factor[cells], self.condition[cells], beside, device)
+    def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
+        done = cells.indices(len(self))[0]
+        for block in ahead(self.blocks(cells)):
+            here = slice(done, done := done + block.shape[0])
+            beside = {name: values[here] for name, values in self.beside.items()}
+            yield minibatch_of(block, self.size_factor[here], self.condition[here], beside, device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         if self.complete:

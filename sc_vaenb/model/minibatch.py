@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +27,8 @@ class Minibatch:
         Number of genes, seen in these cells or not.
     beside
         What else is known of each cell, by name: tensors with one row per cell.
+    part_of
+        Where these cells are a part of a minibatch: how many cells of it come before them, and how many it has.
     position
         Derived, `row * n_genes + gene`: where a non-zero lies in the flattened dense matrix.
     """
@@ -37,6 +40,7 @@ class Minibatch:
     condition: Tensor
     n_genes: int
     beside: dict[str, Tensor] = field(default_factory=dict)
+    part_of: tuple[int, int] | None = None
     position: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +58,12 @@ class Minibatch:
     def at_nonzeros(self, matrix: Tensor) -> Tensor:
         """The entries of a (n_cells, n_genes) matrix at the non-zeros, in their order."""
         return matrix.reshape(-1).index_select(0, self.position)
+
+    def random(self, draw: Callable[..., Tensor], width: int, generator: torch.Generator | None = None) -> Tensor:
+        """A row of random numbers for each cell (`draw`: such as torch.randn), as in the minibatch it is a part of."""
+        before, total = self.part_of or (0, self.n_cells)
+        numbers = draw(total, width, device=self.size_factor.device, generator=generator)
+        return numbers[before : before + self.n_cells]
 
     def log_normalised(self) -> Tensor:
         """Dense log1p of the counts, every cell brought to the size factor 1 (the mean depth)."""

@@ -106,7 +106,7 @@ class Protein(nn.Module):
         nothing = self.centre.new_full((batch.n_cells, self.n_proteins), torch.nan)
         value = (torch.log1p(batch.beside.get("protein", nothing)) - self.centre) / self.spread
         if self.training:
-            value = value.masked_fill(torch.rand(len(value), 1, device=value.device) < HIDDEN, torch.nan)
+            value = value.masked_fill(batch.random(torch.rand, 1) < HIDDEN, torch.nan)
         return torch.cat([value.nan_to_num(nan=0.0), (~value.isnan()).float()], 1)
 
     def decode(self, z: Tensor, given: list[Tensor], condition: Tensor) -> Levels:

@@ -178,7 +178,7 @@ class CountVAE(nn.Module):
         `warmth`: share of its final value that the weight of the KL has reached, for the penalties that rise with it.
         """
         mean, log_var = self.encode(batch)
-        noise = torch.randn(mean.shape, device=mean.device, generator=generator)
+        noise = batch.random(torch.randn, mean.shape[1], generator)
         z = mean + (0.5 * log_var).exp() * noise
         raw = self.decode(z, batch)
         reconstruction = -self.likelihood.log_prob(raw, self.offset(batch), batch).mean()

@@ -98,7 +98,26 @@ def check_arguments(adata: AnnData, arguments: Mapping[str, Any]) -> None:
             raise TypeError(msg)
 
 
-def folder_of(checkpoint: Any, rng: Any) -> Path | None:
+def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
+    """Refuse what is not the same when each process sees its part of a minibatch alone."""
+    if params["rng"] is None:
+        msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
+        raise ValueError(msg)
+    found = [f"{name}={params[name]!r}" for name in (*DIALS, "dropout", "free_bits") if params.get(name)]
+    found += [
+        f"{name}={params[name]!r}"
+        for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))
+        if params[name] == value
+    ]
+    if found:
+        msg = (
+            f"{', '.join(found)} cannot be shared by {n_processes} processes, as each would need all cells of a step. "
+            "Fit in one process (without torchrun), or leave it out."
+        )
+        raise ValueError(msg)
+
+
+def folder_of(checkpoint: Any, rng: Any, *, opened: bool) -> Path | None:
     """The folder for the state of a fit that can go on: one that will be the same fit when it is called again."""
     if checkpoint is None:
         return None
@@ -108,7 +127,8 @@ def folder_of(checkpoint: Any, rng: Any) -> Path | None:
     if rng is None:
         msg = "checkpoint needs a seed: with rng=None no fit is that of before. Give rng a whole number."
         raise ValueError(msg)
-    open_folder(Path(checkpoint))
+    if opened:
+        open_folder(Path(checkpoint))
     return Path(checkpoint)
 
 

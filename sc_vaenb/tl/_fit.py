@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from scanpy import settings
 
 from .. import _adata
 from ..fit.align import align, n_clusters
+from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity
 from ..fit.classify import classify
 from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
-from ..fit.device import resolve_device
+from ..fit.distributed import Processes, SharedStep, own_device, place, together
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, Step, fit
 from ..fit.memory import halved, release
@@ -26,7 +29,7 @@ from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
-from ._arguments import DIALS, builtin, check_arguments, folder_of, plain, seed_of
+from ._arguments import DIALS, builtin, check_arguments, check_shareable, folder_of, plain, seed_of
 from ._components import in_order, write_components
 from ._inputs import Inputs, read_inputs
 from ._labels import classifier_of, write_labels
@@ -46,58 +49,69 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     _adata.check_adata(adata, copy=arguments["copy"])
     _adata.check_key(key)
     check_arguments(adata, params)
-    folder = folder_of(arguments["checkpoint"], params["rng"])
-    device, seed = resolve_device(params["device"]), seed_of(params["rng"])
+    rank, n_processes = place()
+    if n_processes > 1:
+        check_shareable(params, n_processes)
+    folder = folder_of(arguments["checkpoint"], params["rng"], opened=rank == 0)
+    device, seed = own_device(params["device"]), seed_of(params["rng"])
     options = _fit_config(params, adata.n_obs)
     inputs = read_inputs(adata, params, options, seed)
     counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
     overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
     config = _model_config(params, inputs, overlap)
-    checkpoint = Checkpoint(folder, identity(config, counts, options, seed), logg.warning) if folder else None
 
-    start = logg.info(
-        f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
-        + (f" and {config.n_proteins} proteins" if config.n_proteins else "")
-        + (f" of {len(batches)} batches" if len(batches) else "")
-        + f" on {device} ({options.n_steps:,} steps)"
-    )
-    if checkpoint and checkpoint.step:
-        logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
-    adata = adata.copy() if arguments["copy"] else adata
+    with together(device) as processes:
+        checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
+        start = logg.info(
+            f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
+            + (f" and {config.n_proteins} proteins" if config.n_proteins else "")
+            + (f" of {len(batches)} batches" if len(batches) else "")
+            + f" on {device} ({options.n_steps:,} steps)"
+        )
+        if checkpoint and checkpoint.step:
+            logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
+        adata = adata.copy() if arguments["copy"] else adata
 
-    try:
-        counts, step = to_device(counts, device)
-        if device.type == "cuda" and step is Step:
-            logg.info(
-                f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes on "
-                f"or take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
-            )
-        progress, fitted = settings.verbosity.value > 0, None
-        if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
-            options = replace(options, batch_size=checkpoint.batch_size)
-        while fitted is None:
-            try:
-                fitted = fit(config, counts, options, device, seed, progress, step, checkpoint)
-            except (RuntimeError, MemoryError) as error:
-                options = halved(options, len(counts), error)
-                logg.warning(f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}.")
-                if checkpoint:
-                    checkpoint.begin_again(options.batch_size)
-            if fitted is None:
-                release(device)  # not above, where the error still holds the fit that failed
-        model, history, verdict = fitted
-        embedding = embed(model, counts, device)
-        member = memberships(model, counts, device)
-        if model.alignment is not None:
-            align(model.alignment, embedding, counts.condition, overlap.group, seed)
-            embedding = aligned(model, embedding, counts.condition, device)
-        told = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed) if labels else {}
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        msg = f"{device} ran out of memory. Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
-        raise MemoryError(msg) from error
-    except FloatingPointError as error:
-        msg = f"The fit broke down: {error}. Lower learning_rate ({options.learning_rate:g}); look for extreme counts."
-        raise FloatingPointError(msg) from error
+        try:
+            counts, step = to_device(counts, device)
+            if device.type == "cuda" and step is Step:
+                logg.info(
+                    f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes "
+                    f"on or take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
+                )
+            make_step = step if processes.size == 1 else partial(SharedStep, processes)
+            progress, fitted = settings.verbosity.value > 0 and rank == 0, None
+            if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
+                options = replace(options, batch_size=checkpoint.batch_size)
+            while fitted is None:
+                try:
+                    fitted = fit(config, counts, options, device, seed, progress, make_step, checkpoint)
+                except (RuntimeError, MemoryError) as error:
+                    if processes.size > 1:  # the others know nothing of it
+                        raise
+                    options = halved(options, len(counts), error)
+                    logg.warning(
+                        f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}."
+                    )
+                    if checkpoint:
+                        checkpoint.begin_again(options.batch_size)
+                if fitted is None:
+                    release(device)  # not above, where the error still holds the fit that failed
+            model, history, verdict = fitted
+            embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
+            member = memberships(model, counts, device)
+            if model.alignment is not None:
+                align(model.alignment, embedding, counts.condition, overlap.group, seed)
+                embedding = aligned(model, embedding, counts.condition, device)
+            told = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed) if labels else {}
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            advice = f"Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
+            msg = f"{device} ran out of memory. {advice}"
+            raise MemoryError(msg) from error
+        except FloatingPointError as error:
+            advice = f"Lower learning_rate ({options.learning_rate:g}); look for extreme counts."
+            msg = f"The fit broke down: {error}. {advice}"
+            raise FloatingPointError(msg) from error
 
     weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
     of_inputs = ("size_factor_mean", "covariates", "proteins")
@@ -144,6 +158,28 @@ def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
         f"{' | '.join(groups)}. Batch effects are taken out within each; the differences between the groups stay in. "
         "If the groups do have cells of the same kinds (two protocols, say), fit with overlap='all'."
     )
+
+
+def _checkpoint(
+    folder: Path | None,
+    config: ModelConfig,
+    counts: Counts,
+    options: FitConfig,
+    seed: int,
+    device: torch.device,
+    processes: Processes,
+) -> Checkpoint | None:
+    """The state to go on from, which the first process reads for all and writes, once all are known to fit the same."""
+    if folder is None and processes.size == 1:
+        return None
+    about = identity(config, counts, options, seed)
+    if processes.size > 1:
+        processes.check_same(about | {"device": device.type, "checkpoint": folder is not None})
+    if folder is None:
+        return None
+    checkpoint = processes.first(lambda: Checkpoint(folder, about, logg.warning))
+    checkpoint.writes = processes.rank == 0
+    return checkpoint
 
 
 def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -> ModelConfig:

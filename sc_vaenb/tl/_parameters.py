@@ -92,7 +92,8 @@ layer
         to the weights with the lowest. `None`: use all steps and keep the last weights. On small data the held-out
         loss turns up long before the embedding is at its best, so stop early for the sake of decoding, not embedding.
     device
-        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
+        `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device. Several processes that torchrun has
+        started share the fit, each on a CUDA device of its own or all on the CPU, to the same result but for rounding.
     rng
         Seed, or a numpy Generator to draw one from; `None` for a random one. The same seed gives the same result on
         the same machine and CPU with the same number of threads; the global random state is neither read nor changed.

@@ -50,7 +50,7 @@ def counts_to_fit(
         beside,
         held=cells,
         complete=complete,
-        blocks=lambda: disk.blocks(check=False),
+        blocks=lambda part: disk.blocks(part, check=False),
         read=disk.read,
     )
     return counts, genes, mean
@@ -71,9 +71,9 @@ def counts_to_embed(adata: AnnData, key: str, stored: Stored, *, batches: bool) 
         codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
     place, sorted_already = np.argsort(np.argsort(order)), not (np.diff(order) < 0).any()
 
-    def blocks() -> Iterator[sparse.csr_matrix]:
-        done, empty = 0, np.zeros(adata.n_obs, dtype=bool)
-        for block in disk.blocks():
+    def blocks(part: slice) -> Iterator[sparse.csr_matrix]:
+        done, empty = part.indices(adata.n_obs)[0], np.zeros(adata.n_obs, dtype=bool)
+        for block in disk.blocks(part):
             cells = slice(done, done := done + block.shape[0])
             empty[cells] = np.diff(block.indptr) == 0
             if column is None:

@@ -14,6 +14,7 @@ from scanpy import settings
 
 from .. import _adata
 from ..fit.device import resolve_device
+from ..fit.distributed import place
 from ..metrics.subsample import stratified_draw
 from ._covariates import learn_covariates
 from ._cvae import cvae
@@ -114,7 +115,7 @@ def tune(
     KeyError, TypeError, ValueError
         A key is not there, the counts are not counts, or the space has what cannot be searched. `adata` is unchanged.
     RuntimeError
-        The fit with the defaults broke down.
+        The fit with the defaults broke down; or torchrun has started several processes.
 
     Examples
     --------
@@ -128,6 +129,9 @@ def tune(
     _adata.check_key(key_added)
     check_given(n_trials, n_seeds, n_jobs, rng)
     check_storage(storage)
+    if place()[1] > 1:
+        msg = "tl.tune cannot run in one of several processes of torchrun. Start it without torchrun, with n_jobs."
+        raise RuntimeError(msg)
     import_optuna()
     function = vae if batch_key is None else cvae
     defaults = function.__kwdefaults__ or {}

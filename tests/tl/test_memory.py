@@ -98,7 +98,7 @@ def test_counts_that_stay_on_the_host_are_told(adata, fast, refused, log, monkey
     monkeypatch.setattr(_fit, "fit", fit)
     monkeypatch.setattr(_fit, "to_device", lambda counts, device: (counts, loop.Step))
     for device, told in (("cpu", False), ("cuda", True)):
-        monkeypatch.setattr(_fit, "resolve_device", lambda _, device=device: torch.device(device))
+        monkeypatch.setattr(_fit, "own_device", lambda _, device=device: torch.device(device))
         log.truncate(0)
         with refused(adata, FloatingPointError, "enough"):
             tl.vae(adata, **fast)

@@ -230,3 +230,16 @@ def test_covariates_are_of_every_trial(adata, refused):
     assert np.isfinite(record["trials"]["score"]).all()
     with refused(adata, KeyError, r"covariate_keys='day' is not in adata\.obs"):
         tuned(adata, space={"covariate_keys": [("day",)]})
+
+
+def test_processes_of_torchrun_are_refused(adata, refused, monkeypatch):
+    for name, value in (
+        ("RANK", "0"),
+        ("WORLD_SIZE", "2"),
+        ("LOCAL_RANK", "0"),
+        ("MASTER_ADDR", "a"),
+        ("MASTER_PORT", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    with refused(adata, RuntimeError, r"tl\.tune cannot run in one of several processes of torchrun"):
+        tuned(adata)

@@ -1,0 +1,170 @@
+"""Several processes that share a fit, as torchrun starts them: two on the CPU, against one. See `several.py`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import sc_vaenb
+from sc_vaenb import cli
+from sc_vaenb.fit import distributed
+from sc_vaenb.fit.checkpoint import NAME
+
+PATIENCE = 300  # seconds, for what takes ten on an idle machine
+SCRIPT = Path(__file__).with_name("several.py")
+
+
+def start(*typed, several=True):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"] if several else []
+    path = os.pathsep.join([str(Path(sc_vaenb.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
+    command = [sys.executable, *torchrun, *map(str, typed)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two processes found, and one, which ran at the same time."""
+    folder = tmp_path_factory.mktemp("several")
+    for process in (start(SCRIPT, folder), start(SCRIPT, folder / "alone", several=False)):
+        error = process.communicate(timeout=PATIENCE)[1]
+        assert process.returncode == 0, error
+    return [folder / "alone" / "process_0", folder / "process_0", folder / "process_1"]
+
+
+def test_two_processes_fit_what_one_does(found):
+    one, first, second = (dict(np.load(path.with_suffix(".npz"))) for path in found)
+    assert one.keys() == first.keys() == second.keys()
+    for name, expected in one.items():
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+        close = 1e-4 * np.abs(expected).max()
+        np.testing.assert_allclose(first[name], expected, rtol=0, atol=close, err_msg=name)
+
+
+def test_what_processes_must_not_differ_in_and_cannot_share_is_refused(found):
+    first, second = (json.loads(path.with_suffix(".json").read_text()) for path in found[1:])
+    assert first == second
+    assert first.pop("written") == "none"
+    assert first.pop("other counts") == (
+        "ValueError: The 2 processes of one fit were given different things: process 1 differs from process 0 in "
+        "counts, size factors, batches. Give all the same data and arguments; for a fit of its own in each, start them "
+        "without torchrun."
+    )
+    assert first.pop("no seed") == (
+        "ValueError: 2 processes need one seed: with rng=None each draws its own. Give rng a whole number."
+    )
+    assert first.pop("cells that must be together") == (
+        "ValueError: mmd=1.0, norm='batch', prior='mog' cannot be shared by 2 processes, as each would need all cells "
+        "of a step. Fit in one process (without torchrun), or leave it out."
+    )
+    folder = str(found[1].parent / "kept")
+    assert (
+        f"checkpoint={folder!r} holds the state of another fit. What differs: n_latent (4 there, 5"
+        in first.popitem()[1]
+    )
+
+
+def test_one_process_goes_on_with_the_state_of_two(found, log):
+    folder, fit = found[1].parent, {"layer": None, "n_latent": 4, "hidden": (16,), "n_steps": 40, "device": "cpu"}
+    results = []
+    for checkpoint in (None, folder / "kept"):
+        adata = ad.read_h5ad(folder / "data.h5ad")
+        sc_vaenb.tl.cvae(adata, "batch", checkpoint=checkpoint, **fit)
+        results.append(adata.obsm["X_vae"])
+    assert log.getvalue().count("going on from step 40") == 1
+    np.testing.assert_allclose(results[1], results[0], atol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc to find a process")
+def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(found, tmp_path):
+    """To the bits of a fit by two processes that was not killed, written once."""
+    file, out = found[1].with_name("data.h5ad"), tmp_path / "out"
+    fit = ["--n-latent", 4, "--hidden", 16, "--n-steps", 1000, "--batch-size", 33, "--device", "cpu"]
+    job = ["-m", "sc_vaenb", "cvae", file, *fit, "--out", out, "--resume"]
+
+    process, kept = start(*job), out / "cvae_checkpoint"
+    wait_for(lambda: kept.exists() and any(NAME.fullmatch(path.name) for path in kept.iterdir()), process)
+    os.kill(process_of_rank(process.pid, 1), signal.SIGKILL)
+    begun = time.monotonic()
+    told, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert time.monotonic() - begun < 60
+    assert "written to" not in told
+    assert "Signal 9 (SIGKILL)" in error  # torchrun says which process it was, and that it was killed
+    assert [path.name for path in out.iterdir()] == ["cvae_checkpoint"]
+
+    process = start(*job)
+    told, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, error
+    assert error.count("going on from step") == 1
+    assert told.count("written to") == 1
+    (folder,) = out.iterdir()
+    adata, expected = ad.read_h5ad(folder / "CVAE_NB.h5ad"), np.load(found[1].with_name("command_0.npz"))
+    np.testing.assert_array_equal(adata.obsm["X_cvae"], expected["X_vae"])
+    np.testing.assert_array_equal(adata.uns["cvae"]["history"]["train_loss"], expected["train_loss"])
+
+
+def wait_for(condition, process):
+    begun = time.monotonic()
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() - begun < PATIENCE
+        time.sleep(0.05)
+
+
+def process_of_rank(parent, rank):
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    (found,) = (int(pid) for pid in children if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text())
+    return found
+
+
+@pytest.fixture
+def torchrun(monkeypatch):
+    """As if torchrun had started this process, the last of two."""
+    for name, value in zip(distributed.ENVIRONMENT, ("1", "2", "1", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("torchrun")
+def test_commands_that_cannot_be_shared_are_refused(tmp_path, capsys):
+    assert cli.main(["simulate", "--out", str(tmp_path / "a.h5ad")]) == 1
+    assert capsys.readouterr().err == (
+        "sc-vaenb: several processes can share vae and cvae alone. Start this command without torchrun.\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("torchrun")
+def test_each_process_has_a_device_of_its_own(monkeypatch):
+    assert distributed.place() == (1, 2)
+    assert distributed.own_device("cpu").type == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [str(distributed.own_device(name)) for name in ("auto", "cuda")] == ["cuda:1"] * 2
+    with pytest.raises(
+        ValueError, match=r"^device='cuda:0' cannot be that of each of 2 processes\. Pass device='auto'"
+    ):
+        distributed.own_device("cuda:0")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"^Process 1 of 2 has no CUDA device of its own: this machine has 1\. Start "):
+        distributed.own_device("auto")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    assert distributed.own_device("auto").type == "cpu"  # which gloo can reach
+    monkeypatch.delenv("RANK")
+    assert distributed.place() == (0, 1)
+
+
+@pytest.mark.parametrize(("n", "size"), [(33, 2), (1, 2), (10, 4), (128, 8)])
+def test_parts_are_all_cells_once_and_about_equal(n, size):
+    parts = [range(n)[distributed.Processes(rank, size).part(n)] for rank in range(size)]
+    assert [cell for part in parts for cell in part] == list(range(n))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
