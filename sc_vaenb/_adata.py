@@ -469,7 +469,8 @@ def remove_extras(adata: AnnData, key: str) -> None:
             names = [key + column for column in columns]
             if key + table in adata.obsm and set(names) <= set(adata.obs):  # all of them: none is the user's own
                 del adata.obsm[key + table]
-                adata.obs.drop(columns=names, inplace=True)
+                for name in names:
+                    del adata.obs[name]
 
 
 def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:

@@ -43,7 +43,8 @@ def align(
     alignment.cpu()
     rng = np.random.default_rng(seed)
     chosen = draw_cells(batch, rng)
-    z, code = torch.from_numpy(latent[chosen]), torch.from_numpy(batch[chosen])
+    # A copy in torch's own memory: products of arrays that lie otherwise may round otherwise.
+    z, code = torch.from_numpy(latent[chosen]).clone(), torch.from_numpy(batch[chosen])
     clusters = len(alignment.centroid)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct states than clusters: some stay empty

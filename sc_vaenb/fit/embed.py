@@ -55,6 +55,7 @@ def aligned(
     with threads_as_asked():
         for start in range(0, len(latent), CELLS_AT_ONCE):
             cells = slice(start, start + CELLS_AT_ONCE)
-            z, codes = torch.from_numpy(latent[cells]).to(device), torch.from_numpy(batch[cells]).to(device)
+            # A copy in torch's own memory: products of arrays that lie otherwise may round otherwise.
+            z, codes = torch.from_numpy(latent[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
             out[cells] = alignment(z, codes).cpu().numpy()
     return out

@@ -72,7 +72,7 @@ def _column(adata: AnnData, key: str) -> pd.Series:
     column = adata.obs[key]
     bad = column.isna().to_numpy()
     if _numeric(column):
-        bad |= ~np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))
+        bad = bad | ~np.isfinite(column.to_numpy(dtype=np.float64, na_value=np.nan))
     if bad.any():
         msg = (
             f"obs[{key!r}] has no value for {bad.sum()} cells (first: {str(adata.obs_names[int(np.argmax(bad))])!r}). "

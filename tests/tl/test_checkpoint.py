@@ -12,7 +12,8 @@ def _always(monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
 
 
-def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, fitted, tmp_path, refused, log):
+def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, tmp_path, refused, log):
+    fitted = sc_vaenb.tl.cvae(adata, "batch", encode_batch=True, copy=True, **fast)
     options = fast | {"encode_batch": True, "checkpoint": tmp_path / "kept"}
     with pytest.MonkeyPatch.context() as patched:
         due = history.History.due

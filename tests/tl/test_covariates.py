@@ -82,7 +82,7 @@ def test_counts_are_drawn_with_the_cells_own_covariates_and_normalised_without(t
     stored = load_model(told, "vae")
     cells = counts_of(told, "vae", stored).minibatch(np.arange(told.n_obs), torch.device("cpu"))
     z = stored.model.encode(cells)[0]
-    v3 = torch.from_numpy((told.obs["kit"] == "v3").to_numpy())
+    v3 = torch.from_numpy((told.obs["kit"] == "v3").to_numpy(copy=True))
     own, mean = (
         stored.model.log_mean(z, torch.ones(len(z)), cells.condition, beside) for beside in (cells.beside, None)
     )
