@@ -121,7 +121,7 @@ def show() -> None:
             axis.set(title=f"{name}\nalign={align}", xlabel="batches mixed", ylabel="biology kept")
             axis.title.set_fontsize(8)
             axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     figure.savefig(RESULTS / "removal.png", dpi=110)
 
 
