@@ -16,10 +16,7 @@ import torch
 from torch import Tensor
 
 from .minibatch import Minibatch
-
-TABLE_SIZE = 16  # counts up to here are looked up
-TINY = 1e-37  # stands for odds that underflow, so that their logarithm stays a number
-LARGEST_LOG_ODDS = 80.0
+from .nb_compiled import LARGEST_LOG_ODDS, TABLE_SIZE, TINY, cells
 
 
 def negative_binomial_cells(
@@ -50,59 +47,78 @@ class _NegativeBinomialCells(torch.autograd.Function):
     def forward(
         ctx: Any, log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
     ) -> Tensor:
-        shared = len(log_theta) == 1
-        theta = log_theta.exp()
-        cell_theta = theta if shared else theta[batch.condition]  # broadcast, or a row per cell
-
-        def weigh(matrix: Tensor) -> Tensor:
-            return matrix @ theta[0] if shared else (matrix * cell_theta).sum(1)
-
-        size = offset.exp()
-        if shares:
-            odds = torch.softmax(log_rate, 1).mul_(size).div_(cell_theta)
-        else:
-            cell_log_theta = log_theta if shared else log_theta[batch.condition]
-            odds = (log_rate + offset).sub_(cell_log_theta).clamp_(max=LARGEST_LOG_ODDS).exp_()
-        log1p_odds = torch.log1p(odds)
-        used = odds / (odds + 1)  # mu / (theta + mu)
-
-        x, seen_odds = batch.count, batch.at_nonzeros(odds).clamp_(min=TINY)
-        unused = 1 / (1 + seen_odds)  # theta / (theta + mu)
-        entry = batch.gene if shared else batch.condition[batch.row] * batch.n_genes + batch.gene
-        gamma, gamma_slope, large = _gamma_terms(x, theta, entry)
-        seen = gamma.addcmul_(x, torch.log(seen_odds * unused))
-        if len(large):
-            # Here the large terms of zeros and counts cancel: taken together, in float64, and not again as zeros.
-            wide_x, wide, wide_theta = _wide(x[large]), _wide(seen_odds[large]), _wide(theta.view(-1)[entry[large]])
-            counts = wide_x > 0
-            seen[large] = (_large_count(wide_x, wide, wide_theta) * counts).to(seen.dtype)
-            gamma_slope[large] -= (wide_theta * torch.log1p(wide) * counts).to(seen.dtype)
-            log1p_odds.view(-1).index_fill_(0, batch.position[large], 0.0)
-        value = weigh(log1p_odds).neg_().index_add_(0, batch.row, seen)
-
-        if any(ctx.needs_input_grad):
-            slope_of_count = x * unused  # the gradient in log mu is this, less theta * used
-            if shares:
-                total = slope_of_count.new_zeros(batch.n_cells).index_add_(0, batch.row, slope_of_count) - weigh(used)
-                grad = torch.addcmul(used, odds, total.unsqueeze(1) / size, out=odds).mul_(-cell_theta)
-            else:
-                grad = odds.copy_(used).mul_(-cell_theta)
-            grad.view(-1).index_add_(0, batch.position, slope_of_count)
-            ctx.batch, ctx.shared = batch, shared
-            ctx.save_for_backward(grad, theta, used.sub_(log1p_odds), entry, gamma_slope.sub_(slope_of_count))
+        quick = log_rate.device.type == "cpu" and log_rate.dtype == torch.float32
+        value, grad, of_theta = (_compiled if quick else _in_torch)(log_rate, offset, log_theta, batch, shares)
+        ctx.condition = None if len(log_theta) == 1 else batch.condition
+        ctx.n_conditions = len(log_theta)
+        ctx.save_for_backward(grad, of_theta)
         return value
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
-        grad, theta, of_zeros, entry, of_counts = ctx.saved_tensors
-        batch: Minibatch = ctx.batch
-        if ctx.shared:
-            grad_theta = (weight @ of_zeros).unsqueeze(0)
+        grad, of_theta = ctx.saved_tensors
+        if ctx.condition is None:
+            grad_theta = (weight @ of_theta).unsqueeze(0)
         else:
-            grad_theta = torch.zeros_like(theta).index_add_(0, batch.condition, of_zeros * weight.unsqueeze(1))
-        grad_theta = grad_theta * theta
-        grad_theta.view(-1).index_add_(0, entry, of_counts * weight[batch.row])
+            grad_theta = of_theta.new_zeros(ctx.n_conditions, of_theta.shape[1])
+            grad_theta.index_add_(0, ctx.condition, of_theta * weight.unsqueeze(1))
         return grad * weight.unsqueeze(1), None, grad_theta, None, None
+
+
+Cells = tuple[Tensor, Tensor, Tensor]  # their values, and the gradients in log_rate and, of each cell, in log_theta
+
+
+def _compiled(log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool) -> Cells:
+    code = batch.condition if len(log_theta) > 1 else torch.zeros_like(batch.condition)
+    per_cell = log_rate.amax(1), offset.squeeze(1), log_theta.exp(), code
+    arrays = (log_rate, *per_cell, batch.row, batch.gene, batch.count)
+    value, grad, of_theta = map(
+        torch.from_numpy, cells(*(array.detach().contiguous().numpy() for array in arrays), shares)
+    )
+    return value, grad, of_theta
+
+
+def _in_torch(log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool) -> Cells:
+    shared = len(log_theta) == 1
+    theta = log_theta.exp()
+    cell_theta = theta if shared else theta[batch.condition]  # broadcast, or a row per cell
+
+    def weigh(matrix: Tensor) -> Tensor:
+        return matrix @ theta[0] if shared else (matrix * cell_theta).sum(1)
+
+    size = offset.exp()
+    if shares:
+        odds = torch.softmax(log_rate, 1).mul_(size).div_(cell_theta)
+    else:
+        cell_log_theta = log_theta if shared else log_theta[batch.condition]
+        odds = (log_rate + offset).sub_(cell_log_theta).clamp_(max=float(LARGEST_LOG_ODDS)).exp_()
+    log1p_odds = torch.log1p(odds)
+    used = odds / (odds + 1)  # mu / (theta + mu)
+
+    x, seen_odds = batch.count, batch.at_nonzeros(odds).clamp_(min=float(TINY))
+    unused = 1 / (1 + seen_odds)  # theta / (theta + mu)
+    entry = batch.gene if shared else batch.condition[batch.row] * batch.n_genes + batch.gene
+    gamma, gamma_slope, large = _gamma_terms(x, theta, entry)
+    seen = gamma.addcmul_(x, torch.log(seen_odds * unused))
+    if len(large):
+        # Here the large terms of zeros and counts cancel: taken together, in float64, and not again as zeros.
+        wide_x, wide, wide_theta = _wide(x[large]), _wide(seen_odds[large]), _wide(theta.view(-1)[entry[large]])
+        counts = wide_x > 0
+        seen[large] = (_large_count(wide_x, wide, wide_theta) * counts).to(seen.dtype)
+        gamma_slope[large] -= (wide_theta * torch.log1p(wide) * counts).to(seen.dtype)
+        log1p_odds.view(-1).index_fill_(0, batch.position[large], 0.0)
+    value = weigh(log1p_odds).neg_().index_add_(0, batch.row, seen)
+
+    slope_of_count = x * unused  # the gradient in log mu is this, less theta * used
+    of_theta = (used - log1p_odds).mul_(cell_theta)
+    of_theta.view(-1).index_add_(0, batch.position, gamma_slope.sub_(slope_of_count))
+    if shares:
+        total = slope_of_count.new_zeros(batch.n_cells).index_add_(0, batch.row, slope_of_count) - weigh(used)
+        grad = torch.addcmul(used, odds, total.unsqueeze(1) / size, out=odds).mul_(-cell_theta)
+    else:
+        grad = used.mul_(-cell_theta)
+    grad.view(-1).index_add_(0, batch.position, slope_of_count)
+    return value, grad, of_theta
 
 
 def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
