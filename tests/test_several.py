@@ -88,7 +88,7 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(found, tmp_p
     """To the bits of a fit by two processes that was not killed, written once."""
     file, out = found[1].with_name("data.h5ad"), tmp_path / "out"
     fit = ["--n-latent", 4, "--hidden", 16, "--n-steps", 1000, "--batch-size", 33, "--device", "cpu"]
-    job = ["-m", "sc_vaenb", "cvae", file, *fit, "--out", out, "--resume"]
+    job = ["-m", "sc_vaenb", "cvae", file, *fit, "--out", out, "--resume", "--backed"]
 
     process, kept = start(*job), out / "cvae_checkpoint"
     wait_for(lambda: kept.exists() and any(NAME.fullmatch(path.name) for path in kept.iterdir()), process)

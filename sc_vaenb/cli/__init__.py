@@ -182,6 +182,8 @@ def _fit_options(parser: argparse.ArgumentParser, method: str) -> None:
     _source(parser, argparse.SUPPRESS)
     _keys(parser)
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s.")
+    about = "leave X and layers in FILE (.h5ad or .zarr, CSR or dense), for files larger than memory"
+    parser.add_argument("--backed", action="store_true", help=about)
     about = f"keep the state of the fit in {method}_checkpoint in --out, and go on from there if it was killed"
     parser.add_argument("--resume", action="store_true", help=about)
     parser.add_argument("--mog", action="store_true", help="a mixture of Gaussians as prior: short for --prior mog")
@@ -199,6 +201,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     _source(parser, argparse.SUPPRESS)
     _keys(parser)
     _out(parser, OUT, "folder for results")
+    parser.add_argument("--backed", action="store_true", help=argparse.SUPPRESS)  # refused, with the reason
     parser.add_argument("--save-only", action="store_true", help="only draw again from the results in --out")
     add_options(parser, pp.prepare, ["log1p", "copy", "allow_non_integer"])
     add_options(parser, tl.compare, ["label_key", "layer", "variants", "key_added", "copy"])

@@ -49,6 +49,8 @@ def _computed(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any]]:
             f"{out} holds a comparison. Pass --force to replace it (what is unchanged is not computed again), "
             "--save-only to draw it again, or another --out."
         )
+    if options.backed:
+        raise ValueError("compare computes PCA, which needs all counts in memory. --backed goes with vae and cvae.")
     adata = read_input(options)
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=True)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._fit import BATCH_NAMES, LABEL_NAMES
+from ._fit import BATCH_NAMES, LABEL_NAMES, warn_of_circular
 from ._options import given
 from ._read import choose_key, read
 from ._write import check_new, make_folder, whole, write_adata
@@ -40,6 +40,7 @@ def run_score(options: argparse.Namespace) -> None:
     arguments = {**given(options, tl.score), "batch_key": batch_key, "label_key": label_key}
     tl.score(adata, keys, **arguments)
     values = adata.uns["scores"]["values"]
+    warn_of_circular(adata, values.index, label_key)
     print(values.round(3).T.to_string())
     if options.out is not None:
         with whole(options.out) as partial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import shutil
 import time
 from importlib.metadata import version
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._options import given
-from ._read import choose_key, read, with_counts
+from ._read import beyond_memory, choose_key, read, with_counts
 from ._results import write_results
-from ._write import check_room, make_folder, timestamp, whole, write_adata
+from ._write import check_room, in_memory, leave_matrices, make_folder, timestamp, whole, write_adata
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anndata import AnnData
 
 BATCH_NAMES, LABEL_NAMES = ("sample", "batch"), ("celltype", "cell_type")  # columns that need not be named
@@ -45,7 +48,7 @@ def run_fit(options: argparse.Namespace) -> None:
     if writes:
         check_room(adata, options.out)
     key = options.method
-    arguments = {**given(options, function), "layer": "counts", "key_added": key}
+    arguments = {**given(options, function), "layer": layer_of(adata), "key_added": key}
     kept = options.out / f"{key}_checkpoint"
     if options.resume:
         arguments["checkpoint"] = kept
@@ -59,6 +62,7 @@ def run_fit(options: argparse.Namespace) -> None:
     downstream(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
     keys = {name: key for name, key in keys.items() if key is not None and adata.obs[key].nunique() > 1}
+    warn_of_circular(adata, [f"X_{key}"], label_key)
     if keys:
         tl.score(adata, f"X_{key}", **keys, key_added=f"{key}_scores")
     method = f"{options.method}_{adata.uns[key]['params']['likelihood']}".upper()
@@ -66,12 +70,15 @@ def run_fit(options: argparse.Namespace) -> None:
     columns = {"sample": batch_key, "celltype": label_key}
     with whole(folder) as partial:
         write_results(adata, method, key, partial, columns, adata.uns.get(f"{key}_scores"), about(options))
+        leave_matrices(adata)
         write_adata(adata, partial / f"{method}.h5ad")
     if options.resume:
         shutil.rmtree(kept, ignore_errors=True)
     print(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
     for path in sorted(folder.iterdir()):
         say(options, f"  {path.name}")
+    if options.backed:
+        say(options, f"X and layers stay in {options.file or options.adata}: {method}.h5ad holds everything else")
 
 
 def read_input(options: argparse.Namespace) -> AnnData:
@@ -81,7 +88,15 @@ def read_input(options: argparse.Namespace) -> AnnData:
         raise ValueError("there is no input: give a FILE, or --adata FILE.")
     if options.file is not None and options.adata is not None:
         raise ValueError(f"there are two inputs: {options.file} and --adata {options.adata}. Give one.")
-    adata = read(path)
+    if options.backed and options.counts is not None:
+        raise ValueError("--backed leaves counts in their place, and --counts puts them in another order. Give one.")
+    if not options.backed and (beyond := beyond_memory(path)):
+        from scanpy import logging as logg
+
+        need, memory = (f"{value / 2**30:,.1f} GiB" for value in beyond)
+        advice = "If it runs out, leave the counts in the file: vae or cvae with --backed."
+        logg.warning(f"{path} needs at least {need} of memory, and this machine has {memory}. {advice}")
+    adata = read(path, backed=options.backed)
     say(options, f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
     if options.counts is not None:
         adata, found = with_counts(adata, read(options.counts), getattr(options, "layer", None))
@@ -101,6 +116,28 @@ def prepare(adata: AnnData, batch_key: str | None, options: argparse.Namespace) 
             raise
         advice = "Give a second file that has them with --counts FILE, or the name of their layer with --layer NAME."
         raise ValueError(f"{options.file or options.adata} holds no raw counts. {advice} ({error})") from error
+
+
+def layer_of(adata: AnnData) -> str | None:
+    """The layer of the counts that `pp.prepare` found: its own, but for counts that stay in the file."""
+    if "counts" in adata.layers and in_memory(adata.layers["counts"]):
+        return "counts"
+    source = adata.uns["prepare"]["source"]  # X or layers['name']
+    return None if source == "X" else ast.literal_eval(source.removeprefix("layers"))[0]
+
+
+def warn_of_circular(adata: AnnData, embeddings: Iterable[str], label_key: str | None) -> None:
+    """Scores by labels that a fit has seen say little of it."""
+    from scanpy import logging as logg
+
+    records = {name: adata.uns.get(name.removeprefix("X_")) for name in embeddings}
+    for name, record in records.items():
+        params = record.get("params", {}) if isinstance(record, dict) else {}
+        if label_key is not None and params.get("labels_key") == label_key:
+            logg.warning(
+                f"{name} was fitted with the labels {label_key!r} (--labels-key): its scores by these labels are too "
+                "high, and not to be compared with others. Give other labels with --label-key."
+            )
 
 
 def check_columns(batch_key: str | None, label_key: str | None) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 FORMATS = ".h5ad, .zarr, 10x .h5, or a folder with matrix.mtx"
+BACKED = (".h5ad", ".zarr")
+HELD = 2  # times X that a command holds at least: X, and counts of all genes as a layer
 MATCHED = 0.5  # of cells and of genes that the file with counts must know, or it is another data set's
 
 
-def read(path: Path) -> AnnData:
-    """Read an AnnData; the name says which format it has."""
+def read(path: Path, *, backed: bool = False) -> AnnData:
+    """Read an AnnData; the name says which format it has. With `backed`, X and layers stay in the file."""
     import anndata
     import scanpy as sc
 
@@ -26,10 +29,16 @@ def read(path: Path) -> AnnData:
         raise ValueError(f"{path} {what}. Give {FORMATS}.")
     if path.is_dir() and path.suffix in {".h5ad", ".h5"}:
         raise IsADirectoryError(f"{path} is a folder, not a file. Give {FORMATS}.")
+    if backed and path.suffix not in BACKED:
+        raise ValueError(
+            f"--backed takes {' or '.join(BACKED)}, and {path} is neither. Convert it, or leave out --backed."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of duplicate names, which are mended below, and of old formats
-            if has_mtx:
+            if backed:
+                adata = _opened(path)
+            elif has_mtx:
                 adata = sc.read_10x_mtx(path)
             elif path.suffix == ".h5":
                 adata = sc.read_10x_h5(path)
@@ -41,6 +50,50 @@ def read(path: Path) -> AnnData:
     except Exception as error:  # whatever h5py, zarr and pandas make of a broken file
         raise ValueError(f"{path} cannot be read; it may be damaged or incomplete ({error}).") from error
     return adata
+
+
+def _store(path: Path) -> Any:
+    """The file as h5py or zarr sees it."""
+    import h5py
+
+    if path.suffix == ".h5ad":
+        return h5py.File(path)
+    import zarr
+
+    return zarr.open_group(path, mode="r")
+
+
+def _opened(path: Path) -> AnnData:
+    """An AnnData whose matrices are in the file; those of `raw` too, if its genes are the same, as layer "raw"."""
+    from anndata import AnnData
+    from anndata.io import read_elem, sparse_dataset
+
+    def matrix(found: Any) -> Any:
+        if found is None or found.attrs.get("encoding-type") == "null":
+            return None
+        return sparse_dataset(found) if hasattr(found, "keys") else found
+
+    store, names = _store(path), ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
+    parts = {name: read_elem(store[name]) for name in names if name in store}
+    layers = {name: matrix(store["layers"][name]) for name in store.get("layers", ())}
+    raw = store.get("raw")
+    if hasattr(raw, "keys") and "raw" not in layers and read_elem(raw["var"]).index.equals(parts["var"].index):
+        layers["raw"] = matrix(raw["X"])
+    return AnnData(matrix(store.get("X")), layers=layers, **parts)
+
+
+def beyond_memory(path: Path) -> tuple[int, int] | None:
+    """Bytes that a file needs and that the machine has, where it has fewer; None too where one of them is not known."""
+    if path.suffix not in BACKED or not hasattr(os, "sysconf"):
+        return None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        found = _store(path)["X"]
+        parts = [found[name] for name in found] if hasattr(found, "keys") else [found]
+        need = HELD * sum(int(part.nbytes) for part in parts)
+    except Exception:  # without X, or damaged, of which reading will tell
+        return None
+    return (need, memory) if need > memory else None
 
 
 def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[AnnData, str]:

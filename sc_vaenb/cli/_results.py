@@ -37,6 +37,8 @@ def write_results(
     about
         What goes into params.json beside the parameters of the fit.
     """
+    from scanpy import logging as logg
+
     from .. import pl
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +48,14 @@ def write_results(
             np.save(partial, array)
     for what, column in {**columns, "leiden": f"leiden_{key}"}.items():
         if column is not None:
-            axes: Any = pl.embedding(adata, f"X_umap_{key}", color=column, show=False)
+            figure = f"{method}_umap_{what}.svg"
+            try:
+                axes: Any = pl.embedding(adata, f"X_umap_{key}", color=column, show=False)
+            except ValueError as error:  # hundreds of donors, or clusters: no fit is lost for a figure
+                logg.warning(f"{figure} is not drawn: {error}")
+                continue
             axes[0, 0].set_title(f"{method} · {column.removesuffix(f'_{key}')}", fontsize="medium")
-            save_figure(axes[0, 0], folder / f"{method}_umap_{what}.svg")
+            save_figure(axes[0, 0], folder / figure)
     record = adata.uns.get(key, {})
     if "history" in record:
         panels: Any = pl.history(adata, key, show=False)

@@ -11,6 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from scipy import sparse
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -40,6 +43,18 @@ def whole(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def leave_matrices(adata: AnnData) -> None:
+    """Take out of an AnnData what is on disk, of which no copy is to be written."""
+    for name in [name for name in adata.layers if name is not None and not in_memory(adata.layers[name])]:
+        del adata.layers[name]
+    if not in_memory(adata.X):
+        adata.X = None
+
+
+def in_memory(matrix: Any) -> bool:
+    return matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
 
 
 def write_adata(adata: AnnData, path: Path) -> None:
@@ -107,6 +122,8 @@ def check_room(adata: AnnData, out: Path) -> None:
 
 
 def _size(matrix: Any) -> int:
+    if not in_memory(matrix):
+        return 0
     if hasattr(matrix, "indptr"):
         return matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
     return int(getattr(matrix, "nbytes", 0))

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,6 +119,7 @@ class Checkpoint:
         self.newest: Path | None = None
         self.found: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
         self.step, self.batch_size, self.cost, self.failed = 0, 0, USUAL, False
+        folder.mkdir(parents=True, exist_ok=True)
         damaged = []
         for path in sorted(self._states(), reverse=True):
             try:
@@ -221,15 +223,15 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         return arrays, {name: json.loads(text) for name, text in file.metadata().items()}
 
 
-def open_folder(folder: Path) -> None:
-    """Make the folder, which must take files: found out before any work is done."""
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that takes no files; it is made when the fit begins, so that what is refused leaves none."""
     if folder.exists() and not folder.is_dir():
         msg = f"checkpoint={str(folder)!r} is a file, not a folder. Pass another name."
         raise FileExistsError(msg)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PARTIAL).touch()
-        (folder / PARTIAL).unlink()
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with TemporaryFile(dir=there):
+            pass
     except OSError as error:
         msg = f"checkpoint={str(folder)!r} cannot be written to ({error.strerror}). Pass another folder."
         raise OSError(msg) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _adata
-from ..fit.checkpoint import open_folder
+from ..fit.checkpoint import check_folder
 from ..model.likelihood import LIKELIHOODS, LINKS
 from ..model.network import ACTIVATIONS, NORMS
 from ..model.prior import PRIORS
@@ -117,7 +117,7 @@ def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
         raise ValueError(msg)
 
 
-def folder_of(checkpoint: Any, rng: Any, *, opened: bool) -> Path | None:
+def folder_of(checkpoint: Any, rng: Any, *, checked: bool) -> Path | None:
     """The folder for the state of a fit that can go on: one that will be the same fit when it is called again."""
     if checkpoint is None:
         return None
@@ -127,8 +127,8 @@ def folder_of(checkpoint: Any, rng: Any, *, opened: bool) -> Path | None:
     if rng is None:
         msg = "checkpoint needs a seed: with rng=None no fit is that of before. Give rng a whole number."
         raise ValueError(msg)
-    if opened:
-        open_folder(Path(checkpoint))
+    if checked:
+        check_folder(Path(checkpoint))
     return Path(checkpoint)
 
 

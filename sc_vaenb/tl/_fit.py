@@ -52,7 +52,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     rank, n_processes = place()
     if n_processes > 1:
         check_shareable(params, n_processes)
-    folder = folder_of(arguments["checkpoint"], params["rng"], opened=rank == 0)
+    folder = folder_of(arguments["checkpoint"], params["rng"], checked=rank == 0)
     device, seed = own_device(params["device"]), seed_of(params["rng"])
     options = _fit_config(params, adata.n_obs)
     inputs = read_inputs(adata, params, options, seed)

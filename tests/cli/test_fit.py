@@ -100,6 +100,34 @@ def test_quiet_leaves_results_alone(file, tmp_path, capsys, quick):
     assert said.out.count("\n") == 1
 
 
+@pytest.mark.usefixtures("quick")
+def test_more_categories_than_colours_cost_a_figure_and_no_results(file, tmp_path, log):
+    adata = ad.read_h5ad(file)
+    adata.obs["donor"] = [f"donor_{i % 100}" for i in range(300)]
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    typed = ["vae", str(tmp_path / "a.h5ad"), "--batch-key", "donor", "--hidden", "8", "--out", str(tmp_path / "out")]
+    assert cli.main(typed) == 0
+    assert "VAE_NB_umap_sample.svg is not drawn: color 'donor' has 100 categories" in log.getvalue()
+    names = {path.name.removeprefix("VAE_NB_umap_") for path in folder_in(tmp_path / "out").iterdir()}
+    assert {"celltype.svg", "leiden.svg", "VAE_NB.h5ad", "metrics.csv"} <= names
+    assert "sample.svg" not in names
+
+
+@pytest.mark.usefixtures("quick")
+def test_scores_by_labels_that_the_fit_has_seen_come_with_a_warning(file, tmp_path, log):
+    adata = ad.read_h5ad(file)
+    adata.obs["other"] = adata.obs["cell_type"].astype(str) + " cell"
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    typed = ["vae", str(tmp_path / "a.h5ad"), "--hidden", "8", "--labels-key", "cell_type", "--out"]
+    assert cli.main([*typed, str(tmp_path / "out")]) == 0
+    said = "X_vae was fitted with the labels 'cell_type' (--labels-key): its scores by these labels are too high"
+    assert log.getvalue().count(said) == 1
+    fitted = folder_in(tmp_path / "out") / "VAE_NB.h5ad"
+    for labels, times in (("other", 1), ("cell_type", 2)):
+        assert cli.main(["score", str(fitted), "--embeddings", "X_vae", "--label-key", labels]) == 0
+        assert log.getvalue().count(said) == times
+
+
 def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
     kept = history.History.due
     stop = lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt) if step == 30 else kept(self, step)  # noqa: E731

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from sc_vaenb.fit import batches, checkpoint
 from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.checkpoint import Checkpoint, identity, open_folder, read
+from sc_vaenb.fit.checkpoint import Checkpoint, check_folder, identity, read
 from sc_vaenb.fit.cuda import DeviceCounts
 from sc_vaenb.fit.loop import FitConfig, Step, fit
 from sc_vaenb.model.vae import CountVAE, ModelConfig
@@ -247,9 +247,9 @@ def test_a_full_disk_costs_the_fit_nothing(run, whole, broken, tmp_path, monkeyp
 def test_a_folder_that_takes_no_files_is_refused(tmp_path, name, text):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=rf"^checkpoint='.*{name}' {text}.*\. Pass another (name|folder)\.$"):
-        open_folder(tmp_path / name)
-    open_folder(tmp_path / "new" / "folder")
-    assert list((tmp_path / "new" / "folder").iterdir()) == []
+        check_folder(tmp_path / name)
+    check_folder(tmp_path / "new" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # Whose state it is

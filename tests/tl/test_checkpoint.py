@@ -56,6 +56,13 @@ def test_what_can_keep_no_state_is_refused(adata, fast, refused, tmp_path, monke
         sc_vaenb.tl.vae(adata, **fast | options)
 
 
+def test_a_refused_call_leaves_no_folder_behind(adata, fast, refused, tmp_path):
+    adata.layers["counts"].data[7] = 0.5
+    with refused(adata, ValueError, "non-integer values"):
+        sc_vaenb.tl.vae(adata, checkpoint=tmp_path / "new" / "kept", **fast)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_fit_is_refused_before_any_work(adata, fast, refused, tmp_path, monkeypatch):
     sc_vaenb.tl.vae(adata, copy=True, checkpoint=tmp_path, **fast)
     monkeypatch.setattr("sc_vaenb.tl._fit.fit", lambda *_: pytest.fail("fitted"))

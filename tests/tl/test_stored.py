@@ -1,5 +1,10 @@
 """tl.vae, tl.cvae and tl.embed on counts that stay on disk."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -54,6 +59,44 @@ def test_the_fit_is_the_one_in_memory(adata, fast, opened, kind, request):
         np.testing.assert_array_equal(there.uns["vae"]["model"]["weights"][name], weights)
     tl.embed(there, key_added="again", device="cpu")
     np.testing.assert_array_equal(there.obsm["X_again"], expected.obsm["X_vae"])
+
+
+REOPENED = """
+import anndata as ad, numpy as np, sc_vaenb
+adata, fitted = ad.read_h5ad("a.h5ad", backed="r"), ad.read_h5ad("fitted.h5ad")
+adata.uns["vae"] = fitted.uns["vae"]
+sc_vaenb.tl.embed(adata, device="cpu")
+np.testing.assert_array_equal(adata.obsm["X_vae"], fitted.obsm["X_vae"])
+"""
+
+
+def test_the_result_goes_into_a_file_of_its_own(adata, fast, opened, tmp_path):
+    """As docs/scaling.md says: the file with the counts stays what it was, and a new process goes on from both."""
+    there = opened(adata, "backed r")
+    before = (tmp_path / "a.h5ad").read_bytes()
+    tl.cvae(there, "batch", layer=None, **fast)
+    fitted = ad.AnnData(obs=there.obs, var=there.var, obsm=dict(there.obsm), uns=dict(there.uns))
+    fitted.write_h5ad(tmp_path / "fitted.h5ad")
+    assert (tmp_path / "a.h5ad").read_bytes() == before
+    path = os.pathsep.join([str(Path(sc_vaenb.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-c", REOPENED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_anndata_writes_the_result_into_the_file_and_leaves_x(adata, fast, opened, tmp_path):
+    there = opened(adata, "backed r+")
+    tl.cvae(there, "batch", layer=None, **fast)
+    embedding = there.obsm["X_vae"]
+    there.write()
+    there.file.close()
+    found = ad.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(found.X.toarray(), adata.X.toarray())
+    np.testing.assert_array_equal(found.obsm["X_vae"], embedding)
+    tl.embed(found, device="cpu")
+    np.testing.assert_array_equal(found.obsm["X_vae"], embedding)
 
 
 def test_many_cells_of_many_batches(opened, fast, request):
