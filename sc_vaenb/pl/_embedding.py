@@ -236,7 +236,7 @@ def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]
 
 
 def _umap(coordinates: NDArray[np.float64], rng: int) -> NDArray[np.float64]:
-    """UMAP from exact neighbours (scanpy 1.11's approximate ones fail with pynndescent 0.7), begun at the PCA."""
+    """UMAP from exact neighbours (scanpy's approximate ones fail with pynndescent 0.7.0), begun at the PCA."""
     n_cells, n_dims = coordinates.shape
     if n_cells < 4:
         raise ValueError(f"a UMAP needs at least 4 cells; found {n_cells}. Pass an embedding with two columns.")
