@@ -27,24 +27,27 @@ def computed(matrix: Any, where: str, slices: Iterable[slice]) -> Iterator[Any]:
     sizes = np.array(matrix.chunks[0])
     ends, number = np.cumsum(sizes), -1
     chunk: Any = None
+    chunks = matrix.to_delayed()  # once: to cut a chunk out of the array takes longer, the more chunks there are
     for rows in slices:
         parts = []
         first, last = np.searchsorted(ends, [rows.start, min(rows.stop, ends[-1]) - 1], side="right")
         for here in range(first, last + 1):
             if here != number:
-                number, chunk = here, _compute(matrix.blocks[here], where)
+                number, chunk = here, _compute(chunks[here], where)
             start = ends[here] - sizes[here]
             parts.append(chunk[max(rows.start - start, 0) : rows.stop - start])
         join = sparse.vstack if all(map(sparse.issparse, parts)) else np.concatenate
         yield parts[0] if len(parts) == 1 else join(parts)
 
 
-def _compute(matrix: Any, where: str) -> Any:
-    found = matrix.compute(scheduler="synchronous")
-    if sparse.issparse(found):
-        return found.tocsr()
-    if isinstance(found, np.ndarray):
-        return found
+def _compute(row: Iterable[Any], where: str) -> Any:
+    """A row of chunks, side by side."""
+    parts = [chunk.compute(scheduler="synchronous") for chunk in row]
+    if all(map(sparse.issparse, parts)):
+        return sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0].tocsr()
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    found = parts[0]
     msg = (
         f"{where} is a dask array of {type(found).__module__}.{type(found).__name__}. Give one whose chunks are numpy "
         "arrays or scipy CSR matrices."
