@@ -16,6 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from ._dask import by_genes, computed, is_dask
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -63,6 +65,13 @@ def check_adata(adata: object, *, copy: bool = False) -> None:
     if not isinstance(adata, AnnData):
         msg = f"adata is a {type(adata).__name__}, not an AnnData. Wrap counts with anndata.AnnData(counts) first."
         raise TypeError(msg)
+    for slot in ("obs", "var"):
+        if not isinstance(table := getattr(adata, slot), pd.DataFrame):
+            msg = (
+                f"adata.{slot} is a {type(table).__name__}, as read lazily, not a pandas DataFrame. Call "
+                f"adata.{slot} = adata.{slot}.to_memory() first; the counts can stay on disk."
+            )
+            raise TypeError(msg)
     if adata.n_obs == 0 or adata.n_vars == 0:
         msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
         raise ValueError(msg)
@@ -71,7 +80,8 @@ def check_adata(adata: object, *, copy: bool = False) -> None:
             "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
         )
         raise ValueError(msg)
-    if copy and not adata.is_view and any(from_a_file(matrix) for matrix in (adata.X, *adata.layers.values())):
+    opened = [matrix for matrix in (adata.X, *adata.layers.values()) if from_a_file(matrix) and not is_dask(matrix)]
+    if copy and not adata.is_view and opened:
         msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
         raise ValueError(msg)
     if not adata.var_names.is_unique:
@@ -148,11 +158,11 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
 
 
 def from_a_file(matrix: Any) -> bool:
-    """Whether a matrix is on disk: of a backed AnnData, or put into one as anndata, h5py or zarr opened it."""
+    """Whether a matrix is on disk: of a backed AnnData, or put into one as anndata, dask, h5py or zarr opened it."""
     from anndata.abc import CSCDataset, CSRDataset
 
     dense = type(matrix).__module__.partition(".")[0] in {"h5py", "zarr"}
-    return dense or isinstance(matrix, CSCDataset | CSRDataset)
+    return dense or isinstance(matrix, CSCDataset | CSRDataset) or is_dask(matrix)
 
 
 def row_blocks(
@@ -162,19 +172,31 @@ def row_blocks(
     if not (from_a_file(matrix) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         msg = (
             f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
-            "matrix or array, or a backed AnnData."
+            "matrix or array, a dask array of these, or a backed AnnData."
         )
         raise TypeError(msg)
     if sparse.issparse(matrix) and matrix.format not in {"csr", "csc"}:
         msg = f"{where} is a sparse matrix in {matrix.format} format. Convert it with .tocsr() first."
         raise TypeError(msg)
-    if getattr(matrix, "format", "") == "csc":  # in memory or backed: rows of it would be read one by one
-        matrix = matrix[:, np.flatnonzero(genes)].tocsr()
+    if is_by_genes(matrix):  # in memory or on disk: rows of it would be read one by one
+        whole = next(computed(matrix, where, [slice(0, matrix.shape[0])])) if is_dask(matrix) else matrix
+        matrix = whole[:, np.flatnonzero(genes)].tocsr()
         genes = np.ones(matrix.shape[1], dtype=bool)
-    chosen = np.flatnonzero(genes)
     first, last, _ = cells.indices(matrix.shape[0])
-    for start in range(first, last, n_rows):
-        rows = matrix[start : min(start + n_rows, last)]
+    yield from rows_of(
+        matrix, where, genes, (slice(start, min(start + n_rows, last)) for start in range(first, last, n_rows))
+    )
+
+
+def is_by_genes(matrix: Any) -> bool:
+    """Whether a matrix, of any supported kind, is kept gene by gene."""
+    return by_genes(matrix) if is_dask(matrix) else getattr(matrix, "format", "") == "csc"
+
+
+def rows_of(matrix: Any, where: str, genes: NDArray[np.bool_], slices: Iterable[slice]) -> Iterator[sparse.csr_matrix]:
+    """The rows of each slice (in order, each row once) as canonical CSR of the chosen genes."""
+    chosen = np.flatnonzero(genes)
+    for rows in computed(matrix, where, slices) if is_dask(matrix) else (matrix[part] for part in slices):
         yield canonical(rows if genes.all() else rows[:, chosen], where)
 
 

@@ -14,7 +14,7 @@ from scanpy import settings
 from scipy import sparse
 from tqdm import tqdm
 
-from ._adata import canonical, check_values, from_a_file, row_blocks
+from ._adata import check_values, from_a_file, is_by_genes, row_blocks, rows_of
 from .fit.batches import CELLS_AT_ONCE, EVERY
 from .fit.stored import BLOCK
 
@@ -44,12 +44,11 @@ class DiskCounts:
 
     def read(self, blocks: NDArray[np.int64]) -> sparse.csr_matrix:
         """The cells of the blocks of neighbours with these numbers, as canonical float32 CSR without explicit zeros."""
-        chosen = np.flatnonzero(self.mask)
         apart = np.diff(blocks) > 1
         full = np.arange(1, len(blocks)) % max(CELLS_AT_ONCE // BLOCK, 1) == 0  # what is read at once has all genes
         runs = np.split(blocks, np.flatnonzero(apart | full) + 1)
-        rows = [sparse.csr_matrix(self.matrix[BLOCK * run[0] : BLOCK * (run[-1] + 1)])[:, chosen] for run in runs]
-        return _non_zeros(canonical(sparse.vstack(rows, format="csr"), self.where))
+        slices = (slice(BLOCK * run[0], BLOCK * (run[-1] + 1)) for run in runs)
+        return _non_zeros(sparse.vstack(list(rows_of(self.matrix, self.where, self.mask, slices)), format="csr"))
 
 
 def _non_zeros(counts: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -61,7 +60,7 @@ def on_disk(matrix: Any, where: str) -> bool:
     """Whether a matrix (named `where`) is in a file and can be read from there some cells at a time."""
     if not from_a_file(matrix):
         return False
-    if getattr(matrix, "format", "") == "csc":
+    if is_by_genes(matrix):
         logg.warning(
             f"{where} is a CSC matrix on disk, of which cells cannot be read some at a time: all its counts are read "
             "into memory. Write it as CSR once to avoid this."

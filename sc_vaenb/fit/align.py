@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from ..model.alignment import SHARPNESS, Alignment
+from .device import threads_as_asked
 
 MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
 OF_A_BATCH = 50  # at least, or all
@@ -36,6 +37,7 @@ def n_clusters(n_cells: int) -> int:
 
 
 @torch.no_grad()
+@threads_as_asked()
 def align(
     alignment: Alignment, latent: NDArray[np.float32], batch: NDArray[np.int64], group: NDArray[np.int64], seed: int
 ) -> None:

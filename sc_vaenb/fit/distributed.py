@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -93,8 +93,27 @@ class Processes:
             raise found[1]
         return found[0]
 
+    def each(self, make: Callable[[], T]) -> T:
+        """What this process makes; if any of them meets an error, that of the first such one for all of them."""
+        if self.size == 1:
+            return make()
+        made, error = None, None
+        try:
+            made = make()
+        except Exception as own:  # whatever it is, the others must not wait
+            error = own
+        errors: list[Any] = [None] * self.size
+        with _all_answer():
+            dist.all_gather_object(errors, error, group=self.group)
+        for met in errors:
+            if met is not None:
+                raise met
+        return cast(T, made)
+
     def check_same(self, about: dict[str, Any]) -> None:
         """Refuse to share a fit of different data or arguments."""
+        if self.size == 1:
+            return
         all_of_them: list[Any] = [None] * self.size
         with _all_answer():
             dist.all_gather_object(all_of_them, about, group=self.group)
@@ -136,6 +155,21 @@ class Processes:
                 if len(part := rows[self._part(rank, n)]):
                     dist.broadcast(torch.from_numpy(part), src=rank, group=self.group)
         return rows
+
+    def join(self, own: NDArray) -> NDArray:
+        """The arrays of all processes, of any lengths, one after the other."""
+        if self.size == 1:
+            return own
+        lengths: list[Any] = [None] * self.size
+        with _all_answer():
+            dist.all_gather_object(lengths, len(own), group=self.group)
+            ends = np.cumsum([0, *lengths])
+            joined = np.empty(ends[-1], own.dtype)
+            joined[ends[self.rank] : ends[self.rank + 1]] = own
+            for rank in range(self.size):
+                if len(part := joined[ends[rank] : ends[rank + 1]]):
+                    dist.broadcast(torch.from_numpy(part.view(np.uint8)), src=rank, group=self.group)
+        return joined
 
 
 @contextmanager

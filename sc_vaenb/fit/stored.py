@@ -19,8 +19,9 @@ from scipy import sparse
 
 from ..model.minibatch import Minibatch
 from .ahead import ahead
-from .batches import EVERY, Counts, minibatch_of, shuffled
+from .batches import EVERY, Counts, checksum, minibatch_of, shuffled
 from .dispersion import evenly
+from .distributed import Processes
 from .loop import FitConfig, draw
 from .overlap import compared
 
@@ -125,7 +126,8 @@ class Scan(NamedTuple):
 
 def scan(blocks: Iterator[sparse.csr_matrix], n_genes: int, cells: NDArray[np.int64]) -> Scan:
     """One pass over all cells, of which the counts of some (sorted) are kept."""
-    depth, seen, kept, done = [], np.zeros(n_genes, dtype=bool), [], 0
+    depth, kept = [np.empty(0)], [sparse.csr_matrix((0, n_genes), dtype=np.float32)]
+    seen, done = np.zeros(n_genes, dtype=bool), 0
     for block in ahead(blocks):
         depth.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
         seen[block.indices] = True
@@ -133,3 +135,24 @@ def scan(blocks: Iterator[sparse.csr_matrix], n_genes: int, cells: NDArray[np.in
         kept.append(block[cells[first:last] - done])
         done += block.shape[0]
     return Scan(np.concatenate(depth), seen, sparse.vstack(kept, format="csr"))
+
+
+def scan_together(
+    processes: Processes,
+    blocks: Callable[[slice], Iterator[sparse.csr_matrix]],
+    n_genes: int,
+    n_cells: int,
+    cells: NDArray[np.int64],
+) -> Scan:
+    """The same, for which each process goes through its part of the cells; all have what all of them find."""
+    processes.check_same({"counts": [n_cells, n_genes], "cells that the fit sees": [len(cells), checksum(cells)]})
+    part = processes.part(n_cells)
+    here = cells[np.searchsorted(cells, part.start) : np.searchsorted(cells, part.stop)] - part.start
+    found = processes.each(lambda: scan(blocks(part), n_genes, here))
+    if processes.size == 1:
+        return found
+    seen: NDArray[np.bool_] = np.any(processes.join(found.seen).reshape(processes.size, n_genes), axis=0)
+    lengths, gene, count = map(processes.join, (np.diff(found.matrix.indptr), found.matrix.indices, found.matrix.data))
+    pointer = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    matrix = sparse.csr_matrix((count, gene, pointer), shape=(len(cells), n_genes))
+    return Scan(processes.join(found.depth), seen, matrix)

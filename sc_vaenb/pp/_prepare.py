@@ -15,7 +15,7 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .. import _adata
-from .._adata import check_adata, check_number, keys, matrix_of, read_batches, read_matrix
+from .._adata import check_adata, check_number, from_a_file, keys, matrix_of, read_batches, read_matrix
 from .._disk import DiskCounts, on_disk
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
@@ -78,8 +78,9 @@ def prepare(
     Parameters
     ----------
     adata
-        Annotated data with raw counts somewhere, cells x genes. Counts on disk (``X`` of a backed AnnData) stay there,
-        and are gone through twice, some thousand cells at a time; ``raw`` of a backed AnnData is not looked at.
+        Annotated data with raw counts somewhere, cells x genes. Counts on disk (``X`` of a backed AnnData, or dask
+        arrays, as of files joined lazily) stay there, and are gone through twice, some thousand cells at a time;
+        ``raw`` on disk is not looked at.
     batch_key
         Column of ``obs`` with the batch of each cell: a gene is then judged within batches, so that a difference
         between batches does not make it variable.
@@ -231,8 +232,8 @@ def _find_counts(
 
 def _raw(adata: AnnData) -> tuple[Any, str]:
     """The matrix of raw, reduced to the genes of adata in their order."""
-    if adata.isbacked:
-        msg = "raw of a backed AnnData is not looked at, since nothing that comes next could read it from there."
+    if adata.isbacked or from_a_file(adata.raw.X):
+        msg = "raw on disk is not looked at, since nothing that comes next could read it from there."
         raise ValueError(msg)
     names = adata.raw.var_names
     if not names.is_unique:

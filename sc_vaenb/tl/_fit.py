@@ -55,12 +55,12 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     folder = folder_of(arguments["checkpoint"], params["rng"], checked=rank == 0)
     device, seed = own_device(params["device"]), seed_of(params["rng"])
     options = _fit_config(params, adata.n_obs)
-    inputs = read_inputs(adata, params, options, seed)
-    counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
-    overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
-    config = _model_config(params, inputs, overlap)
 
     with together(device) as processes:
+        inputs = read_inputs(adata, params, options, seed, processes)
+        counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
+        overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
+        config = _model_config(params, inputs, overlap)
         checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
         start = logg.info(
             f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"

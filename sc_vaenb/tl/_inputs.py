@@ -13,6 +13,7 @@ from .. import _adata
 from .._disk import on_disk
 from ..fit.batches import Counts
 from ..fit.classify import hold_back
+from ..fit.distributed import Processes
 from ..fit.loop import FitConfig
 from ..model.labels import UNKNOWN
 from ._covariates import learn_covariates, read_covariates
@@ -55,7 +56,9 @@ class Inputs:
     judges: NDArray[np.int64]
 
 
-def read_inputs(adata: AnnData, params: Mapping[str, Any], options: FitConfig, seed: int) -> Inputs:
+def read_inputs(
+    adata: AnnData, params: Mapping[str, Any], options: FitConfig, seed: int, processes: Processes
+) -> Inputs:
     """Everything, checked; what is cheap to check comes first."""
     batch_key, allowed = params.get("batch_key"), params["allow_non_integer"]
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
@@ -75,8 +78,10 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], options: FitConfig, s
         beside["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
     mask = _adata.gene_mask(adata, params["mask_var"])
     counts: Counts
-    if on_disk(*_adata.matrix_of(adata, params["layer"])):
-        counts, genes, mean = counts_to_fit(adata, params, mask, codes, beside, options, seed)
+    stored = on_disk(*_adata.matrix_of(adata, params["layer"]))
+    processes.check_same({"whether counts are on disk": stored})
+    if stored:
+        counts, genes, mean = counts_to_fit(adata, params, mask, codes, beside, options, seed, processes)
     else:
         matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=allowed)
         matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))

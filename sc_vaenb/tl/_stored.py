@@ -12,8 +12,9 @@ from scipy import sparse
 
 from .. import _adata
 from .._disk import DiskCounts
+from ..fit.distributed import Processes
 from ..fit.loop import FitConfig
-from ..fit.stored import StoredCounts, cells_seen, scan
+from ..fit.stored import StoredCounts, cells_seen, scan_together
 from ._model import Stored, beside_of
 
 if TYPE_CHECKING:
@@ -28,11 +29,15 @@ def counts_to_fit(
     beside: dict[str, NDArray],
     options: FitConfig,
     seed: int,
+    processes: Processes,
 ) -> tuple[StoredCounts, NDArray[np.str_], float]:
-    """Counts checked in one pass over them, with those that the fit will see; genes; and the mean size factor."""
+    """Counts checked in one pass over them, with those that the fit will see; genes; and the mean size factor.
+
+    Of the pass each process does its part.
+    """
     disk = _disk_counts(adata, params, mask)
     cells, complete = cells_seen(codes, options, seed)
-    found = scan(disk.blocks(), len(disk.genes), cells)
+    found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
     _adata.check_no_empty(found.depth == 0, disk.where, disk.cells, len(disk.genes))
     genes, matrix = disk.genes.to_numpy(dtype=str), found.matrix
     if not found.seen.all():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import MOST_CLUSTERS, OF_A_BATCH, align, draw_cells, n_clusters
+from sc_vaenb.fit.align import MOST_CLUSTERS, OF_A_BATCH, align, draw_cells, n_clusters, shifts
 from sc_vaenb.metrics import score
 from sc_vaenb.model.alignment import Alignment
 
@@ -112,3 +112,20 @@ def test_degenerate_states_stay_numbers():
 def test_the_same_seed_gives_the_same():
     z, batch, _ = states()
     np.testing.assert_array_equal(apply(fitted(z, batch), z, batch), apply(fitted(z, batch), z, batch))
+
+
+def test_it_is_fitted_on_as_many_threads_as_asked_for(monkeypatch):
+    """Or it would round otherwise after anything that has let numba resize torch's pool of threads."""
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(
+        "sc_vaenb.fit.align.shifts", lambda *args: seen.append(torch.get_num_threads()) or shifts(*args)
+    )
+    z, batch, _ = states()
+    torch.set_num_threads(2)
+    try:
+        fitted(z, batch)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}

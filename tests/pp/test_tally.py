@@ -131,7 +131,7 @@ def test_a_bad_value_is_named_and_raw_is_left_alone(cells, backed):
     found = backed(adata)
     with pytest.raises(ValueError, match=r"- X holds non-integer values \(cell 'cell_333', gene") as caught:
         prepare(found)
-    assert "- raw of a backed AnnData is not looked at" in str(caught.value)
+    assert "- raw on disk is not looked at" in str(caught.value)
     assert "prepare" not in found.uns
 
 
