@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..model.minibatch import Minibatch
+from .gather import entries
 
 CHECKED = 2**20  # counts with a checksum of their own
 CELLS_AT_ONCE = 4096  # in a pass over all cells
@@ -62,7 +63,7 @@ class Counts:
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         """The chosen cells, on the device."""
         beside = {name: values[cells] for name, values in self.beside.items()}
-        return minibatch_of(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside, device)
+        return minibatch_of(self.matrix, cells, self.size_factor[cells], self.condition[cells], beside, device)
 
     def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
         """The chosen cells alone."""
@@ -85,25 +86,26 @@ class Counts:
 
 
 def minibatch_of(
-    part: csr_matrix,
+    matrix: csr_matrix,
+    rows: NDArray[np.integer] | slice,
     size_factor: NDArray[np.float32],
     condition: NDArray[np.int64],
     beside: dict[str, NDArray],
     device: torch.device,
 ) -> Minibatch:
-    """Rows of a matrix, with what goes with them, on the device."""
-    row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+    """Rows of a matrix, with what goes with each of them, on the device."""
+    row, gene, count = entries(matrix, rows)
 
     def put(values: NDArray) -> torch.Tensor:
         return torch.from_numpy(values).to(device)
 
     return Minibatch(
         row=put(row),
-        gene=put(part.indices.astype(np.int64)),
-        count=put(part.data),
+        gene=put(gene),
+        count=put(count),
         size_factor=put(size_factor),
         condition=put(condition),
-        n_genes=part.shape[1],
+        n_genes=matrix.shape[1],
         beside={name: put(values) for name, values in beside.items()},
     )
 

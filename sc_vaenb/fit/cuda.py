@@ -6,7 +6,7 @@ them. So it is captured once as a CUDA graph and replayed. That needs shapes tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .batches import EVERY, Counts
+from .by_hand import step_on_cpu
 from .loop import FitConfig, Step
 from .stored import StoredCounts
 
@@ -117,8 +118,10 @@ class CapturedStep(Step):
         return self.counts.padded(cells, self.room)
 
 
-def to_device(counts: Counts, device: torch.device) -> tuple[Counts, type[Step]]:
-    """Counts where steps find them fastest, and the steps: on a CUDA device, if it has room for the counts."""
+def to_device(counts: Counts, device: torch.device) -> tuple[Counts, Callable[..., Step]]:
+    """Counts where steps find them fastest (on a CUDA device, if it has room for them), and what makes the steps."""
+    if device.type == "cpu":
+        return counts, step_on_cpu
     if isinstance(counts, StoredCounts) and not counts.complete:  # other counts are held as the fit goes on
         return counts, Step
     if device.type != "cuda" or counts.matrix.nnz * 6 > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:

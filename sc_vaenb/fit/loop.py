@@ -63,14 +63,21 @@ class Step:
     def __call__(self, cells: Any, rate: Any, beta: Any, warmth: Any = 1.0) -> Terms:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        terms = self.gradients(cells, beta, warmth)
+        self.collect(terms)
+        self.clip()
+        self.optimizer.step()
+        return terms
+
+    def gradients(self, cells: Any, beta: Any, warmth: Any) -> Terms:
+        """The objective, and its gradients in the `grad` of the parameters."""
         terms = self.model.loss(self.minibatch(cells), beta, self.free_bits, warmth=warmth)
         self.optimizer.zero_grad()
         terms.loss.backward()
-        terms = Terms(*(term.detach() for term in terms))
-        self.collect(terms)
+        return Terms(*(term.detach() for term in terms))
+
+    def clip(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-        self.optimizer.step()
-        return terms
 
     def collect(self, terms: Terms) -> None:
         """Where several processes share a fit, make of the gradients and terms of their parts those of all cells."""

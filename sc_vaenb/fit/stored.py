@@ -54,15 +54,16 @@ class StoredCounts(Counts):
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         chosen = np.arange(len(self))[cells] if isinstance(cells, slice) else cells
         beside = {name: values[chosen] for name, values in self.beside.items()}
-        part = self.matrix[self.rows(chosen)]
-        return minibatch_of(part, self.size_factor[chosen], self.condition[chosen], beside, device)
+        return minibatch_of(
+            self.matrix, self.rows(chosen), self.size_factor[chosen], self.condition[chosen], beside, device
+        )
 
     def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
         done = cells.indices(len(self))[0]
         for block in ahead(self.blocks(cells)):
             here = slice(done, done := done + block.shape[0])
             beside = {name: values[here] for name, values in self.beside.items()}
-            yield minibatch_of(block, self.size_factor[here], self.condition[here], beside, device)
+            yield minibatch_of(block, EVERY, self.size_factor[here], self.condition[here], beside, device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         if self.complete:

@@ -111,8 +111,8 @@ class NegativeBinomial(Poisson):
 
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
         if self.shares:  # softmax and likelihood in one
-            return negative_binomial_cells(raw, offset, self._log_theta(), batch, shares=True)
-        return negative_binomial_cells(self.link(raw), offset, self._log_theta(), batch)
+            return negative_binomial_cells(raw, offset, self.bounded_log_theta(), batch, shares=True)
+        return negative_binomial_cells(self.link(raw), offset, self.bounded_log_theta(), batch)
 
     def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
         # A negative binomial is a Poisson whose rate varies as a gamma of mean mu and shape theta.
@@ -123,11 +123,12 @@ class NegativeBinomial(Poisson):
 
     def log_theta_of(self, condition: Tensor) -> Tensor:
         """Of each cell, (n_cells or 1, n_genes)."""
-        log_theta = self._log_theta()
+        log_theta = self.bounded_log_theta()
         return log_theta if len(log_theta) == 1 else log_theta[condition]
 
-    def _log_theta(self) -> Tensor:
-        return self.log_theta.clamp(-9.2, 18.4)  # theta in 1e-4 .. 1e8, beyond which nothing can be told apart
+    def bounded_log_theta(self) -> Tensor:
+        """For theta in 1e-4 .. 1e8, beyond which nothing can be told apart."""
+        return self.log_theta.clamp(-9.2, 18.4)
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):

@@ -38,7 +38,7 @@ def kept(function: Any) -> Any:
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)
-def _exp(x: float) -> float:
+def _exp(x: Any) -> Any:
     """Up to 88; what is below -87 counts as that."""
     x = x if x > SMALLEST_EXPONENT else SMALLEST_EXPONENT
     n = np.floor(x * LOG2_E + HALF)
@@ -52,7 +52,7 @@ def _exp(x: float) -> float:
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)
-def _log(x: float) -> float:
+def _log(x: Any) -> Any:
     """Of positive numbers with full precision."""
     bits = np.int32(np.float32(x).view(np.int32) - SQRT_HALF)
     power = np.float32(np.int32(bits >> EXPONENT))
@@ -65,7 +65,7 @@ def _log(x: float) -> float:
 
 
 @numba.njit(fastmath={"contract", "reassoc"}, **OPTIONS)
-def _sum(values: NDArray) -> float:
+def _sum(values: NDArray) -> Any:
     total = ZERO
     for value in values:
         total += value
@@ -73,7 +73,7 @@ def _sum(values: NDArray) -> float:
 
 
 @numba.njit(fastmath={"contract", "reassoc"}, **OPTIONS)
-def _dot(a: NDArray, b: NDArray) -> float:
+def _dot(a: NDArray, b: NDArray) -> Any:
     total = ZERO
     for j in range(len(a)):
         total += a[j] * b[j]
@@ -146,12 +146,14 @@ def _zeros(odds: NDArray, used: NDArray, log1p: NDArray) -> None:
 
 
 @numba.njit(fastmath={"contract"}, **OPTIONS)
-def _slopes_of_zeros(odds: NDArray, used: NDArray, log1p: NDArray, theta: NDArray, share: float) -> None:
-    """From `used` the gradient in the log rate, from `log1p` that in log theta, in their place."""
+def _slopes_of_zeros(
+    odds: NDArray, used: NDArray, log1p: NDArray, theta: NDArray, share: float, weight: float, grad_theta: NDArray
+) -> None:
+    """From `used` the weighted gradient in the log rate, in its place; that in log theta is added to `grad_theta`."""
     for j in range(len(odds)):
-        of_theta = used[j] - log1p[j]
-        used[j] = -theta[j] * (used[j] + odds[j] * share)
-        log1p[j] = theta[j] * of_theta
+        weighted = weight * theta[j]
+        grad_theta[j] += weighted * (used[j] - log1p[j])
+        used[j] = -weighted * (used[j] + odds[j] * share)
 
 
 @kept
@@ -165,61 +167,69 @@ def cells(
     gene: NDArray,
     count: NDArray,
     shares: bool,
+    weight: NDArray,
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """As `nb_kernel.negative_binomial_cells`, with its gradients in `log_rate` and (of each cell) in log theta.
+    """As `nb_kernel.negative_binomial_cells`; and the gradients of the cells' weighted sum in log rates and log theta.
 
     Parameters
     ----------
-    log_rate, offset, log_theta, shares
+    log_rate, offset, shares
         As there, C-contiguous and float32, with one offset a cell.
-    code
-        Row of `log_theta` for each cell.
+    largest
+        Of the log rates of each cell.
+    theta, code
+        Inverse dispersions (kinds x genes), and which row of them is each cell's.
     row, gene, count
         As of a `Minibatch`.
+    weight
+        Of each cell, float32; none if gradients are not wanted.
     """
     n_cells, n_genes = log_rate.shape
-    value, grad, of_theta = np.empty(n_cells, np.float32), np.empty_like(log_rate), np.empty_like(log_rate)
+    wanted = len(weight) > 0
+    value, grad = np.empty(n_cells, np.float32), np.empty((n_cells if wanted else 0, n_genes), np.float32)
+    grad_theta = np.zeros(theta.shape, np.float32)
     gamma, gamma_slope = _tables(theta.reshape(-1))
-    odds, end = np.empty(n_genes, np.float32), 0
+    odds, log1p, spare = np.empty(n_genes, np.float32), np.empty(n_genes, np.float32), np.empty(n_genes, np.float32)
+    slope, slope_theta = np.empty(len(row), np.float32), np.empty(len(row), np.float32)  # of the non-zeros
+    end = 0
     for i in range(n_cells):
         begin = end
         while end < len(row) and row[end] == i:
             end += 1
+        used = grad[i] if wanted else spare  # what is needed of a cell until its gradient is known
         if not math.isfinite(largest[i]):  # of which _exp would make a number
             value[i] = np.nan
-            for j in range(n_genes):
-                grad[i, j] = of_theta[i, j] = np.nan
+            used[:] = np.nan
             continue
         own, first, size = theta[code[i]], code[i] * n_genes, np.float32(math.exp(offset[i]))
-        used, log1p = grad[i], of_theta[i]  # their places, until the gradients are known
         if shares:
             _odds_of_shares(odds, log_rate[i], largest[i], size, own)
         else:
             _odds_of_rates(odds, log_rate[i], offset[i], own)
         _zeros(odds, used, log1p)
 
-        seen, slope = 0.0, 0.0
+        seen, total = 0.0, 0.0
         for k in range(begin, end):
             x, j = count[k], gene[k]
             u = max(odds[j], TINY)
             unused = ONE / (ONE + u)  # theta / (theta + mu)
             column = int(min(x, TABLE_SIZE))
-            slope += x * unused
             if column == x:
                 seen += gamma[column, first + j] + x * _log(u * unused)
+                of_gamma = gamma_slope[column, first + j]
             else:  # the large terms of zeros and counts cancel: taken together, in float64, and not again as zeros
-                seen += _large(x, u, own[j])[0]
+                log_prob, of_gamma = _large(x, u, own[j])
+                seen += log_prob
                 log1p[j] = ZERO
+            slope[k], slope_theta[k] = x * unused, of_gamma - x * unused
+            total += slope[k]
         value[i] = seen - _dot(own, log1p)
-        share = np.float32((slope - _dot(own, used)) / size) if shares else ZERO
+        if not wanted:
+            continue
 
-        _slopes_of_zeros(odds, used, log1p, own, share)
+        share = np.float32((total - _dot(own, used)) / size) if shares else ZERO
+        _slopes_of_zeros(odds, used, log1p, own, share, weight[i], grad_theta[code[i]])
         for k in range(begin, end):
-            x, j = count[k], gene[k]
-            u = max(odds[j], TINY)
-            slope = x / (ONE + u)
-            column = int(min(x, TABLE_SIZE))
-            grad[i, j] += slope
-            more = gamma_slope[column, first + j] if column == x else _large(x, u, own[j])[1]
-            of_theta[i, j] += more - slope
-    return value, grad, of_theta
+            used[gene[k]] += weight[i] * slope[k]
+            grad_theta[code[i], gene[k]] += weight[i] * slope_theta[k]
+    return value, grad, grad_theta

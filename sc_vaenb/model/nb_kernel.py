@@ -39,25 +39,60 @@ def negative_binomial_cells(
     -------
     (n_cells,), differentiable in `log_rate` and `log_theta`.
     """
-    return _NegativeBinomialCells.apply(log_rate, offset, log_theta, batch, shares)
+    quick = log_rate.device.type == "cpu" and log_rate.dtype == torch.float32
+    return (_Compiled if quick else _InTorch).apply(log_rate, offset, log_theta, batch, shares)
 
 
-class _NegativeBinomialCells(torch.autograd.Function):
+def value_and_gradients(
+    log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same on a CPU, compiled, with the gradients of the cells' weighted sum in `log_rate` and `log_theta`.
+
+    Without weights, of which there is one a cell, only the value is computed.
+    """
+    code = batch.condition if len(log_theta) > 1 else torch.zeros_like(batch.condition)
+    log_rate = log_rate.detach()
+    tensors = log_rate, log_rate.amax(1), offset.squeeze(1), log_theta.detach().exp(), code
+    arrays = (tensor.contiguous().numpy() for tensor in (*tensors, batch.row, batch.gene, batch.count))
+    value, grad, grad_theta = cells(*arrays, shares, weight.contiguous().numpy())
+    return torch.from_numpy(value), torch.from_numpy(grad), torch.from_numpy(grad_theta)
+
+
+class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
     ) -> Tensor:
-        quick = log_rate.device.type == "cpu" and log_rate.dtype == torch.float32
-        value, grad, of_theta = (_compiled if quick else _in_torch)(log_rate, offset, log_theta, batch, shares)
-        ctx.condition = None if len(log_theta) == 1 else batch.condition
-        ctx.n_conditions = len(log_theta)
+        wanted = any(ctx.needs_input_grad)
+        weight = log_rate.new_ones(batch.n_cells if wanted else 0)
+        value, *gradients = value_and_gradients(log_rate, offset, log_theta, batch, shares, weight)
+        ctx.save_for_backward(log_rate, offset, log_theta, *gradients)
+        ctx.batch, ctx.shares = batch, shares
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+        log_rate, offset, log_theta, grad, grad_theta = ctx.saved_tensors
+        if weight.min() == weight.max():  # as those of a mean
+            return grad * weight[0], None, grad_theta * weight[0], None, None
+        _, grad, grad_theta = value_and_gradients(log_rate, offset, log_theta, ctx.batch, ctx.shares, weight)
+        return grad, None, grad_theta, None, None
+
+
+class _InTorch(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
+    ) -> Tensor:
+        value, grad, of_theta = _in_torch(log_rate, offset, log_theta, batch, shares)
+        ctx.condition, ctx.n_conditions = batch.condition, len(log_theta)
         ctx.save_for_backward(grad, of_theta)
         return value
 
     @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
+    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
         grad, of_theta = ctx.saved_tensors
-        if ctx.condition is None:
+        if ctx.n_conditions == 1:
             grad_theta = (weight @ of_theta).unsqueeze(0)
         else:
             grad_theta = of_theta.new_zeros(ctx.n_conditions, of_theta.shape[1])
@@ -65,20 +100,10 @@ class _NegativeBinomialCells(torch.autograd.Function):
         return grad * weight.unsqueeze(1), None, grad_theta, None, None
 
 
-Cells = tuple[Tensor, Tensor, Tensor]  # their values, and the gradients in log_rate and, of each cell, in log_theta
-
-
-def _compiled(log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool) -> Cells:
-    code = batch.condition if len(log_theta) > 1 else torch.zeros_like(batch.condition)
-    per_cell = log_rate.amax(1), offset.squeeze(1), log_theta.exp(), code
-    arrays = (log_rate, *per_cell, batch.row, batch.gene, batch.count)
-    value, grad, of_theta = map(
-        torch.from_numpy, cells(*(array.detach().contiguous().numpy() for array in arrays), shares)
-    )
-    return value, grad, of_theta
-
-
-def _in_torch(log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool) -> Cells:
+def _in_torch(
+    log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Values of the cells, and their gradients in `log_rate` and, of each cell, in log theta."""
     shared = len(log_theta) == 1
     theta = log_theta.exp()
     cell_theta = theta if shared else theta[batch.condition]  # broadcast, or a row per cell

@@ -16,6 +16,8 @@ from .penalty import PENALTIES, Passed
 from .prior import PRIORS
 from .protein import Protein
 
+LOG_VAR = (-12.0, 6.0)  # bounds of the posterior's
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -107,7 +109,7 @@ class CountVAE(nn.Module):
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
         mean, log_var = self.encoder(batch.log_normalised(), self.encoder_side(batch)).chunk(2, dim=1)
-        return mean, log_var.clamp(-12.0, 6.0)
+        return mean, log_var.clamp(*LOG_VAR)
 
     def encoder_side(self, batch: Minibatch) -> list[Tensor]:
         """What the encoder sees besides the counts."""
@@ -120,12 +122,16 @@ class CountVAE(nn.Module):
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""
+        return self.decoder(z, self.decoder_side(batch))
+
+    def decoder_side(self, batch: Minibatch) -> list[Tensor]:
+        """What the decoder sees besides the latent state."""
         side = self.given(batch)
         if self.condition is not None:
             side.append(self.condition(batch.condition))
         if self.config.size_factor_as == "covariate":
             side.append(batch.size_factor.log().unsqueeze(1))
-        return self.decoder(z, side)
+        return side
 
     def given(self, batch: Minibatch) -> list[Tensor]:
         """The covariates (n_cells, n_covariates), where the model knows some; cells without them have their mean, 0."""

@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.fit.batches import Counts, shuffled, split
+from sc_vaenb.fit.gather import entries
 
 
 def test_a_minibatch_holds_the_chosen_cells():
@@ -48,3 +49,22 @@ def test_no_validation_on_request():
     train, validation = split(np.zeros(10, np.int64), 0.0, 100, np.random.default_rng(0))
     assert len(train) == 10
     assert len(validation) == 0
+
+
+@pytest.mark.parametrize(
+    "cells", [np.array([3, 0, 3, 5]), np.array([5]), slice(1, 5), slice(None), slice(2, 2)], ids=str
+)
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_the_entries_of_cells_are_those_of_their_rows(cells, kind):
+    """Cells that come twice, that have no counts, in any order."""
+    rng = np.random.default_rng(0)
+    dense = rng.poisson(0.5, size=(6, 9)).astype(np.float32)
+    dense[5] = 0
+    matrix = sparse.csr_matrix(dense)
+    matrix.indptr, matrix.indices = matrix.indptr.astype(kind), matrix.indices.astype(kind)
+    row, gene, count = entries(matrix, cells)
+    found = np.zeros(dense[cells].shape, np.float32)
+    np.add.at(found, (row, gene), count)
+    np.testing.assert_array_equal(found, dense[cells])
+    assert (np.diff(row * 9 + gene) > 0).all()
+    assert (row.dtype, gene.dtype, count.dtype) == (np.int64, np.int64, np.float32)

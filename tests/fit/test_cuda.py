@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.fit.batches import Counts, shuffled
+from sc_vaenb.fit.by_hand import step_on_cpu
 from sc_vaenb.fit.cuda import CapturedStep, DeviceCounts, smallest_type, to_device
 from sc_vaenb.fit.loop import FitConfig, Step, fit
 from sc_vaenb.model.likelihood import LIKELIHOODS
@@ -79,7 +80,7 @@ def test_there_is_room_for_a_cell_that_comes_twice(counts):
 
 
 def test_without_cuda_counts_stay_where_they_are(counts):
-    assert to_device(counts, CPU) == (counts, Step)
+    assert to_device(counts, CPU) == (counts, step_on_cpu)
 
 
 @needs_cuda

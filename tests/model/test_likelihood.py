@@ -24,7 +24,7 @@ def nb(x, mu, theta, log=True):
 def kernel(request, monkeypatch):
     """The kernel as a CPU and as any other device computes it."""
     if request.param == "in torch":
-        monkeypatch.setattr(nb_kernel, "_compiled", nb_kernel._in_torch)
+        monkeypatch.setattr(nb_kernel, "_Compiled", nb_kernel._InTorch)
 
 
 @pytest.fixture
