@@ -28,7 +28,7 @@ def step_on_cpu(model: CountVAE, counts: Counts, options: FitConfig, n_cells: in
     """The quickest step that there is for a model on a CPU."""
     config = model.config
     usual = all(getattr(config, name) == value for name, value in WRITTEN_OUT.items())
-    more = config.dropout or config.penalties or config.condition_width or options.free_bits
+    more = config.dropout or config.penalties or options.free_bits
     return (StepByHand if usual and not more else Step)(model, counts, options, n_cells)
 
 
@@ -66,6 +66,13 @@ class StepByHand(Step):
         of_mean = torch.add(of_z, mean, alpha=pull)
         of_log_var = (of_z * noise).mul_(sd).add_(sd.square().sub_(1), alpha=pull).mul_(0.5).mul_(bounded == log_var)
         self.encoder.backward(torch.cat([of_mean, of_log_var], 1), to_input=False)
+        if model.condition is not None and model.condition.embedding is not None:
+            seen_by = [self.decoder, self.encoder] if model.config.encode_batch else [self.decoder]
+            first = model.config.n_covariates  # of the columns, as `encoder_side` and `decoder_side` order them
+            columns = slice(first, first + model.condition.width)
+            of_vector = torch.stack([layers.of_beside[:, columns] for layers in seen_by]).sum(0)
+            weight = model.condition.embedding.weight
+            put(weight, torch.zeros_like(weight).index_add_(0, model.condition.code[batch.condition], of_vector))
         return Terms(reconstruction + beta * kl.sum(), reconstruction, kl, kl.new_zeros(0))
 
 
@@ -107,6 +114,7 @@ class Layers:
         torch.sum(grad, 0, out=first.bias.grad)
         if self.side is not None:
             torch.mm(grad.t(), self.beside, out=self.side.weight.grad)
+            self.of_beside = grad @ self.side.weight
         return grad @ first.weight if to_input else grad
 
 

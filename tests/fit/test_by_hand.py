@@ -22,6 +22,10 @@ CONFIGS = {
     "conditional": CONDITIONAL,
     "encode_batch": replace(CONDITIONAL, encode_batch=True),
     "batches that share a code": replace(CONDITIONAL, condition_code=(0, 1, 1)),
+    "embedded": replace(CONDITIONAL, condition_width=2),
+    "embedded, encode_batch, covariates": replace(
+        CONDITIONAL, condition_width=2, condition_code=(0, 1, 1), encode_batch=True, n_covariates=2
+    ),
     "covariates": replace(CONDITIONAL, n_covariates=2),
     "size factor as covariate": replace(CONDITIONAL, size_factor_as="covariate"),
     "gene-batch": replace(CONDITIONAL, dispersion="gene-batch"),
@@ -77,7 +81,6 @@ def test_gradients_and_terms_are_those_of_autograd(name, counts):
         ({"activation": "relu"}, {}),
         ({"prior": "conditional"}, {}),
         ({"dropout": 0.1}, {}),
-        ({"condition_width": 2}, {}),
         ({"penalties": {"mmd": 1.0}}, {}),
         ({}, {"free_bits": 0.1}),
     ],
