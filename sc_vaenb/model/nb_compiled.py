@@ -20,9 +20,9 @@ ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 TINY = np.float32(1e-37)  # stands for odds that underflow, so that their logarithm stays a number
 LARGEST_LOG_ODDS = np.float32(80)
 SMALLEST_EXPONENT, LOG2_E, LN2_HIGH, LN2_LOW = map(np.float32, (-87, 1.44269504, 0.693359375, -2.12194440e-4))
-EXP = (*map(np.float32, (1.9875692e-4, 1.3981999e-3, 8.3334519e-3, 4.1665796e-2, 1.6666667e-1, 0.5)),)
-LOG = (*map(np.float32, (7.0376836e-2, -1.1514610e-1, 1.1676998e-1, -1.2420140e-1, 1.4249323e-1)),)
-LOG += (*map(np.float32, (-1.6668057e-1, 2.0000714e-1, -2.4999994e-1, 3.3333331e-1)),)
+EXP = tuple(map(np.float32, (1.9875692e-4, 1.3981999e-3, 8.3334519e-3, 4.1665796e-2, 1.6666667e-1, 0.5)))
+LOG = tuple(map(np.float32, (7.0376836e-2, -1.1514610e-1, 1.1676998e-1, -1.2420140e-1, 1.4249323e-1)))
+LOG += tuple(map(np.float32, (-1.6668057e-1, 2.0000714e-1, -2.4999994e-1, 3.3333331e-1)))
 # Of the bits of a float32: where the exponent begins, what it is for 1, the rest, and the square root of a half.
 EXPONENT, BIAS, MANTISSA, SQRT_HALF = np.int32(23), np.int32(127), np.int32(0x7FFFFF), np.int32(0x3F3504F3)
 

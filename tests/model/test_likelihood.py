@@ -9,7 +9,7 @@ from scipy import sparse, stats
 
 from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.device import own_random_state
-from sc_vaenb.model import nb_kernel
+from sc_vaenb.model import nb_compiled, nb_kernel
 from sc_vaenb.model.distributions import negative_binomial
 from sc_vaenb.model.likelihood import INVERSE_LINKS, LIKELIHOODS, LINKS, gene_moments
 from sc_vaenb.model.nb_compiled import TABLE_SIZE
@@ -220,3 +220,25 @@ def test_a_gaussian_draws_counts_around_what_its_values_stand_for():
     assert likelihood.log_mean(raw, offset)[0, 0].exp().item() == pytest.approx(2 * math.expm1(3), rel=1e-5)
     assert counts[:, 1].mean() < 0.01  # a mean below zero counts is hardly any
     assert likelihood.log_mean(raw, offset)[0, 1] == -math.inf
+
+
+def test_without_a_folder_for_compiled_code_it_is_compiled_all_the_same(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: ("compiled", function, options)
+
+    monkeypatch.setattr(nb_compiled.numba, "njit", njit)
+    assert nb_compiled.kept(len) == ("compiled", len, nb_compiled.OPTIONS)
+
+
+def test_exp_and_log_are_right_to_float32():
+    x = np.random.default_rng(0).uniform(-87, 88, 100_000).astype(np.float32)
+    y = np.exp(np.append(x, [-87, 0, 88]).astype(np.float64)).astype(np.float32)
+    found = np.array([nb_compiled._exp(value) for value in x])
+    assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 2e-7
+    assert nb_compiled._exp(np.float32(-1e30)) == nb_compiled._exp(np.float32(-87))
+    logs = np.log(y.astype(np.float64))
+    assert (np.abs([nb_compiled._log(value) for value in y] - logs) <= 2e-7 * np.abs(logs)).all()
+    near_one = np.float32(1) + np.arange(-50, 51, dtype=np.float32) * np.float32(2**-23)
+    np.testing.assert_allclose([nb_compiled._log(v) for v in near_one], np.log(near_one.astype(float)), rtol=2e-7)
