@@ -14,7 +14,7 @@ from scanpy import settings
 from scipy import sparse
 from tqdm import tqdm
 
-from ._adata import check_values, from_a_file, is_by_genes, row_blocks, rows_of
+from ._matrix import check_values, from_a_file, is_by_genes, row_blocks, rows_of
 from .fit.batches import CELLS_AT_ONCE, EVERY
 from .fit.stored import BLOCK
 

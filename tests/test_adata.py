@@ -9,7 +9,7 @@ import pytest
 from scipy import sparse as sp
 
 import sc_vaenb
-from sc_vaenb import _adata
+from sc_vaenb import _adata, _matrix
 
 KINDS = {
     "dense": lambda x: x,
@@ -49,7 +49,7 @@ def spoiled(cell, gene, value):
 @every_kind
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "uint64", "float32", "float64"])
 def test_every_kind_of_matrix_gives_the_same_counts(table, kind, dtype, monkeypatch):
-    monkeypatch.setattr(_adata, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(_matrix, "ROWS_AT_ONCE", 2)
     mask = np.array([True, False, True, True])
     counts = _adata.read_counts(with_counts(table, COUNTS, kind, dtype), "counts", mask)
     np.testing.assert_array_equal(counts.toarray(), COUNTS[:, mask])
@@ -86,7 +86,7 @@ def test_views_are_read_without_becoming_copies(table, kind):
 
 @every_kind
 def test_backed_files_are_read_in_blocks(table, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(_adata, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(_matrix, "ROWS_AT_ONCE", 2)
     table.X = KINDS[kind](COUNTS)
     table.write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
@@ -111,7 +111,7 @@ def test_backed_files_are_read_in_blocks(table, kind, tmp_path, monkeypatch):
     ],
 )
 def test_a_value_that_is_no_count_is_refused_by_name(table, refused, monkeypatch, kind, value, text):
-    monkeypatch.setattr(_adata, "ROWS_AT_ONCE", 2)  # the cell is in the second block
+    monkeypatch.setattr(_matrix, "ROWS_AT_ONCE", 2)  # the cell is in the second block
     with_counts(table, spoiled(3, 3, value), kind)
     with refused(table, ValueError, text):
         _adata.read_counts(table, "counts", np.array([False, True, True, True]))

@@ -13,8 +13,9 @@ Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 def entries(matrix: csr_matrix, cells: NDArray[np.integer] | slice) -> Entries:
     """Row (in the order of `cells`), gene and count of every non-zero of these cells."""
-    if isinstance(cells, slice):
-        matrix, cells = matrix[cells], np.arange(len(range(matrix.shape[0])[cells]))
+    if isinstance(cells, slice):  # neighbours, whose entries lie together
+        part = matrix[cells]
+        return np.repeat(np.arange(part.shape[0]), np.diff(part.indptr)), part.indices.astype(np.int64), part.data
     return _gather(matrix.indptr, matrix.indices, matrix.data, cells)
 
 

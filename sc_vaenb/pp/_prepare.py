@@ -15,8 +15,9 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .. import _adata
-from .._adata import check_adata, check_number, from_a_file, keys, matrix_of, read_batches, read_matrix
+from .._adata import check_adata, check_number, keys, matrix_of, read_batches
 from .._disk import DiskCounts, on_disk
+from .._matrix import from_a_file, read_matrix
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 

@@ -12,6 +12,7 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .. import _adata
+from .._matrix import LARGEST
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -137,7 +138,7 @@ def _names(adata: AnnData, key: str, found: Any) -> list[str]:
 def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_non_integer: bool) -> None:
     """Refuse the first value that is neither a count nor missing."""
     kinds = {
-        "values that are not finite": np.isinf(values) | (np.abs(values) > _adata.LARGEST),
+        "values that are not finite": np.isinf(values) | (np.abs(values) > LARGEST),
         "negative values": values < 0,
         "non-integer values": (values != np.rint(values)) & ~np.isnan(values),
     }
