@@ -633,3 +633,18 @@ def test_no_usable_anndata_is_refused(adata, refused):
     adata.var_names = ["gene"] * 100
     with refused(adata, ValueError, r"var_names holds 99 duplicates \(first: 'gene'\)"):
         sc_vaenb.tl.vae(adata)
+
+
+def test_products_may_be_computed_in_lower_precision(adata, fast):
+    """As torch is told; only some processors have it, on the others nothing changes."""
+    sc_vaenb.tl.vae(adata, **fast)
+    sc_vaenb.tl.vae(adata, **fast, key_added="again")
+    torch.set_float32_matmul_precision("medium")
+    try:
+        sc_vaenb.tl.vae(adata, **fast, key_added="low")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    losses = {key: adata.uns[key]["history"]["validation_loss"] for key in ("vae", "again", "low")}
+    np.testing.assert_array_equal(losses["vae"], losses["again"])
+    np.testing.assert_allclose(losses["vae"], losses["low"], rtol=5e-3)
