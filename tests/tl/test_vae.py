@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 import sc_vaenb
-from sc_vaenb.model.vae import CountVAE
+from sc_vaenb.fit.loop import Step
 from sc_vaenb.tl import _fit
 
 KINDS = {
@@ -412,16 +412,15 @@ def test_many_cells_go_through_in_parts_and_on_to_scanpy():
 
 
 def test_ctrl_c_keeps_what_was_learned(adata, fast, monkeypatch, log):
-    steps, loss = [], CountVAE.loss
+    steps, minibatch = [], Step.minibatch
 
-    def interrupted(self, *args, **kwargs):
-        if self.training:
-            steps.append(1)
-            if len(steps) == 31:
-                raise KeyboardInterrupt
-        return loss(self, *args, **kwargs)
+    def interrupted(self, cells):
+        steps.append(1)
+        if len(steps) == 31:
+            raise KeyboardInterrupt
+        return minibatch(self, cells)
 
-    monkeypatch.setattr(CountVAE, "loss", interrupted)
+    monkeypatch.setattr(Step, "minibatch", interrupted)
     result = embedding(adata, **(fast | {"n_steps": 1000, "warmup": 0}))
     monkeypatch.undo()
     verdict, history = adata.uns["vae"]["verdict"], adata.uns["vae"]["history"]
@@ -440,7 +439,7 @@ def test_ctrl_c_before_the_first_look_leaves_an_earlier_result(adata, fast, monk
     def interrupted(self, *args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(CountVAE, "loss", interrupted)
+    monkeypatch.setattr(Step, "minibatch", interrupted)
     with unchanged(adata), pytest.raises(KeyboardInterrupt):
         sc_vaenb.tl.vae(adata, **fast)
 
