@@ -4,8 +4,8 @@ With the odds u = mu / theta the log-probability of a zero is `-theta * log1p(u)
 adds `x * log(u / (1 + u))` and `lgamma(x + theta) - lgamma(theta) - lgamma(x + 1)`, which for small x is a sum of x
 logarithms, read from a table with a row per gene; only the few larger counts need gamma functions (in float64, where
 the textbook formula is sound). The gradients are closed forms of what the forward pass has at hand, so that autograd
-keeps no graph over the genes. `distributions.negative_binomial` says the same for single counts; the tests hold this
-to it.
+keeps no graph over the genes. On a CPU `nb_compiled` does all this in one pass; what is said here in PyTorch is for
+other devices. `distributions.negative_binomial` says the same for single counts; the tests hold both to it.
 """
 
 from __future__ import annotations
