@@ -24,7 +24,6 @@ from torch import Tensor
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .batches import Counts
-from .by_hand import step_on_cpu
 from .device import resolve_device
 from .loop import FitConfig, Step
 
@@ -223,12 +222,6 @@ class SharedStep(Step):
         if not self.share:  # one cell, which counts nothing, so that there are gradients to add
             self.part = slice(0, 1)
         self.agree(model.state_dict().values())
-        self.own = (step_on_cpu if self.device.type == "cpu" else Step)(model, counts, options, n_cells)
-        self.own.minibatch = self.minibatch  # type: ignore[method-assign]
-
-    def gradients(self, cells: Any, beta: Any, warmth: Any) -> Terms:
-        """Of the own part, as a process alone computes them of all."""
-        return self.own.gradients(cells, beta, warmth)
 
     def collect(self, terms: Terms) -> None:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
