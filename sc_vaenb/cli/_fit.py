@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import shutil
 import time
 from importlib.metadata import version
@@ -123,7 +122,7 @@ def layer_of(adata: AnnData) -> str | None:
     if "counts" in adata.layers and in_memory(adata.layers["counts"]):
         return "counts"
     source = adata.uns["prepare"]["source"]  # X or layers['name']
-    return None if source == "X" else ast.literal_eval(source.removeprefix("layers"))[0]
+    return next((name for name in adata.layers if source == f"layers[{name!r}]"), None)
 
 
 def warn_of_circular(adata: AnnData, embeddings: Iterable[str], label_key: str | None) -> None:

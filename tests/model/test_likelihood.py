@@ -233,7 +233,7 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_all_the_same(monkeypa
 
 
 def test_exp_and_log_are_right_to_float32():
-    x = np.random.default_rng(0).uniform(-87, 88, 100_000).astype(np.float32)
+    x = np.random.default_rng(0).uniform(-87, 88, 20_000).astype(np.float32)
     y = np.exp(np.append(x, [-87, 0, 88]).astype(np.float64)).astype(np.float32)
     found = np.array([nb_compiled._exp(value) for value in x])
     assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 2e-7

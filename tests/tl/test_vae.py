@@ -638,12 +638,13 @@ def test_products_may_be_computed_in_lower_precision(adata, fast):
     """As torch is told; only some processors have it, on the others nothing changes."""
     sc_vaenb.tl.vae(adata, **fast)
     sc_vaenb.tl.vae(adata, **fast, key_added="again")
+    before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
         sc_vaenb.tl.vae(adata, **fast, key_added="low")
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
-        torch.set_float32_matmul_precision("highest")
+        torch.set_float32_matmul_precision(before)
     losses = {key: adata.uns[key]["history"]["validation_loss"] for key in ("vae", "again", "low")}
     np.testing.assert_array_equal(losses["vae"], losses["again"])
     np.testing.assert_allclose(losses["vae"], losses["low"], rtol=5e-3)
