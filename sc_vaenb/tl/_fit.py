@@ -25,7 +25,7 @@ from ..fit.distributed import Processes, SharedStep, own_device, place, together
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, Step, fit
 from ..fit.memory import halved, release
-from ..fit.overlap import Overlap, assumed, find_overlap
+from ..fit.overlap import Overlap, find_overlap, one_group
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
@@ -59,7 +59,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     with together(device) as processes:
         inputs = read_inputs(adata, params, options, seed, processes)
         counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
-        overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
+        overlap = find_overlap(counts) if params.get("overlap") == "auto" else one_group(len(batches))
         config = _model_config(params, inputs, overlap)
         checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
         start = logg.info(
