@@ -223,9 +223,10 @@ def find(adata: AnnData, key: str) -> dict[str, Any]:
         msg = f"uns[{key!r}] holds no model fitted by sc_vaenb; uns has {fitted}. Run sc_vaenb.tl.cvae or tl.vae first."
         raise KeyError(msg)
     model = record["model"]
-    if isinstance(model, Mapping) and "format" in model and schema.scalar(model["format"]) != FORMAT:
+    stated = schema.scalar(model.get("format")) if isinstance(model, Mapping) else None
+    if isinstance(stated, str) and stated != FORMAT:
         msg = (
-            f"uns[{key!r}]['model'] has the format {schema.brief(model['format'])}, this version reads {FORMAT!r}. "
+            f"uns[{key!r}]['model'] has the format {schema.brief(stated)}, this version reads {FORMAT!r}. "
             "Fit it again, or use the version of sc_vaenb that wrote it."
         )
         raise ValueError(msg)
@@ -287,14 +288,14 @@ def check_record(record: Mapping[str, Any]) -> Parts:
             "genes": names(least=1),
             "batches": names(),
             "weights": schema.anything,
-        }
+        },
+        others=schema.anything,
     )(record["model"], "model")
     genes, batches = model["genes"], model["batches"]
     config = schema.fields(CONFIG, optional=OPTIONAL)(model["config"], "model['config']")
     mean, covariates = config.pop("size_factor_mean"), config.pop("covariates", [])
     proteins = config.pop("proteins", {})
-    lists_as_tuples: dict[str, Any] = {n: tuple(part) if isinstance(part, list) else part for n, part in config.items()}
-    checked = ModelConfig(**lists_as_tuples)
+    checked = ModelConfig.from_json(config)
     _check_agreement(checked, len(genes), len(batches), covariates, proteins)
     params = check_params(record["params"], "params")
     for name, needed in (("batch_key", batches), ("protein_key", proteins)):
@@ -428,6 +429,8 @@ def _tensor(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
     kind, width = ("f", 4) if like.dtype == torch.float32 else ("i", 8)
     if not isinstance(found, np.ndarray) or found.dtype.kind != kind or (found.ndim and found.dtype.itemsize != width):
         raise schema.refuse(where, value, f"an array of {str(like.dtype).removeprefix('torch.')}")
+    if like.ndim == 0 and found.shape == (1,):
+        found = found.reshape(())  # as the first versions wrote numbers to files of their own
     if found.shape != tuple(like.shape):
         raise Damaged(f"{where} has the shape {found.shape}, not {tuple(like.shape)}")
     schema.check_values(found, where, -LARGEST_WEIGHT, LARGEST_WEIGHT)
@@ -543,10 +546,10 @@ def _check_sizes(file: Any, shapes: Mapping[str, torch.Tensor]) -> None:
         raise Damaged(f"it {'has' if different[0] in there else 'lacks'} the array {schema.brief(different[0])}")
     for name, like in shapes.items():
         part = file.get_slice(name)
-        wanted = ("F32" if like.dtype == torch.float32 else "I64", list(like.shape))
-        found = (part.get_dtype(), list(part.get_shape()))
-        if found != wanted:
-            raise Damaged(f"the array {name!r} is {found[0]} of shape {found[1]}, not {wanted[0]} of {wanted[1]}")
+        kind, shape = "F32" if like.dtype == torch.float32 else "I64", list(like.shape)
+        found = list(part.get_shape())
+        if part.get_dtype() != kind or found not in (shape, shape or [1]):
+            raise Damaged(f"the array {name!r} is {part.get_dtype()} of shape {found}, not {kind} of {shape}")
 
 
 def checksum(weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:

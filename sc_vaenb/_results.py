@@ -25,6 +25,13 @@ OF_GENES = ("mean", "variance", "zeros")
 STATISTICS = (*OF_GENES, "depth", "detected", "correlation", "count", "count_expressed")
 
 
+def _words(value: Any, where: str) -> str:
+    found: str = text()(value, where)
+    if not found.strip():
+        raise Damaged(f"{where} is empty")
+    return found
+
+
 def _metrics(value: Any, where: str) -> Any:
     columns = {"kind": "text", "higher_is_better": "flag", "in_total": "flag"}
     found = table(columns, optional=columns if np.size(value) == 0 else (), most=MOST_ROWS)(value, where)
@@ -103,6 +110,24 @@ def _dimensions(value: Any, where: str) -> Any:
     return found
 
 
+def _sweep(n_dimensions: int) -> Check:
+    """Dimensions x genes x points: the genes that rise and those that fall, as many of each."""
+
+    def check(value: Any, where: str) -> Any:
+        parts = {"z": schema.array("fiu", n_dimensions, None), "genes": anything, "log1p": anything}
+        found = fields(parts, others=anything)(value, where)
+        genes, n_points = found["genes"], found["z"].shape[1]
+        if not isinstance(genes, np.ndarray) or genes.ndim != 2 or len(genes) != n_dimensions or genes.shape[1] < 2:
+            raise schema.refuse(f"{where}['genes']", genes, "an array of dimensions x genes")
+        sequence(text())(list(genes.reshape(-1)), f"{where}['genes']")
+        schema.array("fiu", n_dimensions, genes.shape[1], n_points)(found["log1p"], f"{where}['log1p']")
+        if not n_points:
+            raise Damaged(f"{where}['z'] holds no points")
+        return found
+
+    return check
+
+
 MADE = table({"made_from": "text", "checksum": "whole", "seconds": "gaps"}, most=MOST_ROWS * 100)
 PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
 COMPARISON_PARAMS = fields(
@@ -137,7 +162,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
         {
             "trials": TRIALS,
             "seeds": table({"trial": "whole", "seed": "whole", "score": "gaps"}, others="gaps", most=MOST_TRIALS),
-            "verdict": text(),
+            "verdict": _words,
         },
     ),
     "posterior_check": (
@@ -196,6 +221,8 @@ def _check_agreement(kind: str, found: Mapping[str, Any]) -> None:
         association = table({"measure": "text", **dimensions}, most=MOST_TRIALS)(found["association"], "association")
         if not set(association["measure"]) <= {"eta2", "spearman"}:
             raise Damaged("association['measure'] holds what is not known")
+        if "sweep" in found:
+            _sweep(len(found["dimensions"]))(found["sweep"], "sweep")
     if kind == "tune":
         trials = found["trials"]
         if not trials["score"].notna().any():

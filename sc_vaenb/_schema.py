@@ -164,9 +164,12 @@ def array(
     """
 
     def check(value: Any, where: str) -> NDArray[Any]:
-        found = np.asarray(value) if isinstance(value, list | tuple | int | float) else value
-        if isinstance(found, np.generic):
-            found = np.asarray(found)
+        found = value
+        if isinstance(value, list | tuple | int | float | np.generic):
+            try:
+                found = np.asarray(value)
+            except (ValueError, OverflowError):  # rows of different lengths
+                found = None
         wanted = {"f": "numbers with fractions", "iu": "whole numbers", "b": "True and False"}.get(kinds, "numbers")
         if not isinstance(found, np.ndarray) or found.dtype.kind not in kinds:
             raise refuse(where, value, f"an array of {wanted}")
