@@ -1,11 +1,10 @@
-"""The one file that knows AnnData: reading counts and batches out of it, and the record of a fitted model in `uns`.
+"""The one file that knows AnnData: reading counts and batches out of it, and writing results into it.
 
 Every refusal says what was wrong, where, what was found and what to do, before any work is done.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MANY_GENES = 10_000  # more than anyone chooses to model
-FORMAT = "sc_vaenb model 1"
 
 
 def keys(mapping: Iterable[Any]) -> list[str]:
@@ -315,41 +313,6 @@ def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
     return values
 
 
-def find_record(adata: AnnData, key: str) -> dict[str, Any]:
-    """The record of a fitted model in uns, or an error that lists those there are."""
-    record = adata.uns.get(key)
-    if not (isinstance(record, dict) and "model" in record and "params" in record):
-        fitted = [k for k, v in adata.uns.items() if isinstance(v, dict) and "model" in v and "params" in v]
-        msg = f"uns[{key!r}] holds no model fitted by sc_vaenb; uns has {fitted}. Run sc_vaenb.tl.cvae or tl.vae first."
-        raise KeyError(msg)
-    return record
-
-
-def pack_model(config: dict[str, Any], weights: dict[str, NDArray], genes: Any, batches: Any) -> dict[str, Any]:
-    """A fitted model as plain strings and arrays, for uns."""
-    return {
-        "format": FORMAT,
-        "config": json.dumps(config),
-        "genes": np.asarray(genes, dtype=object),
-        "batches": np.asarray(batches, dtype=object),
-        "weights": dict(weights),
-    }
-
-
-def unpack_model(record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, NDArray], list[str], list[str]]:
-    """Configuration, weights, genes and batches of the model in a record; refuses what it cannot read."""
-    model = record["model"]
-    if model.get("format") != FORMAT:
-        msg = (
-            f"uns[{key!r}]['model'] has the format {model.get('format')!r}, this version reads {FORMAT!r}. "
-            "Fit it again, or use the version of sc_vaenb that wrote it."
-        )
-        raise ValueError(msg)
-    config = json.loads(str(model["config"]))
-    weights = {name: np.asarray(value) for name, value in model["weights"].items()}
-    return config, weights, [str(g) for g in model["genes"]], [str(b) for b in model["batches"]]
-
-
 def write_result(
     adata: AnnData, key: str, embedding: NDArray[np.float32], record: dict[str, Any] | None = None
 ) -> None:
@@ -399,18 +362,6 @@ def write_table(adata: AnnData, key: str, table: pd.DataFrame) -> None:
     """Put a table of the cells into obsm[key]."""
     with _views_may_become_own():
         adata.obsm[key] = table
-
-
-def read_groups(record: dict[str, Any], key: str, n_batches: int) -> NDArray[np.int64]:
-    """The group of each batch, as a conditional fit found them (`fit.overlap`)."""
-    try:
-        group = np.asarray(record["overlap"]["group"], dtype=np.int64)
-    except (KeyError, TypeError, ValueError):
-        group = np.empty(0, np.int64)
-    if group.shape != (n_batches,) or (group < 0).any():
-        msg = f"uns[{key!r}]['overlap'] is damaged: it holds no group for each of {n_batches} batches. Fit it again."
-        raise ValueError(msg)
-    return group
 
 
 @contextmanager

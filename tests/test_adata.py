@@ -1,7 +1,5 @@
 """What is read out of an AnnData is right whatever it is stored as, and what cannot be counts is refused by name."""
 
-import json
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -437,38 +435,6 @@ def test_genes_are_located_by_name(table, refused):
     )
     with refused(table, ValueError, text):
         _adata.locate_genes(table, ["FOXP3", "CD3D", "IL7R"], "vae")
-
-
-def test_an_unknown_record_lists_the_fitted_ones(table, refused):
-    table.uns = {"mine": {"model": {}, "params": {}}, "neighbors": {"params": {}}, "note": "text"}
-    assert _adata.find_record(table, "mine") == {"model": {}, "params": {}}
-    for key in ("vae", "neighbors", "note"):
-        text = (
-            rf"uns\['{key}'\] holds no model fitted by sc_vaenb; uns has \['mine'\]\. Run sc_vaenb\.tl\.cvae or tl\.vae"
-        )
-        with refused(table, KeyError, text):
-            _adata.find_record(table, key)
-
-
-def test_a_model_is_packed_and_unpacked():
-    weights = {"encoder.first.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "depth": np.float32(5)}
-    config = {"n_genes": 3, "hidden": [16], "size_factor": None, "size_factor_mean": np.float64(7.5)}
-    packed = _adata.pack_model(config, weights, ["g1", "g2"], np.array(["b"]))
-    assert json.loads(packed["config"]) == config
-    config_again, weights_again, genes, batches = _adata.unpack_model({"model": packed}, "vae")
-    assert (config_again, genes, batches) == (config, ["g1", "g2"], ["b"])
-    for name, value in weights.items():
-        np.testing.assert_array_equal(weights_again[name], value)
-
-
-@pytest.mark.parametrize("found", ["sc_vaenb model 2", None])
-def test_another_format_is_refused(found):
-    packed = _adata.pack_model({}, {}, [], []) | {"format": found}
-    text = (
-        rf"uns\['vae'\]\['model'\] has the format {found!r}, this version reads 'sc_vaenb model 1'\. Fit it again, or"
-    )
-    with pytest.raises(ValueError, match=text):
-        _adata.unpack_model({"model": packed}, "vae")
 
 
 def test_a_result_on_a_view_makes_it_its_own(table, unchanged):

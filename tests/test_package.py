@@ -16,18 +16,21 @@ import sc_vaenb
 ROOT = Path(sc_vaenb.__file__).parent
 ARROWS = {  # what may be imported from where, within the package
     "model": {"model"},
-    "fit": {"fit", "model"},
+    "fit": {"fit", "model", "_schema"},
     "metrics": {"metrics"},
     "datasets": {"datasets"},
-    "cli": {"cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"},
+    "cli": {"cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__", "_record", "_results"},
+    "_schema": set(),
+    "_record": {"_schema", "model"},
+    "_results": {"_schema", "_record"},
     "_dask": set(),
     "_matrix": {"_dask"},
     "_adata": {"_dask", "_matrix"},
     "_disk": {"_matrix", "fit"},
     "pp": {"pp", "_adata", "_disk", "_matrix", "metrics", "fit", "model"},
-    "tl": {"tl", "_adata", "_disk", "_matrix", "metrics", "fit", "model"},
-    "pl": {"pl", "_adata", "metrics", "fit", "model"},
-    "report": {"report", "pp", "tl", "pl"},
+    "tl": {"tl", "_adata", "_disk", "_matrix", "_record", "_results", "metrics", "fit", "model"},
+    "pl": {"pl", "_adata", "_record", "_results", "metrics", "fit", "model"},
+    "report": {"report", "pp", "tl", "pl", "_record", "_results"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") in ARROWS)
 FUNCTIONS = [

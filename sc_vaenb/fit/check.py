@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..model.vae import CountVAE
 from .batches import Counts, split
-from .decode import posterior
+from .decode import finite, posterior
 from .device import own_random_state, threads_as_asked
 from .loop import HELD_OUT
 
@@ -114,7 +114,7 @@ def compare_replicates(
             below, ties, total = (torch.zeros_like(x) for _ in range(3))
             for sample in range(1, 1 + n_samples):
                 z = mean + sd * torch.randn_like(mean)
-                again = model.draw(z, batch.size_factor, batch.condition, batch.beside)
+                again = finite(model.draw(z, batch.size_factor, batch.condition, batch.beside))
                 statistics.add(sample, cells, again, batch.size_factor)
                 below += again < x
                 ties += again == x

@@ -13,6 +13,7 @@ from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
 from .batches import CELLS_AT_ONCE, EVERY, Counts
+from .decode import finite
 from .device import threads_as_asked
 
 
@@ -41,7 +42,7 @@ def _in_one_pass(
         for minibatch in counts.in_order(device, cells):
             here = slice(done, done := done + minibatch.n_cells)
             out[here] = of(minibatch).cpu().numpy()
-    return out
+    return finite(out)
 
 
 @torch.inference_mode()
@@ -58,4 +59,4 @@ def aligned(
             # A copy in torch's own memory: products of arrays that lie otherwise may round otherwise.
             z, codes = torch.from_numpy(latent[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
             out[cells] = alignment(z, codes).cpu().numpy()
-    return out
+    return finite(out)

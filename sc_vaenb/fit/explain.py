@@ -16,7 +16,7 @@ from torch.nn.functional import softplus
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import posterior
+from .decode import finite, posterior
 from .device import threads_as_asked
 
 CELLS_AT_ONCE = 256  # x genes of float32 are held a few times over
@@ -40,7 +40,7 @@ def states(
             latent[cells] = mean.cpu().numpy()
             kl += model.prior.kl(mean, 2 * sd.log(), batch.condition).sum(0).cpu().numpy()
             mean_cell += batch.log_normalised().sum(0).cpu().numpy()
-    return latent, kl / len(counts), mean_cell / len(counts)
+    return latent, finite(kl / len(counts)), mean_cell / len(counts)
 
 
 def log_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def mean_jacobian(
 
             # one shift for all cells: the sum over them is taken within, and few derivatives are held
             total += jacfwd(summed)(torch.zeros(len(dimensions), device=device)).cpu().numpy()
-    return total / len(latent)
+    return finite(total / len(latent))
 
 
 def sweep(
@@ -99,7 +99,7 @@ def sweep(
     z[:, dimension] = values
     with torch.inference_mode(), threads_as_asked():
         codes = torch.full((POINTS,), code, device=device)
-        return values, log1p_rate(model, torch.from_numpy(z).to(device), codes).cpu().numpy()
+        return values, finite(log1p_rate(model, torch.from_numpy(z).to(device), codes)).cpu().numpy()
 
 
 def variance_explained(
@@ -118,7 +118,7 @@ def variance_explained(
             cells = slice(start, start + CELLS_AT_ONCE)
             states = torch.from_numpy(latent[cells]).to(device)
             codes = torch.full((len(states),), code, device=device)
-            decoded = log1p_rate(model, states, codes).cpu().numpy().astype(np.float64)
+            decoded = finite(log1p_rate(model, states, codes)).cpu().numpy().astype(np.float64)
             first += decoded.sum(0)
             second += np.square(decoded).sum(0)
             covariance += z[cells].T @ decoded
@@ -171,4 +171,4 @@ def integrated_gradients(
             change += way.sum(0).cpu().numpy()
             with torch.no_grad():
                 difference += float((state(start_at + way) - state(start_at.expand_as(way))).sum())
-    return Attribution(total / len(cells), change / len(cells), difference / len(cells))
+    return Attribution(finite(total / len(cells)), change / len(cells), difference / len(cells))

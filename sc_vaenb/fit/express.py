@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import expression, posterior
+from .decode import expression, finite, posterior
 
 Blocks = Iterator[tuple[slice, Tensor]]
 
@@ -122,7 +122,7 @@ def collect(
             chosen = values[:, torch.from_numpy(genes).to(values.device)] * scale
             if threshold is not None:
                 chosen.masked_fill_(chosen < threshold, 0.0)
-            block = chosen.cpu().numpy()
+            block = finite(chosen.cpu().numpy())
             if as_csr:
                 parts.append(sparse.csr_matrix(block))
             else:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import posterior
+from .decode import finite, posterior
 from .device import threads_as_asked
 
 
@@ -38,7 +38,7 @@ def foreground(
                 found = model.protein.decode(z, given, torch.full_like(own, code)).expected()
                 total += torch.stack(found) * torch.from_numpy(weight[:, code]).to(device)[own]
             out[:, cells] = total.cpu().numpy()
-    return out[0], out[1]
+    return finite(out[0]), finite(out[1])
 
 
 def as_measured(measured: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from ..model.likelihood import NegativeBinomial
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import posterior
+from .decode import finite, posterior
 from .device import own_random_state, threads_as_asked
 
 PRIOR_COUNTS = 1.0  # what the decoder's own rate is worth beside the counts of a group, in counts
@@ -85,7 +85,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device)
         residual = (observed - expected).square()
         for total, values in zip(totals, (rate, rate**2, expected, observed, residual, x, x > 0), strict=True):
             total += values.sum(0).cpu().numpy()
-    return Sums(len(counts), *totals)
+    return Sums(len(counts), *finite(totals))
 
 
 def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:

@@ -9,7 +9,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import draw, posterior
+from .decode import draw, finite, posterior
 from .device import own_random_state, threads_as_asked
 
 
@@ -27,7 +27,7 @@ def states_around(model: CountVAE, counts: Counts, seed: int, device: torch.devi
 def states_of_prior(model: CountVAE, condition: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
     """One state drawn from the prior for each batch code (cells x latent dimensions)."""
     generator = torch.Generator().manual_seed(seed)
-    return model.prior.cpu().draw(torch.from_numpy(condition), generator).numpy()
+    return finite(model.prior.cpu().draw(torch.from_numpy(condition), generator).numpy())
 
 
 @torch.inference_mode()

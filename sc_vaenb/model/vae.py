@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ class ModelConfig:
     labels: tuple[str, ...] = ()  # names of those that the classifier tells apart
     n_proteins: int = 0  # with "protein" among the penalties
     penalties: dict[str, float] = field(default_factory=dict)  # weight of each
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelConfig:
+        """The configuration that was written as JSON, which knows lists but no tuples."""
+        arguments: dict[str, Any] = {n: tuple(part) if isinstance(part, list) else part for n, part in values.items()}
+        return cls(**arguments)
 
 
 class Terms(NamedTuple):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._results import check_result
 from ._embedding import embedding
 from ._history import prepared, shown
 
@@ -44,6 +45,7 @@ def compare(
     if not (isinstance(record, dict) and "methods" in record):
         msg = f"uns[{key!r}] holds no comparison; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
+    record = check_result(record, key, "compare", "params")
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
     by = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from .. import _adata
+from .._results import check_result
 from ._embedding import PLAIN
 from ._history import prepared, shown
 
@@ -97,7 +98,7 @@ def factors(
     return shown(axes, show)
 
 
-def read_factors(adata: AnnData, key: str) -> dict[str, Any]:
+def read_factors(adata: AnnData, key: str, *needed: str) -> dict[str, Any]:
     """What :func:`sc_vaenb.tl.factors` wrote."""
     record = adata.uns.get(f"{key}_factors")
     if not (isinstance(record, dict) and "dimensions" in record and "association" in record):
@@ -106,7 +107,7 @@ def read_factors(adata: AnnData, key: str) -> dict[str, Any]:
             f"Run sc_vaenb.tl.factors(adata, {key!r}) first."
         )
         raise KeyError(msg)
-    return record
+    return check_result(record, f"{key}_factors", "factors", *needed)
 
 
 def _bars(ax: Axes, share: pd.Series) -> None:

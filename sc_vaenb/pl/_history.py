@@ -12,7 +12,7 @@ import numpy as np
 import scanpy as sc
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from .. import _adata
+from .._record import read_history
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -98,11 +98,11 @@ def shown(axes: T, show: bool | None) -> T | None:
 
 def _record(adata: AnnData, key: str) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]]:
     """The curves, in the order of their steps, and the verdict of the fit in ``adata.uns[key]``."""
-    record = _adata.find_record(adata, key)
-    curves = {name: np.asarray(values) for name, values in record["history"].items()}
+    history, verdict = read_history(adata, key)
+    curves = {name: np.asarray(values) for name, values in history.items()}
     if not len(curves["step"]):
         raise ValueError(f"the fit in uns[{key!r}] ended before its first evaluation: there is nothing to plot.")
-    return curves, record["verdict"]
+    return curves, verdict
 
 
 def _losses(ax: Axes, curves: dict[str, NDArray[Any]], name: str, title: str) -> None:

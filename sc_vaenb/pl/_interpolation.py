@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _adata
+from .._results import check_result
 from ._embedding import PLAIN
 from ._history import prepared, shown
 
@@ -66,6 +67,7 @@ def interpolation(
     if not (isinstance(record, dict) and {"expression", "points", "stops", "params"} <= set(record)):
         msg = f"uns[{key!r}] holds no interpolation; uns has {list(adata.uns)}. Run sc_vaenb.tl.interpolate first."
         raise KeyError(msg)
+    record = check_result(record, key, "interpolation")
     expression: pd.DataFrame = record["expression"]
     _adata.check_number("n_genes", n_genes, 1, whole=True)
     logged = np.log1p(_of_genes(expression, genes, key))

@@ -69,7 +69,7 @@ def latent(
     ValueError
         If there is no such dimension, or nothing to group by, or too many groups.
     """
-    record = read_factors(adata, key)
+    record = read_factors(adata, key, "sweep")
     about = record["dimensions"]
     name = _dimension(about, dimension)
     _adata.check_number("n_genes", n_genes, 1, whole=True)

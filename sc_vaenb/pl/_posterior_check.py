@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._results import check_result
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def posterior_check(
     if not (isinstance(record, dict) and "coverage" in record and "verdict" in record):
         msg = f"uns[{key!r}] holds no posterior check. Run sc_vaenb.tl.posterior_check(adata) first."
         raise KeyError(msg)
+    record = check_result(record, key, "posterior_check", "genes", "cells", "correlations", "pit")
     panels: list[Any] = [["variance", "zeros", "depth", "detected"], ["correlation", "coverage", "pit", "likelihoods"]]
     compared = "likelihoods" in record
     if not compared:

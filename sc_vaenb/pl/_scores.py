@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from .._results import check_result
 from ._history import prepared, shown
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, p
     if not (isinstance(found, dict) and isinstance(found.get("values"), pd.DataFrame)):
         msg = f"uns[{key!r}] holds no scores; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
+    if found is record:
+        found = check_result(record, key, "scores")
+    else:
+        record = check_result(record, key, "compare", "methods")
+        found = record["scores"]
     values, seconds = found["values"].copy(), pd.Series(dtype=float)
     values["method"] = values.index.str.removeprefix("X_")
     if "methods" in record:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from .._results import check_result
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     if not (isinstance(record, dict) and isinstance(record.get("trials"), pd.DataFrame)):
         msg = f"uns[{key!r}] holds no search; uns has {list(adata.uns)}. Run sc_vaenb.tl.tune(adata, ...) first."
         raise KeyError(msg)
-    return record["trials"][record["trials"]["score"].notna()], record["seeds"], str(record["verdict"])
+    found = check_result(record, key, "tune", "seeds", "verdict")
+    return found["trials"][found["trials"]["score"].notna()], found["seeds"], found["verdict"]
 
 
 def _marks(ax: Axes, x: Any, y: Any, table: pd.DataFrame) -> None:

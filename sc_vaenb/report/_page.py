@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from .. import pl
+from .._record import read_record
 from ._code import call_of, way_on
 from ._figures import Figure, draw
 from ._tables import facts, over_draws, score_table, size_tables
@@ -80,6 +81,9 @@ def best_method(record: Mapping[str, Any]) -> str:
     """The method that the verdict names: the page must not judge a second time."""
     first = str(record["verdict"]).partition("\n")[0]
     names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]
+    if not names:
+        msg = "the verdict of the comparison names none of its methods: it is damaged. Run sc_vaenb.tl.compare again."
+        raise ValueError(msg)
     return max(names, key=len)
 
 
@@ -134,6 +138,7 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
         record = adata.uns.get(name)
         if not (isinstance(record, Mapping) and {"history", "verdict", "params", "model"} <= set(record)):
             continue
+        record = read_record(adata, name)
         verdict = record["verdict"]
         status = str(verdict["status"]).replace("_", " ")
         collapsed, overfitted = bool(verdict["posterior_collapse"]), "has risen" in str(verdict["message"])

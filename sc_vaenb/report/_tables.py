@@ -73,8 +73,9 @@ def score_table(record: Mapping[str, Any]) -> Scores:
     spread = spread.loc[mean.index]
     uncorrected = method_of.get(record["scores"]["params"].get("reference", ""))
 
+    measured = [name for name in metrics.index if name in mean]
     groups: dict[str, list[Row]] = {title: [] for title in GROUPS.values()}
-    for name in [name for name in ("total", "bio", "batch") if name in mean] + metrics.index.tolist():
+    for name in [name for name in ("total", "bio", "batch") if name in mean] + measured:
         if mean[name].isna().all():
             continue
         known = metrics.loc[name] if name in metrics.index else None
@@ -91,7 +92,7 @@ def score_table(record: Mapping[str, Any]) -> Scores:
         methods=mean.index.tolist(),
         groups={title: rows for title, rows in groups.items() if rows},
         seconds=[_cell(m, s, digits=1 if m >= 10 else 2) for m, s in took.itertuples(index=False)],
-        undefined=[str(name).replace("_", " ") for name in metrics.index if mean[name].isna().all()],
+        undefined=[str(name).replace("_", " ") for name in measured if mean[name].isna().all()],
     )
 
 

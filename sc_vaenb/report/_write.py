@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 from scanpy import logging as logg
 
+from .._results import check_result
 from ._page import page
 from ._tables import score_file
 
@@ -97,6 +98,7 @@ def _check_comparison(adata: object, key: str) -> None:
     if "verdict" not in record:
         msg = f"the comparison in uns[{key!r}] was interrupted before its end. {again}"
         raise KeyError(msg)
+    record = check_result(record, key, "compare", "scores", "methods", "params", "failed")
     gone = _gone(adata, record)
     if gone:
         msg = f"the comparison in uns[{key!r}] is of {', '.join(gone)}, which adata has no longer. {again}"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._results import check_result
 from ._arguments import check_arguments
 from ._cvae import cvae
 from ._graph import downstream
@@ -203,6 +204,8 @@ def _check(
     if taken is not None and not (isinstance(taken, dict) and "made" in taken):
         msg = f"uns[{key_added!r}] holds something that is no comparison. Choose another key_added."
         raise ValueError(msg)
+    if taken is not None:
+        check_result({"made": taken["made"]}, key_added, "compare")
 
 
 def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:

@@ -12,8 +12,8 @@ from ._express import describe, express
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from .._record import FittedModel
     from ..fit.batches import Counts
-    from ._model import Stored
 
 
 @describe
@@ -92,14 +92,14 @@ def corrected(
     >>> sc_vaenb.tl.corrected(adata, batch="batch_0", counts=True)
     """
 
-    def decode_in(stored: Stored, cells: Counts) -> AsIn:
+    def decode_in(stored: FittedModel, cells: Counts) -> AsIn:
         if not stored.batches:
             msg = (
                 f"The model in uns[{key!r}] knows no batches, so there is nothing to correct. Fit one with "
                 "sc_vaenb.tl.cvae(adata, batch_key), or use sc_vaenb.tl.normalized(adata)."
             )
             raise ValueError(msg)
-        group = _adata.read_groups(_adata.find_record(adata, key), key, len(stored.batches))
+        group = stored.groups
         if batch is None:
             return as_in_all(group)
         _adata.check_choice("batch", batch, stored.batches)

@@ -83,9 +83,7 @@ def denoised_protein(
         raise ValueError(msg)
     counts = counts_of(adata, key, stored)
     measured, n_batches = np.array(stored.proteins["measured"]), max(len(stored.batches), 1)
-    group = np.zeros(n_batches, np.int64)
-    if stored.batches:
-        group = _adata.read_groups(_adata.find_record(adata, key), key, n_batches)
+    group = stored.groups if stored.batches else np.zeros(n_batches, np.int64)
 
     names = [name.replace("/", "|") for name in stored.proteins["names"]]  # which no file can hold in a column's name
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")

@@ -62,7 +62,7 @@ def embed(
     stored = load_model(adata, key)
     model = stored.model
     batches = model.config.encode_batch or model.alignment is not None
-    from_disk = on_disk(*_adata.matrix_of(adata, _adata.find_record(adata, key)["params"].get("layer")))
+    from_disk = on_disk(*_adata.matrix_of(adata, stored.params.get("layer")))
     counts = (counts_to_embed if from_disk else counts_of)(adata, key, stored, batches=batches)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")

@@ -13,10 +13,11 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._record import FittedModel
 from ..fit.batches import Counts
 from ..fit.device import own_random_state, resolve_device, threads_as_asked
 from ..fit.express import AsIn, collect, drawn, expected
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +69,7 @@ def express(
     *,
     what: str,
     key_added: str,
-    decode_in: Callable[[Stored, Counts], AsIn],
+    decode_in: Callable[[FittedModel, Counts], AsIn],
     genes: Sequence[str] | None,
     target_sum: float,
     n_samples: int,
@@ -122,8 +123,8 @@ def express(
     return adata if copy else None
 
 
-def _layer(adata: AnnData, key: str, stored: Stored, key_added: str, as_csr: bool) -> Place:
-    if key_added == _adata.find_record(adata, key)["params"].get("layer"):
+def _layer(adata: AnnData, key: str, stored: FittedModel, key_added: str, as_csr: bool) -> Place:
+    if key_added == stored.params.get("layer"):
         msg = f"key_added={key_added!r} is the layer with the counts of the model in uns[{key!r}]. Give another name."
         raise ValueError(msg)
     at = _adata.locate_genes(adata, stored.genes, key)
@@ -139,7 +140,7 @@ def _layer(adata: AnnData, key: str, stored: Stored, key_added: str, as_csr: boo
     return Place([stored.genes[i] for i in in_model], in_model, at[in_model], adata.n_vars)
 
 
-def _table(key: str, stored: Stored, genes: Sequence[str]) -> Place:
+def _table(key: str, stored: FittedModel, genes: Sequence[str]) -> Place:
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     unknown = [gene for gene in names if gene not in stored.genes]
     if unknown:

@@ -16,6 +16,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._record import FittedModel
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity
@@ -113,9 +114,6 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
             msg = f"The fit broke down: {error}. {advice}"
             raise FloatingPointError(msg) from error
 
-    weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    of_inputs = ("size_factor_mean", "covariates", "proteins")
-    model_config = asdict(config) | {name: getattr(inputs, name) for name in of_inputs}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
@@ -125,14 +123,25 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     }
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = _adata.gene_mask(adata, params["mask_var"])
+    written = plain(used | {"method": method, "version": version("sc_vaenb")})
+    fitted_model = FittedModel(
+        model,
+        genes.tolist(),
+        batches.tolist(),
+        float(inputs.size_factor_mean),
+        inputs.covariates,
+        inputs.proteins,
+        written,
+        overlap.group,
+    )
     record = {
-        "params": plain(used | {"method": method, "version": version("sc_vaenb")}),
+        "params": written,
         "history": history.columns(),
         "verdict": asdict(verdict),
-        "model": _adata.pack_model(model_config, weights, genes, batches),
+        "model": fitted_model.to_uns(),
     }
     if member is not None:
-        member, record["components"] = in_order(member, weights["prior.weight"])
+        member, record["components"] = in_order(member, record["model"]["weights"]["prior.weight"])
     if labels:
         record["labels"] = {"names": np.array(labels, dtype=object), **told}
     if len(batches):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import scanpy as sc
 
@@ -21,8 +21,9 @@ def downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again:
             exact = {"transformer": "sklearn"} if adata.n_obs <= EXACT_NEIGHBOURS else {}
             k = min(15, adata.n_obs - 1)
             sc.pp.neighbors(adata, k, use_rep=f"X_{key}", key_added=graph, random_state=seed, **exact)
-        kept = adata.uns.get(clusters, {}).get("params", {}) if clusters in adata.obs else {}
-        if again or kept.get("resolution") != resolution:
+        stored: Any = adata.uns.get(clusters) if clusters in adata.obs else None
+        kept = stored.get("params") if isinstance(stored, dict) else None
+        if again or not isinstance(kept, dict) or kept.get("resolution") != resolution:
             sc.tl.leiden(
                 adata, resolution, neighbors_key=graph, key_added=clusters, random_state=seed,
                 flavor="igraph", n_iterations=2, directed=False,

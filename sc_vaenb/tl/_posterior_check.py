@@ -12,6 +12,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._record import FittedModel, read_record
 from ..fit.batches import Counts, split
 from ..fit.check import compare_replicates, held_out_again
 from ..fit.device import resolve_device
@@ -20,7 +21,7 @@ from ..fit.marginal import Fitness, refit
 from ..model.vae import ModelConfig
 from ._check_tables import batch_table, likelihood_table, tables
 from ._check_verdict import verdict_in_words
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -141,7 +142,7 @@ def posterior_check(
     where = resolve_device(device)
     stored = load_model(adata, key)
     names = _check_likelihoods(likelihoods, stored.model.config)
-    options = _fit_config(_adata.find_record(adata, key)["params"], key) if names else None
+    options = _fit_config(stored.params, key) if names else None
     fewest = round(FEWEST / SHARE) if names else FEWEST
     if adata.n_obs < fewest:
         msg = f"adata has {adata.n_obs} cells: a check {'of likelihoods ' if names else ''}needs {fewest} at least."
@@ -151,7 +152,7 @@ def posterior_check(
     start = logg.info(f"checking the model in uns[{key!r}]")
     adata = adata.copy() if copy else adata
     progress = settings.verbosity.value > 0
-    held_out = _held_out(_adata.find_record(adata, key), stored, counts, where)
+    held_out = _held_out(read_record(adata, key), stored, counts, where)
     told = {"key": key, "n_samples": n_samples, "rng": rng, "cells": "given" if held_out is None else "held_out"}
     draw = np.random.default_rng(rng)
     cells = np.sort(draw.permutation(len(counts))[:HELD_OUT]) if held_out is None else held_out
@@ -223,7 +224,7 @@ def _fit_config(params: Mapping[str, Any], key: str) -> FitConfig:
 
 
 def _held_out(
-    record: Mapping[str, Any], stored: Stored, counts: Counts, device: torch.device
+    record: Mapping[str, Any], stored: FittedModel, counts: Counts, device: torch.device
 ) -> NDArray[np.int64] | None:
     """The cells that the fit held out, or None, with a warning, where these cannot be told."""
     params, history = record["params"], record.get("history", {})

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._record import FittedModel
 from ..fit.device import resolve_device
 from ..fit.sample import draw_counts, states_around, states_of_prior
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 
 
 def sample(
@@ -109,7 +110,7 @@ def sample(
     pool = _chosen(adata, cells, groups)
     stored = load_model(adata, key)
     code = None if batch is None else batch_code(stored, batch, key)
-    fit = deepcopy(dict(_adata.find_record(adata, key)["params"]))
+    fit = deepcopy(stored.params)
     counts = counts_of(adata, key, stored)
     if source == "prior" and code is not None and size_factor is None:
         pool = np.flatnonzero(counts.condition == code)
@@ -152,7 +153,7 @@ def sample(
     return new
 
 
-def batch_code(stored: Stored, batch: str, key: str) -> int:
+def batch_code(stored: FittedModel, batch: str, key: str) -> int:
     """The code of a batch by its name, or an error that lists those the model knows."""
     if batch not in stored.batches:
         knows = f"knows {stored.batches}. Choose one of these" if stored.batches else "knows no batches. Leave it out"

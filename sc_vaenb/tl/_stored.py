@@ -12,10 +12,11 @@ from scipy import sparse
 
 from .. import _adata
 from .._disk import DiskCounts
+from .._record import FittedModel
 from ..fit.distributed import Processes
 from ..fit.loop import FitConfig
 from ..fit.stored import StoredCounts, cells_seen, scan_together
-from ._model import Stored, beside_of
+from ._model import beside_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,9 +62,9 @@ def counts_to_fit(
     return counts, genes, mean
 
 
-def counts_to_embed(adata: AnnData, key: str, stored: Stored, *, batches: bool) -> StoredCounts:
+def counts_to_embed(adata: AnnData, key: str, stored: FittedModel, *, batches: bool) -> StoredCounts:
     """Counts to be gone through once, in order: checked on the way, and size factors known as they come."""
-    params = _adata.find_record(adata, key)["params"]
+    params = stored.params
     order = _adata.locate_genes(adata, stored.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True

@@ -258,5 +258,5 @@ def test_genes_counts_and_models_that_cannot_be_are_refused(fitted, refused):
     with pytest.raises(TypeError, match="adata is a dict, not an AnnData"):
         sc_vaenb.tl.differential({}, "cell_type")
     fitted.uns["vae"]["model"]["config"] = "{}"
-    with refused(fitted, ValueError, r"uns\['vae'\]\['model'\] is damaged"):
+    with refused(fitted, ValueError, r"the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.differential(fitted, "cell_type")

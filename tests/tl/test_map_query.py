@@ -238,7 +238,7 @@ def test_what_is_wrong_with_the_reference_is_said_of_it(three, refused):
     with refused(query, ValueError, text):
         sc_vaenb.tl.map_query(query, reference)
     reference.uns["vae"]["model"]["config"] = "{}"
-    with refused(query, ValueError, r"reference: uns\['vae'\]\['model'\] is damaged"):
+    with refused(query, ValueError, r"reference: the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.map_query(query, reference)
 
 

@@ -152,7 +152,7 @@ def test_a_missing_model_and_missing_genes_are_refused(fitted, refused):
     with refused(part, ValueError, r"2 of the 100 genes of the model in uns\['vae'\] are not in var_names"):
         sc_vaenb.tl.normalized(part)
     del fitted.uns["vae"]["model"]["weights"]["encoder.first.bias"]
-    with refused(fitted, ValueError, r"uns\['vae'\]\['model'\] is damaged"):
+    with refused(fitted, ValueError, r"the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.normalized(fitted)
 
 
