@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse as sp
 
+from .._session import own_state
 from ._check import check_whole, generator_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 EFFICIENCY_SPREAD = 0.5  # logit sd of the capture efficiency; same-batch share of PCA neighbours 0.6 (chance 0.33)
 
 
+@own_state()
 def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> AnnData:
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 

@@ -53,7 +53,7 @@ def align(
         start = KMeans(min(clusters, len(z)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
             normalize(z).numpy()
         )
-    centroid = torch.zeros(clusters, z.shape[1])
+    centroid = torch.zeros(clusters, z.shape[1], dtype=z.dtype)
     centroid[: start.n_clusters] = torch.from_numpy(start.cluster_centers_.astype(np.float32))
     centroid = normalize(centroid)
 

@@ -18,6 +18,7 @@ from .. import _adata
 from .._adata import check_adata, check_number, keys, matrix_of, read_batches
 from .._disk import DiskCounts, on_disk
 from .._matrix import from_a_file, read_matrix
+from .._session import own_state
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
@@ -54,6 +55,7 @@ class Genes(NamedTuple):
     left_out: str = ""
 
 
+@own_state()
 def prepare(
     adata: AnnData,
     batch_key: str | None = None,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._session import own_state
 from ._arguments import check_arguments
 from ._cvae import cvae
 from ._graph import downstream
@@ -43,6 +44,7 @@ class Run:
     compute: Callable[[], Any]
 
 
+@own_state()
 def compare(
     adata: AnnData,
     batch_key: str,

@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 from scanpy import logging as logg
 
 from .. import _adata
+from .._session import own_state
 from ._export_model import checksum
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 def import_model(
     adata: AnnData, path: str | os.PathLike[str], *, key_added: str = "vae", copy: bool = False
 ) -> AnnData | None:

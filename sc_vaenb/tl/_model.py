@@ -36,7 +36,7 @@ def load_model(adata: AnnData, key: str) -> Stored:
         proteins = dict(config.pop("proteins", {}))
         for name in ("hidden", "decoder_hidden", "condition_code", "condition_group", "labels"):
             config[name] = tuple(config.get(name, ()))
-        with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
+        with torch.device("meta"):  # no weights are drawn
             model = CountVAE(ModelConfig(**config))
         model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, assign=True)
     except (KeyError, TypeError, RuntimeError) as error:
