@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse as sp
 
-from .._session import own_state
+from .._session import own_state, shared
 from ._check import check_whole, generator_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _pbmc_counts() -> tuple[sp.csr_matrix, Any, Any]:
     import scanpy as sc
     from anndata import OldFormatWarning
 
-    with warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
+    with shared(), warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
         warnings.simplefilter("ignore", OldFormatWarning)
         warnings.filterwarnings("ignore", category=FutureWarning, module="anndata")
         warnings.filterwarnings("ignore", message=".*future.infer_string")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import jacfwd
 from torch.nn.functional import softplus
 
+from .._session import shared
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .batches import Counts
@@ -69,7 +70,7 @@ def mean_jacobian(
     total = np.zeros((model.config.n_genes, len(dimensions)))
     chosen = torch.eye(model.config.n_latent, dtype=torch.float32, device=device)[list(dimensions)]
     # forward mode works under no_grad, but not in inference mode; torch's own rules for it call a deprecated function
-    with torch.no_grad(), threads_as_asked(), warnings.catch_warnings():
+    with torch.no_grad(), threads_as_asked(), shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for start in range(0, len(latent), SLOPES_AT_ONCE):
             cells = slice(start, start + SLOPES_AT_ONCE)

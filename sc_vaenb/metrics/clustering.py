@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,13 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, triu
 
-from .._session import own_state
+from .._session import own_state, shared
 from ._check import IntArray, check_groups
 
 RESOLUTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 """The resolutions that scIB and scib-metrics search."""
-
-_igraph_generator = threading.Lock()
 
 
 class ClusterScore(NamedTuple):
@@ -39,7 +36,7 @@ def _igraph_seed(seed: int) -> Iterator[None]:
     """
     import igraph
 
-    with _igraph_generator:
+    with shared():
         igraph.set_random_number_generator(random.Random(seed))
         try:
             yield

@@ -18,7 +18,7 @@ from .. import _adata
 from .._adata import check_adata, check_number, keys, matrix_of, read_batches
 from .._disk import DiskCounts, on_disk
 from .._matrix import from_a_file, read_matrix
-from .._session import own_state
+from .._session import own_state, shared
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
@@ -432,7 +432,7 @@ def _scanpy_genes(
     data = sc.AnnData(matrix)
     if batches is not None:
         data.obs["batch"] = pd.Categorical(batches)
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         # genes that are constant in a batch give scanpy divisions by zero, which it ranks last, and batches where fewer
         # than n_top_genes vary a warning; neither calls for action
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -457,7 +457,7 @@ def _write(
 ) -> None:
     from anndata import ImplicitModificationWarning
 
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         # writing to a view makes it an AnnData of its own, as everywhere in scanpy
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         adata.obs["size_factor"] = size_factor
