@@ -48,7 +48,7 @@ def counting() -> threading.Lock:
 def own_state() -> Iterator[None]:
     """Compute as in a new session, whatever the user's has set: gradients, autocast, default device, NumPy's errors.
 
-    In a forked process OpenMP would wait for ever for threads that only the parent has: there is one thread then.
+    In a forked process OpenMP would wait for ever for threads that only the parent has: there it is left at one.
     """
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="warn", under="ignore"))
@@ -60,5 +60,6 @@ def own_state() -> Iterator[None]:
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if is_forked():
+            torch.set_num_threads(1)
             stack.enter_context(threadpool_limits(1, user_api="openmp"))
         yield

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from .._session import counting, is_forked
+from .._session import counting
 
 T = TypeVar("T")
 
@@ -45,28 +45,41 @@ def threads_as_asked() -> Iterator[None]:
 
     numba, which scanpy uses, shares torch's pool of threads and resizes it, in the thread that calls it, to all
     processors. Small steps on more threads than a job was given processors are many times slower, and round otherwise.
-    So a block has no more threads than a new thread begins with, nor than OMP_NUM_THREADS says; in a forked process, to
-    which the pool was not copied, it has one.
+    So a block has no more threads than a new thread begins with, nor than OMP_NUM_THREADS says.
     """
     before, asked = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
     with counting():
-        usual = _in_new_thread(torch.get_num_threads)
+        usual = _enter()
     most = int(asked) if asked.isdecimal() and int(asked) else usual
-    wanted = 1 if is_forked() else min(before, usual, most)
-    if wanted != before:
-        _set_here(wanted, usual)
+    if (wanted := min(before, usual, most)) != before:
+        torch.set_num_threads(wanted)
     try:
         yield
     finally:
         if wanted != before:
-            _set_here(before, usual)
+            torch.set_num_threads(before)
+        with counting():
+            _leave(changed=wanted != before)
 
 
-def _set_here(n: int, usual: int) -> None:
-    """Set the number of threads of this thread alone: torch would have new threads begin with it, too."""
-    with counting():
-        torch.set_num_threads(n)
-        _in_new_thread(lambda: torch.set_num_threads(usual))
+class _Blocks:
+    """How many are being computed, and with how many threads new ones begin in between: what torch was told last."""
+
+    n, usual, changed = 0, 0, False
+
+
+def _enter() -> int:
+    if not _Blocks.n:
+        _Blocks.usual = _in_new_thread(torch.get_num_threads)
+    _Blocks.n += 1
+    return _Blocks.usual
+
+
+def _leave(changed: bool) -> None:
+    _Blocks.n, _Blocks.changed = _Blocks.n - 1, _Blocks.changed or changed
+    if not _Blocks.n and _Blocks.changed:
+        _in_new_thread(lambda: torch.set_num_threads(_Blocks.usual))
+        _Blocks.changed = False
 
 
 def _in_new_thread(call: Callable[[], T]) -> T:
