@@ -168,7 +168,8 @@ def test_the_command_runs_without_a_folder_of_its_own(tmp_path):
         from sc_vaenb import _caches
         _caches._packages = lambda: []  # those of this test can be the user's own
         _caches.ensure_caches()
-        print(os.path.dirname(os.environ["NUMBA_CACHE_DIR"]), os.environ["MPLCONFIGDIR"] == os.environ["NUMBA_CACHE_DIR"])
+        numba, matplotlib = os.environ["NUMBA_CACHE_DIR"], os.environ["MPLCONFIGDIR"]
+        print(os.path.dirname(numba), numba == matplotlib)
         """,
         HOME="/nonexistent",
     )
