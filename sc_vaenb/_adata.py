@@ -17,6 +17,7 @@ from scipy import sparse
 
 from ._dask import is_dask
 from ._matrix import from_a_file, read_matrix
+from ._session import shared
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -369,6 +370,6 @@ def _views_may_become_own() -> Iterator[None]:
     """Writing a result to a view makes it an AnnData of its own, as everywhere in scanpy: no warning of it."""
     from anndata import ImplicitModificationWarning
 
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         yield

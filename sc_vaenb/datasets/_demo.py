@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse as sp
 
+from .._session import own_state, shared
 from ._check import check_whole, generator_of
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 EFFICIENCY_SPREAD = 0.5  # logit sd of the capture efficiency; same-batch share of PCA neighbours 0.6 (chance 0.33)
 
 
+@own_state()
 def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> AnnData:
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 
@@ -104,7 +106,7 @@ def _pbmc_counts() -> tuple[sp.csr_matrix, Any, Any]:
     import scanpy as sc
     from anndata import OldFormatWarning
 
-    with warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
+    with shared(), warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
         warnings.simplefilter("ignore", OldFormatWarning)
         warnings.filterwarnings("ignore", category=FutureWarning, module="anndata")
         warnings.filterwarnings("ignore", message=".*future.infer_string")

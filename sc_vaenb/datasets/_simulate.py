@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse as sp
 
+from .._session import own_state
 from ._check import check_number, check_table, check_whole, generator_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ BLOCK = 2**22  # dense values held at once while drawing; changing it changes th
 ATTEMPTS = 1000  # draws before a cell or gene without counts is an error
 
 
+@own_state()
 def simulate(
     n_cells: int = 1000,
     n_genes: int = 500,

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
+from .._session import shared
 from ..model.alignment import SHARPNESS, Alignment
 from .device import threads_as_asked
 
@@ -48,12 +49,12 @@ def align(
     # A copy in torch's own memory: products of arrays that lie otherwise may round otherwise.
     z, code = torch.from_numpy(latent[chosen]).clone(), torch.from_numpy(batch[chosen])
     clusters = len(alignment.centroid)
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct states than clusters: some stay empty
         start = KMeans(min(clusters, len(z)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
             normalize(z).numpy()
         )
-    centroid = torch.zeros(clusters, z.shape[1])
+    centroid = torch.zeros(clusters, z.shape[1], dtype=z.dtype)
     centroid[: start.n_clusters] = torch.from_numpy(start.cluster_centers_.astype(np.float32))
     centroid = normalize(centroid)
 

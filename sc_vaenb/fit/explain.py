@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.func import jacfwd
 from torch.nn.functional import softplus
 
+from .._session import shared
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .batches import Counts
@@ -45,7 +46,7 @@ def states(
 
 def log_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
     """Log of the counts to expect of a cell of the mean depth; of the Gaussian, which has no rate, its mean (log1p)."""
-    size_factor = torch.ones(len(z), device=z.device)
+    size_factor = torch.ones_like(z[:, 0])
     if model.config.likelihood == "gaussian":
         return model.decode(z, without_counts(size_factor, condition, model.config.n_genes))
     return model.log_mean(z, size_factor, condition)
@@ -67,9 +68,9 @@ def mean_jacobian(
     """d log_rate(gene) / d z(dimension), mean over cells, (genes x dimensions)."""
     model = model.to(device).eval()
     total = np.zeros((model.config.n_genes, len(dimensions)))
-    chosen = torch.eye(model.config.n_latent, device=device)[list(dimensions)]
+    chosen = torch.eye(model.config.n_latent, dtype=torch.float32, device=device)[list(dimensions)]
     # forward mode works under no_grad, but not in inference mode; torch's own rules for it call a deprecated function
-    with torch.no_grad(), threads_as_asked(), warnings.catch_warnings():
+    with torch.no_grad(), threads_as_asked(), shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for start in range(0, len(latent), SLOPES_AT_ONCE):
             cells = slice(start, start + SLOPES_AT_ONCE)
@@ -79,7 +80,7 @@ def mean_jacobian(
                 return log_rate(model, z + shift @ chosen, codes).sum(0)
 
             # one shift for all cells: the sum over them is taken within, and few derivatives are held
-            total += jacfwd(summed)(torch.zeros(len(dimensions), device=device)).cpu().numpy()
+            total += jacfwd(summed)(torch.zeros(len(dimensions), dtype=torch.float32, device=device)).cpu().numpy()
     return finite(total / len(latent))
 
 

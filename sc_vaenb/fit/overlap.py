@@ -70,11 +70,11 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     sizes = [len(part) for part in parts]
     values = normalize(counts.minibatch(np.concatenate(parts), torch.device("cpu")).log_normalised())
     values -= values.mean(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # svd_lowrank draws from the global state
-        u, s, _ = torch.svd_lowrank(values, min(COMPONENTS, *values.shape))
-    points, own = u * s, torch.arange(n_batches).repeat_interleave(torch.tensor(sizes))
-    distance = torch.full((len(points), n_batches), torch.inf)
+    points, own = (
+        components(values, min(COMPONENTS, *values.shape), seed),
+        torch.arange(n_batches).repeat_interleave(torch.tensor(sizes)),
+    )
+    distance = points.new_full((len(points), n_batches), torch.inf)
     for b, there in enumerate(points.split(sizes)):
         nearest = torch.cdist(points, there).topk(min(NEIGHBOURS, len(there)), largest=False)[0]
         distance[:, b] = nearest.mean(1).masked_fill(own == b, torch.inf)
@@ -85,3 +85,17 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     linked = (others >= LINKED) & (others * np.array(sizes)[:, None] >= CELLS_LINKED)
     linked |= others >= others.max(1, keepdims=True)  # every batch at least to its closest
     return Overlap(share, connected_components(linked, directed=False)[1].astype(np.int64))
+
+
+def components(values: torch.Tensor, n: int, seed: int) -> torch.Tensor:
+    """The first principal components of centred values (cells x `n`), by a random projection.
+
+    Halko, Martinsson & Tropp 2011, SIAM Review. (`torch.svd_lowrank` draws from torch's global random state.)
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    found = values @ torch.randn(values.shape[1], n, generator=generator, dtype=values.dtype)
+    for _ in range(2):
+        found = values @ (values.T @ torch.linalg.qr(found).Q)
+    basis = torch.linalg.qr(found).Q
+    u, s, _ = torch.linalg.svd(basis.T @ values, full_matrices=False)
+    return basis @ (u * s)

@@ -32,7 +32,7 @@ def foreground(
         for cells, z, _ in posterior(model, counts, device):
             own = torch.from_numpy(counts.condition[cells]).to(device)
             z = model.alignment(z, own) if align and model.alignment is not None else z
-            given = model.given(without_counts(torch.ones(len(z), device=device), own, model.config.n_genes))
+            given = model.given(without_counts(torch.ones_like(z[:, 0]), own, model.config.n_genes))
             total = z.new_zeros(2, len(z), model.config.n_proteins)
             for code in range(weight.shape[1]):
                 found = model.protein.decode(z, given, torch.full_like(own, code)).expected()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,12 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, triu
 
+from .._session import own_state, shared
 from ._check import IntArray, check_groups
 
 RESOLUTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 """The resolutions that scIB and scib-metrics search."""
-
-_igraph_generator = threading.Lock()
 
 
 class ClusterScore(NamedTuple):
@@ -38,7 +36,7 @@ def _igraph_seed(seed: int) -> Iterator[None]:
     """
     import igraph
 
-    with _igraph_generator:
+    with shared():
         igraph.set_random_number_generator(random.Random(seed))
         try:
             yield
@@ -46,6 +44,7 @@ def _igraph_seed(seed: int) -> Iterator[None]:
             igraph.set_random_number_generator(random)
 
 
+@own_state()
 def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int = 0) -> list[IntArray]:
     """Cluster a weighted graph by the Leiden algorithm, maximising modularity at each resolution.
 
@@ -84,6 +83,7 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     return clusters
 
 
+@own_state()
 def cluster_scores(
     graph: csr_array, labels: ArrayLike, *, resolutions: Sequence[float] = RESOLUTIONS, seed: int = 0
 ) -> list[ClusterScore]:
@@ -104,6 +104,7 @@ def cluster_scores(
     ]
 
 
+@own_state()
 def best_nmi(scores: Sequence[ClusterScore]) -> ClusterScore:
     """Pick the score with the best NMI (the lowest resolution among equals); its ARI goes with it, as in scIB."""
     return max(scores, key=lambda score: score.nmi)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
+from .._session import own_state
 from ._check import FloatArray, Groups, IntArray, check_embedding, check_positive
 
 _BLOCK = 2_000_000  # floats held at once while distances are recomputed
@@ -47,6 +48,7 @@ class Neighbors:
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
 
+@own_state()
 def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     """Find each cell's exact `k` nearest cells (itself included) in Euclidean distance.
 
@@ -115,6 +117,7 @@ def knn_within(embedding: FloatArray, groups: Groups, k: int) -> Iterator[tuple[
             yield code, cells, knn(embedding[cells], capped_k(k, len(cells)) + 1).indices[:, 1:]
 
 
+@own_state()
 def fuzzy_graph(neighbors: Neighbors) -> csr_array:
     """Weigh the neighbour graph as UMAP and `scanpy.pp.neighbors` do.
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._session import own_state
 from ._check import BoolArray, FloatArray, Groups, check_embedding, check_groups
 from .isolated import batches_per_label
 from .neighbors import Neighbors, knn_within
@@ -20,6 +21,7 @@ from .pcr import check_reference
 LabelSet = Literal["all", "confounded", "private"]
 
 
+@own_state()
 def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike, *, k: int = 30) -> dict[str, float]:
     """Share of each cell's `k` nearest cells of its batch that stay the same, averaged per batch.
 
@@ -51,6 +53,7 @@ def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLi
     return shares
 
 
+@own_state()
 def neighborhood_overlap(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike, *, k: int = 30) -> float:
     """Mean over batches of :func:`overlap_per_batch`, each batch counting the same; NaN if all have one cell."""
     shares = list(overlap_per_batch(embedding, reference, batch, k=k).values())
@@ -67,6 +70,7 @@ def _purity(neighbors: Neighbors, labels: Groups) -> FloatArray:
     return purity
 
 
+@own_state()
 def purity_per_label(neighbors: Neighbors, labels: ArrayLike) -> dict[str, float]:
     """Share of a cell's neighbours that have its label, averaged per label.
 
@@ -89,6 +93,7 @@ def _chosen(labels: Groups, batch: ArrayLike | None, n_cells: int, which: LabelS
     return np.asarray(n_batches == 1 if which == "private" else n_batches < len(batches.names))
 
 
+@own_state()
 def label_purity(
     neighbors: Neighbors, labels: ArrayLike, batch: ArrayLike | None = None, *, which: LabelSet = "all"
 ) -> float:
@@ -116,6 +121,7 @@ def label_purity(
     return float(purity.mean()) if len(purity) else float("nan")
 
 
+@own_state()
 def purity_kept(
     neighbors: Neighbors,
     reference_neighbors: Neighbors,

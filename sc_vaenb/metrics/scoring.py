@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._session import own_state
 from ._check import FloatArray, IntArray, check_embedding, check_groups, check_positive
 from .catalogue import METRICS, Case, Metric, aggregate
 from .pcr import check_reference
@@ -32,6 +33,7 @@ def _values(chosen: dict[str, Metric], case: Case) -> dict[str, float]:
     return values | aggregate(values)
 
 
+@own_state()
 def score(
     embedding: ArrayLike,
     labels: ArrayLike | None = None,

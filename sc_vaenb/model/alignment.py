@@ -27,9 +27,9 @@ class Alignment(nn.Module):
 
     def __init__(self, n_clusters: int, n_batches: int, n_latent: int) -> None:
         super().__init__()
-        self.centroid = nn.Buffer(torch.zeros(n_clusters, n_latent))
-        self.log_weight = nn.Buffer(torch.zeros(n_clusters, n_batches))
-        self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent))
+        self.centroid = nn.Buffer(torch.zeros(n_clusters, n_latent, dtype=torch.float32))
+        self.log_weight = nn.Buffer(torch.zeros(n_clusters, n_batches, dtype=torch.float32))
+        self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent, dtype=torch.float32))
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """Latent states (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""

@@ -18,6 +18,7 @@ from .. import _adata
 from .._adata import check_adata, check_number, keys, matrix_of, read_batches
 from .._disk import DiskCounts, on_disk
 from .._matrix import from_a_file, read_matrix
+from .._session import own_state, shared
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
@@ -54,6 +55,7 @@ class Genes(NamedTuple):
     left_out: str = ""
 
 
+@own_state()
 def prepare(
     adata: AnnData,
     batch_key: str | None = None,
@@ -430,7 +432,7 @@ def _scanpy_genes(
     data = sc.AnnData(matrix)
     if batches is not None:
         data.obs["batch"] = pd.Categorical(batches)
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         # genes that are constant in a batch give scanpy divisions by zero, which it ranks last, and batches where fewer
         # than n_top_genes vary a warning; neither calls for action
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -455,7 +457,7 @@ def _write(
 ) -> None:
     from anndata import ImplicitModificationWarning
 
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         # writing to a view makes it an AnnData of its own, as everywhere in scanpy
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         adata.obs["size_factor"] = size_factor

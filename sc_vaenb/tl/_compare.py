@@ -16,6 +16,7 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._results import check_result
+from .._session import own_state
 from ._arguments import check_arguments
 from ._cvae import cvae
 from ._graph import downstream
@@ -44,6 +45,7 @@ class Run:
     compute: Callable[[], Any]
 
 
+@own_state()
 def compare(
     adata: AnnData,
     batch_key: str,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _adata
+from .._session import own_state
 from ..fit.express import AsIn, as_in_all, as_in_one
 from ._express import describe, express
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ..fit.batches import Counts
 
 
+@own_state()
 @describe
 def corrected(
     adata: AnnData,

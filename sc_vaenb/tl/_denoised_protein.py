@@ -7,6 +7,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from .. import _adata
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.protein import as_measured, foreground
 from ._model import counts_of, load_model
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 def denoised_protein(
     adata: AnnData,
     key: str = "vae",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.rates import Sums, difference, excess, stratum_sums
 from ..fit.shrink import false_discovery_rate, shrink
@@ -28,6 +29,7 @@ SCANPY = {
 }
 
 
+@own_state()
 def differential(
     adata: AnnData,
     groupby: str,

@@ -6,6 +6,7 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._disk import on_disk
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import aligned
 from ..fit.embed import embed as embed_cells
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 def embed(
     adata: AnnData,
     key: str = "vae",

@@ -8,11 +8,13 @@ from safetensors.numpy import save_file
 from scanpy import logging as logg
 
 from .._record import FittedModel, checksum, read_record, to_text
+from .._session import own_state
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae", *, force: bool = False) -> None:
     """Write a fitted model to one file, for use without the data.
 

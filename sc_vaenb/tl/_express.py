@@ -15,7 +15,7 @@ from scanpy import settings
 from .. import _adata
 from .._record import FittedModel
 from ..fit.batches import Counts
-from ..fit.device import own_random_state, resolve_device, threads_as_asked
+from ..fit.device import generator, resolve_device, threads_as_asked
 from ..fit.express import AsIn, collect, drawn, expected
 from ._model import counts_of, load_model
 
@@ -104,9 +104,9 @@ def express(
     if key_added in getattr(adata, slot):
         logg.warning(f"replacing {slot}[{key_added!r}]; pass key_added to keep several results side by side")
     adata = adata.copy() if copy else adata
-    with own_random_state(rng, where), threads_as_asked(), torch.inference_mode():
+    with threads_as_asked(), torch.inference_mode():
         values = collect(
-            (drawn if counts else expected)(stored.model, cells, as_in, n_samples, where),
+            (drawn if counts else expected)(stored.model, cells, as_in, n_samples, where, generator(rng, where)),
             (adata.n_obs, place.n_columns),
             place.in_model,
             place.columns,

@@ -11,6 +11,7 @@ from scanpy import logging as logg
 from scipy.stats import rankdata
 
 from .. import _adata
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.explain import mean_jacobian, states, sweep, variance_explained
 from ..metrics import variance_explained as between_groups
@@ -26,6 +27,7 @@ MANY = 50  # categories of a column that nobody named
 Measure = Literal["spearman", "eta2"]
 
 
+@own_state()
 def factors(
     adata: AnnData,
     key: str = "vae",

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import scanpy as sc
 
+from .._session import shared
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -16,7 +18,7 @@ def downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again:
     """Neighbours, Leiden clusters and UMAP of `obsm["X_" + key]`, where they are not there or `again`."""
     graph, plane, clusters = f"neighbors_{key}", f"X_umap_{key}", f"leiden_{key}"
     again = again or graph not in adata.uns
-    with sc.settings.verbosity.override("error"):
+    with shared(), sc.settings.verbosity.override("error"):
         if again:
             exact = {"transformer": "sklearn"} if adata.n_obs <= EXACT_NEIGHBOURS else {}
             k = min(15, adata.n_obs - 1)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._session import own_state
 from ._pca import log_pca
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 KEY = "pca_harmony"
 
 
+@own_state()
 def harmony(
     adata: AnnData,
     batch_key: str,

@@ -8,11 +8,13 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._record import read_file
+from .._session import own_state
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 def import_model(
     adata: AnnData, path: str | os.PathLike[str], *, key_added: str = "vae", copy: bool = False
 ) -> AnnData | None:

@@ -11,6 +11,7 @@ from scanpy import settings
 from tqdm import tqdm
 
 from .. import _adata
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.explain import integrated_gradients, mean_jacobian, states
 from ._model import counts_of, load_model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 def importance(
     adata: AnnData,
     key: str = "vae",

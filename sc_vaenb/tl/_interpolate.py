@@ -12,6 +12,7 @@ from scanpy import logging as logg
 from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
 
 from .. import _adata
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import embed
 from ..fit.path import along_cells, equal_steps, mean_expression, straight
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PER = 1e4  # expression is in counts per so many
 
 
+@own_state()
 def interpolate(
     adata: AnnData,
     start: str,

@@ -14,6 +14,7 @@ from scanpy import settings
 
 from .. import _adata
 from .._record import FittedModel, read_record
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 FEWEST_GENES = 0.5  # of the model's
 
 
+@own_state()
 def map_query(
     adata: AnnData,
     reference: AnnData,

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .._session import own_state
 from ..fit.express import as_it_is
 from ._express import describe, express
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
 @describe
 def normalized(
     adata: AnnData,

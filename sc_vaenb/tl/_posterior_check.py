@@ -13,6 +13,7 @@ from scanpy import settings
 
 from .. import _adata
 from .._record import FittedModel, read_record
+from .._session import own_state
 from ..fit.batches import Counts, split
 from ..fit.check import compare_replicates, held_out_again
 from ..fit.device import resolve_device
@@ -32,6 +33,7 @@ PATIENCE = 10  # looks without gain, after which a refit stops
 SHARE = 0.1  # of the cells, held out where the fit's own cannot be told
 
 
+@own_state()
 def posterior_check(
     adata: AnnData,
     key: str = "vae",

@@ -14,11 +14,13 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._record import FittedModel
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.sample import draw_counts, states_around, states_of_prior
 from ._model import counts_of, load_model
 
 
+@own_state()
 def sample(
     adata: AnnData,
     n_cells: int | None = None,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._session import own_state
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FEWEST = 10  # cells that a score needs
 
 
+@own_state()
 def score(
     adata: AnnData,
     embeddings: str | Sequence[str] | None = None,

@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.distributed import place
 from ..metrics.subsample import stratified_draw
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CRITERIA = ("score", "kept", "mixed", "log_likelihood", "seconds")
 
 
+@own_state()
 def tune(
     adata: AnnData,
     batch_key: str | None = None,
