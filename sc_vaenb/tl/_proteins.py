@@ -13,6 +13,7 @@ from scipy import sparse
 
 from .. import _adata
 from .._matrix import LARGEST
+from ..fit.batches import cells_by_code
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,8 +89,8 @@ def with_batches(
 def _measured(values: NDArray, codes: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
     """Whether a batch has a count of a protein (batches x proteins)."""
     measured = np.zeros((n_batches, values.shape[1]), dtype=bool)
-    for code in np.unique(codes):
-        measured[code] = (values[codes == code] > 0).any(0)  # never of NaN
+    for cells in cells_by_code(codes):
+        measured[codes[cells[0]]] = (values[cells] > 0).any(0)  # never of NaN
     return measured
 
 
