@@ -18,6 +18,7 @@ from scipy import sparse
 
 from ._dask import is_dask
 from ._matrix import from_a_file, read_matrix
+from ._sparse import dense, sound
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,8 +80,11 @@ def check_adata(adata: object, *, copy: bool = False) -> None:
             "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
         )
         raise ValueError(msg)
-    opened = [matrix for matrix in (adata.X, *adata.layers.values()) if from_a_file(matrix) and not is_dask(matrix)]
-    if copy and not adata.is_view and opened:
+    if (
+        copy
+        and not adata.is_view
+        and any(from_a_file(matrix) and not is_dask(matrix) for matrix in (adata.X, *adata.layers.values()))
+    ):
         msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
         raise ValueError(msg)
     if not adata.var_names.is_unique:
@@ -136,6 +140,8 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
 
 def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """The matrix of a layer (None: X) and its name for messages."""
+    if adata.is_view and (parent := getattr(adata, "_adata_ref", None)) is not None:
+        sound(*matrix_of(parent, layer))  # before scipy cuts the view out of it
     if layer is None:
         if adata.X is None:
             msg = "adata.X is empty. Name the layer with raw counts."
@@ -301,9 +307,9 @@ def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
-    found = adata.obsm[key]
+    found = dense(adata.obsm[key], f"obsm[{key!r}]")
     try:
-        values = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+        values = np.asarray(found, dtype=np.float32)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error
