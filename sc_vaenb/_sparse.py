@@ -33,7 +33,7 @@ def sound(matrix: Any, where: str, first_row: int = 0) -> Any:
     """
     if not sparse.issparse(matrix) or matrix.format not in CLASSES:
         return matrix
-    parts = tuple(map(np.asarray, (matrix.data, matrix.indices, matrix.indptr)))
+    parts = np.asarray(matrix.data), np.asarray(matrix.indices), np.asarray(matrix.indptr)
     checked = checked_parts(parts, matrix.shape, matrix.format, where, first_row if matrix.format == "csr" else 0)
     if all(own is new for own, new in zip(parts, checked, strict=True)):
         return matrix

@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._names import means_no_label, name_of
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
@@ -242,7 +243,10 @@ def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: Stored) -> l
 def _labels(reference: AnnData, label_key: str) -> pd.Series:
     """Labels of the reference as categories; a cell may have none."""
     _adata.check_obs_key(reference, "label_key", label_key)
-    labels = reference.obs[label_key].astype("category").cat.remove_unused_categories()
+    labels = reference.obs[label_key].astype("category")
+    _adata.warn_of_words(reference, label_key, _adata.NOT_A_LABEL)
+    known = [label for label in labels.cat.categories if not means_no_label(name_of(label))]
+    labels = labels.cat.set_categories(known).cat.remove_unused_categories()
     if labels.isna().all():
         msg = f"obs[{label_key!r}] holds no label. Choose another column."
         raise ValueError(msg)
