@@ -66,7 +66,7 @@ def nasty():
 WRITERS = {
     "fit": lambda a: tl.embed(a, key_added="again"),
     "normalized": lambda a: tl.normalized(a, genes=NASTY),
-    "corrected": lambda a: tl.corrected(a, NASTY[0], genes=NASTY),
+    "corrected": lambda a: tl.corrected(a, batch=NASTY[0], genes=NASTY),
     "differential": lambda a: tl.differential(a, "label", groups=NASTY[:6]),
     "importance": lambda a: tl.importance(a, groupby="label", of=NASTY[:4], max_cells=5),
     "denoised_protein": tl.denoised_protein,
