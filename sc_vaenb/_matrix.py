@@ -163,8 +163,11 @@ def check_values(
     if not finite.all():
         refuse(~finite, "values that are not finite", ". Give raw counts; a missing value is not a zero.")
     fractions = data.dtype.kind == "f" and not allow_non_integer
-    if data.size and (data.min() < (-ROUNDING if fractions else 0)):
-        refuse(data < 0, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts.")
+    lowest = -ROUNDING if fractions else 0
+    if data.size and data.min() < lowest:
+        refuse(
+            data < lowest, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts."
+        )
     if not fractions or not (odd := data != np.rint(data)).any():
         return 0
     if not (near := nearly_whole(data)).all():

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..model.likelihood import NegativeBinomial
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE
-from .batches import Counts
+from .batches import Counts, cells_by_code
 from .decode import posterior
 from .device import own_random_state, threads_as_asked
 
@@ -64,10 +64,9 @@ def stratum_sums(
     """
     found = {}
     with threads_as_asked(), own_random_state(seed, device):
-        for code in np.unique(stratum[stratum >= 0]):
-            cells = np.flatnonzero(stratum == code)
-            part = counts.subset(cells)
-            found[int(code)] = _sums(model, part, n_samples, device)
+        for cells in cells_by_code(stratum):
+            if (code := int(stratum[cells[0]])) >= 0:
+                found[code] = _sums(model, counts.subset(cells), n_samples, device)
     return found
 
 

@@ -69,7 +69,8 @@ def map_query(
         Where the raw counts of `adata` are: a layer, or `None` for `X`. `"auto"`: the layer that the model was fitted
         on if `adata` has it, else `X`.
     label_key
-        Column of `reference.obs` with labels to transfer. Cells without a label have no vote.
+        Column of `reference.obs` with labels to transfer. Cells without a label (NaN, or words such as "Unknown" and
+        "NA", which a warning names) have no vote.
     n_neighbors
         Cells of the reference that say what a new cell is, and how novel.
     n_steps

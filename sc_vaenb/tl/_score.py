@@ -46,7 +46,8 @@ def score(
         Column of `obs` with the batch of each cell. `None` leaves out what needs batches.
     label_key
         Column of `obs` with the cell types. `None` leaves out what needs labels: then batch mixing and how much of
-        each batch's own neighbourhoods is kept remain. Cells without a label are left out of the scores.
+        each batch's own neighbourhoods is kept remain. Cells without a label (NaN, or
+        words such as "Unknown" and "NA", which a warning names) are left out of the scores.
     reference
         The embedding before any correction, for what compares with before. It is not needed if it is not there.
     max_cells
