@@ -46,7 +46,8 @@ layer
         shape the embedding (Xu et al. 2021, scANVI). Cells of a label that no cell is known to have get one of the
         others.
     unlabeled
-        What stands for no label in that column, beside missing values.
+        What stands for no label in that column, beside missing values. Other words for it ("Unassigned", "NA", "" and
+        the like, in whatever case) are taken as no label too, and a warning names them.
     n_latent
         Dimensions of the embedding.
     hidden
