@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ._dask import is_dask
-from ._matrix import from_a_file, read_matrix
+from ._matrix import check_kind, from_a_file, read_matrix
 from ._names import is_writable, means_no_label, names_of, texts
 from ._sparse import dense, sound
 
@@ -144,7 +144,12 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
 def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """The matrix of a layer (None: X) and its name for messages."""
     if adata.is_view and (parent := getattr(adata, "_adata_ref", None)) is not None:
-        sound(*matrix_of(parent, layer))  # before scipy cuts the view out of it
+        matrix, where = matrix_of(parent, layer)
+        if sparse.issparse(matrix):  # checked before scipy cuts the view out of it, which reads whatever indices say
+            check_kind(matrix, where)
+            whole = sound(matrix, where)
+            if whole is not matrix:  # scipy could not cut it
+                return whole[adata._oidx][:, adata._vidx], where
     if layer is None:
         if adata.X is None:
             msg = "adata.X is empty. Name the layer with raw counts."

@@ -187,6 +187,22 @@ def test_every_function_that_reads_counts_refuses_an_invalid_matrix(fitted, refu
         READERS[reader](fitted)
 
 
+@formats
+@pytest.mark.parametrize("oddity", ["big-endian values", "big-endian indices", "half precision"])
+def test_views_of_what_scipy_does_not_know_are_read(counts, kind, oddity):
+    cells, genes = np.arange(N_CELLS)[::-3], np.arange(N_GENES) % 4 > 0
+    view = anndata_of(VALID[oddity](csr(counts).asformat(kind)))[cells, genes]
+    found = _adata.read_counts(view, "counts", EVERY[genes])
+    np.testing.assert_array_equal(found.toarray(), counts[cells][:, genes])
+
+
+@pytest.mark.parametrize("dtype", [object, str, complex])
+def test_a_view_of_what_is_no_number_is_refused(counts, dtype):
+    view = anndata_of(assigned(csr(counts), data=csr(counts).data.astype(dtype)))[5:]
+    with pytest.raises(TypeError, match=r"^layers\['counts'\] has dtype .*, which is not a number"):
+        _adata.read_counts(view, "counts", EVERY)
+
+
 def test_a_view_of_an_invalid_matrix_is_refused_before_it_is_cut_out(fitted, refused):
     fitted.layers["counts"].indices[7] = fitted.n_vars
     with refused(fitted, ValueError, "this sparse matrix is invalid"):
