@@ -55,9 +55,7 @@ def check_number(
 
 def check_key(key: object) -> None:
     if not isinstance(key, str) or not is_writable(key):
-        msg = f"key_added={key!r} is not possible. Give a name without '/'."
-        if isinstance(key, str) and "/" not in key:
-            msg = f"key_added={key!r} is not possible: an h5ad or zarr file cannot hold it. Give a plain, short name."
+        msg = f"key_added={key!r} is not possible. Give a name without '/' that h5ad and zarr files can hold."
         raise ValueError(msg)
 
 
