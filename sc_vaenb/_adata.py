@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ._dask import is_dask
-from ._matrix import from_a_file, read_matrix
+from ._matrix import check_kind, from_a_file, read_matrix
+from ._names import is_writable, means_no_label, names_of, texts
 from ._session import shared
+from ._sparse import dense, sound
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -51,8 +53,8 @@ def check_number(
 
 
 def check_key(key: object) -> None:
-    if not isinstance(key, str) or not key or "/" in key:
-        msg = f"key_added={key!r} is not possible. Give a name without '/'."
+    if not isinstance(key, str) or not is_writable(key):
+        msg = f"key_added={key!r} is not possible. Give a name without '/' that h5ad and zarr files can hold."
         raise ValueError(msg)
 
 
@@ -78,8 +80,11 @@ def check_adata(adata: object, *, copy: bool = False) -> None:
             "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
         )
         raise ValueError(msg)
-    opened = [matrix for matrix in (adata.X, *adata.layers.values()) if from_a_file(matrix) and not is_dask(matrix)]
-    if copy and not adata.is_view and opened:
+    if (
+        copy
+        and not adata.is_view
+        and any(from_a_file(matrix) and not is_dask(matrix) for matrix in (adata.X, *adata.layers.values()))
+    ):
         msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
         raise ValueError(msg)
     if not adata.var_names.is_unique:
@@ -135,6 +140,13 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
 
 def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """The matrix of a layer (None: X) and its name for messages."""
+    if adata.is_view and (parent := getattr(adata, "_adata_ref", None)) is not None:
+        matrix, where = matrix_of(parent, layer)
+        if sparse.issparse(matrix):  # checked before scipy cuts the view out of it, which reads whatever indices say
+            check_kind(matrix, where)
+            whole = sound(matrix, where)
+            if whole is not matrix:  # scipy could not cut it
+                return whole[adata._oidx][:, adata._vidx], where
     if layer is None:
         if adata.X is None:
             msg = "adata.X is empty. Name the layer with raw counts."
@@ -246,11 +258,37 @@ def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
         column = column.cat.remove_unused_categories()
     else:
         column = column.astype("category")
-    names = [str(name) for name in column.cat.categories]
+    names = names_of(column.cat.categories)
     if len(set(names)) < len(names):
         msg = f"obs[{batch_key!r}] holds batches of one name and different types: {names}. Make all of them strings."
         raise ValueError(msg)
     return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
+
+
+def read_labels(adata: AnnData, name: str, key: str) -> NDArray[np.object_]:
+    """The label of each cell in a column of obs (named by the argument `name`) as text, None where it has none.
+
+    Words such as "Unknown" or "NA" are no labels; :func:`warn_of_words` says so.
+    """
+    check_obs_key(adata, name, key)
+    labels = texts(adata.obs[key])
+    words = [label for label in set(labels.tolist()) - {None} if means_no_label(label)]
+    labels[np.isin(labels.astype(str), words)] = None
+    return labels
+
+
+def warn_of_words(adata: AnnData, key: str, instead: str, *, known: str | None = None) -> None:
+    """Name the words in a column of labels that mean "no label" (except a `known` one), and what is made of them."""
+    from scanpy import logging as logg
+
+    counts = pd.Series(texts(adata.obs[key]), dtype=object).value_counts()
+    found = {word: n for word, n in counts.items() if means_no_label(str(word)) and word != known}
+    if found:
+        which = ", ".join(f"{word!r} ({n:,} cells)" for word, n in found.items())
+        logg.warning(f"obs[{key!r}] holds {which}: {instead}")
+
+
+NOT_A_LABEL = "taken as no label, like NaN. If it is a cell type, give it another name."
 
 
 def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
@@ -275,11 +313,12 @@ def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
 def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.int64]:
     """Codes of the cells' batches among those a model knows; refuses a batch that it does not know."""
     codes, names = batch_labels(adata, batch_key)
-    new = [str(name) for name in names if name not in known]
+    code_of = {name: code for code, name in enumerate(known)}
+    new = [str(name) for name in names if name not in code_of]
     if new:
         msg = f"obs[{batch_key!r}] holds batches that the model was not fitted on: {new}. It knows {known}."
         raise ValueError(msg)
-    return np.array([known.index(name) for name in names], np.int64)[codes]
+    return np.array([code_of[name] for name in names], np.int64)[codes]
 
 
 def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64]:
@@ -300,9 +339,9 @@ def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
-    found = adata.obsm[key]
+    found = dense(adata.obsm[key], f"obsm[{key!r}]")
     try:
-        values = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+        values = np.asarray(found, dtype=np.float32)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error

@@ -20,7 +20,7 @@ from ..model.alignment import SHARPNESS, Alignment
 from ..model.removal import Removal
 from ..model.vae import CountVAE, ModelConfig
 from .align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
-from .batches import Counts, shuffled
+from .batches import Counts, cells_by_code, shuffled
 from .device import generator, threads_as_asked
 from .loop import FitConfig, Step
 from .schedule import one_cycle
@@ -154,8 +154,8 @@ def align_new(
     size = member.sum(0) * len(reference) / len(there)
     centre = member.T @ z / member.sum(0).clamp(min=1e-8).unsqueeze(1)
 
-    for new in np.unique(batch):
-        cells = np.flatnonzero(batch == new)
+    for cells in cells_by_code(batch):
+        new = batch[cells[0]]
         here = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
         z, code = torch.from_numpy(latent[here]), torch.from_numpy(batch[here])
         scale, share = len(cells) / len(here), len(cells) / (len(cells) + len(reference))

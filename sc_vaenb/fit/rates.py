@@ -14,7 +14,7 @@ from torch import Tensor
 from ..model.likelihood import NegativeBinomial
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE
-from .batches import Counts
+from .batches import Counts, cells_by_code
 from .decode import finite, posterior
 from .device import generator, normal_like, threads_as_asked
 
@@ -64,10 +64,9 @@ def stratum_sums(
     """
     found, noise = {}, generator(seed, device)
     with threads_as_asked():
-        for code in np.unique(stratum[stratum >= 0]):
-            cells = np.flatnonzero(stratum == code)
-            part = counts.subset(cells)
-            found[int(code)] = _sums(model, part, n_samples, device, noise)
+        for cells in cells_by_code(stratum):
+            if (code := int(stratum[cells[0]])) >= 0:
+                found[code] = _sums(model, counts.subset(cells), n_samples, device, noise)
     return found
 
 

@@ -33,12 +33,13 @@ class Alignment(nn.Module):
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """Latent states (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
-        cells_of = [(code, torch.nonzero(batch == code).squeeze(1)) for code in batch.unique().tolist()]
-        aligned = z
+        order = batch.argsort(stable=True)  # the cells of a batch side by side: a product for each, however many
+        codes, sizes = (values.tolist() for values in batch.unique(return_counts=True))
+        start, weight = z[order], self.log_weight.T[batch[order]]
+        shift_of = self.shift.unbind(1)
+        aligned = start
         for _ in range(ROUNDS):
-            near = SHARPNESS * normalize(aligned) @ self.centroid.T
-            member = torch.softmax(near + self.log_weight.T[batch], 1)
-            aligned = z.clone()
-            for code, cells in cells_of:
-                aligned[cells] -= member[cells] @ self.shift[:, code]
-        return aligned
+            member = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + weight, 1)
+            parts = zip(codes, member.split(sizes), strict=True)
+            aligned = start - torch.cat([part @ shift_of[code] for code, part in parts])
+        return torch.empty_like(z).index_copy_(0, order, aligned)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .alignment import Alignment
+from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import Minibatch, without_counts
 from .network import MLP, Condition, draw_weights
@@ -98,7 +99,9 @@ class CountVAE(nn.Module):
         self.depth = nn.Buffer(torch.ones((), dtype=torch.float32))
         draw_weights(self, generator or torch.Generator("cpu").manual_seed(0))
         if config.labels:
-            self.penalties["labels"].start()
+            labels = self.penalties["labels"]
+            assert isinstance(labels, Labels)
+            labels.start()
 
     @property
     def protein(self) -> Protein | None:

@@ -19,6 +19,7 @@ from .._adata import check_adata, check_number, keys, matrix_of, read_batches
 from .._disk import DiskCounts, on_disk
 from .._matrix import from_a_file, read_matrix
 from .._session import own_state, shared
+from .._sparse import sound
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
@@ -247,7 +248,7 @@ def _raw(adata: AnnData) -> tuple[Any, str]:
         lost = adata.var_names[at < 0]
         msg = f"raw lacks {len(lost)} of the {adata.n_vars} genes (first: {str(lost[0])!r})."
         raise ValueError(msg)
-    return adata.raw.X[:, at], "raw"
+    return sound(adata.raw.X, "raw")[:, at], "raw"
 
 
 def _check_kept(adata: AnnData, counts: sparse.csr_matrix | Tally, source: str) -> None:

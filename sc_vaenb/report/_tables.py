@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._names import means_no_label
 from ._meaning import FROM_BEFORE, GROUPS, MEANING
 
 if TYPE_CHECKING:
@@ -132,8 +133,9 @@ def facts(adata: AnnData, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [("Cells", f"{adata.n_obs:,}"), ("Genes", f"{adata.n_vars:,}")]
     for name, what in (("batch_key", "Batches"), ("label_key", "Cell types")):
         if name in params:
-            found.append((what, f"{len(_sizes(adata, params[name]).drop(NO_LABEL, errors='ignore'))} "
-                                f"in obs[{params[name]!r}]"))  # fmt: skip
+            names = _sizes(adata, params[name]).index
+            known = [text for text in names if name == "batch_key" or not means_no_label(text)]
+            found.append((what, f"{len(known)} in obs[{params[name]!r}]"))
     if "label_key" not in params:
         found.append(("Cell types", "none given: biology could not be scored"))
     scored = int(record["scores"]["params"]["n_cells"])

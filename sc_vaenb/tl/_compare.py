@@ -199,6 +199,8 @@ def _check(
     _adata.check_key(key_added)
     _adata.read_batches(adata, batch_key)
     check_scored(adata, batch_key, label_key)
+    if label_key is not None:
+        _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
     _adata.check_number("n_seeds", n_seeds, 1, whole=True)
     _adata.check_number("rng", rng, 0, 2**31, whole=True)
     _adata.check_number("resolution", resolution, 0, above=True)

@@ -7,6 +7,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from .. import _adata
+from .._names import column_names
 from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.protein import as_measured, foreground
@@ -87,7 +88,7 @@ def denoised_protein(
     measured, n_batches = np.array(stored.proteins["measured"]), max(len(stored.batches), 1)
     group = stored.groups if stored.batches else np.zeros(n_batches, np.int64)
 
-    names = [name.replace("/", "|") for name in stored.proteins["names"]]  # which no file can hold in a column's name
+    names = column_names(stored.proteins["names"])
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")
     tables = {f"{key}_protein": "what is bound", f"{key}_protein_foreground": "the probability that anything is"}
     for name in tables:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._names import is_writable, name_of, names_of
 from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.rates import Sums, difference, excess, stratum_sums
@@ -99,7 +100,7 @@ def differential(
     `names`, `scores`, `logfoldchanges`, `pvals`, `pvals_adj`, `pts`, `pts_rest`, `params`
         The same as :func:`scanpy.tl.rank_genes_groups` has it, for :func:`scanpy.get.rank_genes_groups_df` and
         scanpy's plots, given `key="differential"`: `pvals` is the local_fdr and `pvals_adj` the fdr.
-        (`pts`, `pts_rest` are left out where a group has a slash in its name, which no file takes.)
+        (`pts`, `pts_rest` are left out where a group has a name, such as one with a slash, that no file takes.)
 
     Raises
     ------
@@ -121,13 +122,14 @@ def differential(
     _adata.check_number("n_samples", n_samples, 1, whole=True)
     _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
     _check_key_added(adata, key_added)
-    where = resolve_device(device)
+    where, reference = resolve_device(device), name_of(reference)
     stored = load_model(adata, key)
     codes, names = _group_codes(adata, groupby)
     chosen = _chosen(names, groupby, groups, reference)
     others = {
         g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in chosen
     }
+    _adata.warn_of_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
     counts = counts_of(adata, key, stored)
     used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
     _check_cells(codes[used], counts.condition[used], names, others, reference)
@@ -165,7 +167,7 @@ def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[
     """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
     _adata.check_obs_key(adata, "groupby", groupby)
     column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
-    names = [str(name) for name in column.cat.categories]
+    names = names_of(column.cat.categories)
     if len(names) < 2 or len(set(names)) < len(names):
         msg = f"obs[{groupby!r}] holds the groups {names}: two or more with names of their own are needed."
         raise ValueError(msg)
@@ -181,11 +183,18 @@ def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], referen
         msg = f"groups={groups!r} is not possible. Give a list of groups, such as [{groups!r}], or 'all'."
         raise TypeError(msg)
     wanted = names if isinstance(groups, str) else list(groups)
+    wanted = names_of(wanted)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         msg = f"groups={unknown} are not in obs[{groupby!r}], which holds {names}."
         raise ValueError(msg)
-    chosen = [code for code, name in enumerate(names) if name in wanted and name != reference]
+    if reference == "rest" and reference in names:
+        logg.warning(
+            f"obs[{groupby!r}] has a group named 'rest', but reference='rest' means all cells of other groups. To "
+            "compare with that group, give it another name."
+        )
+    other = [name for name in names if reference == "rest" or name != reference]
+    chosen = [code for code, name in enumerate(names) if name in wanted and name in other]
     if not chosen:
         msg = f"groups={wanted} leaves nothing to compare with reference={reference!r}. Name other groups."
         raise ValueError(msg)
@@ -262,7 +271,7 @@ def _record(tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> dict[str
         frame = pd.DataFrame({group: table[column] for group, table in tables.items()})
         record[name] = frame.to_records(index=False)
     # A column of a table may not have a slash in its name in a file, and scanpy reads the rest without these two.
-    shares = {} if any("/" in group for group in tables) else {"pts": "pct_nz_group", "pts_rest": "pct_nz_reference"}
+    shares = {} if not all(map(is_writable, tables)) else {"pts": "pct_nz_group", "pts_rest": "pct_nz_reference"}
     for name, column in shares.items():
         record[name] = pd.DataFrame({group: table.set_index("names")[column] for group, table in tables.items()})
     table = pd.concat(tables, names=["group"]).reset_index(level="group").reset_index(drop=True)

@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._names import column_names
 from .._record import FittedModel
 from ..fit.batches import Counts
 from ..fit.device import generator, resolve_device, threads_as_asked
@@ -118,7 +119,11 @@ def express(
     if genes is None:
         _adata.write_layer(adata, key_added, values)
     else:
-        _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=place.names))
+        columns = column_names(place.names)
+        if columns != place.names:
+            other = {name: column for name, column in zip(place.names, columns, strict=True) if name != column}
+            logg.info(f"    obsm[{key_added!r}] has columns with names that files can hold: {other}")
+        _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=columns))
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, {what} (adata.{slot})")
     return adata if copy else None
 

@@ -11,6 +11,7 @@ from scanpy import settings
 from tqdm import tqdm
 
 from .. import _adata
+from .._names import column_names, names_of
 from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.explain import integrated_gradients, mean_jacobian, states
@@ -133,7 +134,7 @@ def importance(
             values.append(found.attribution)
             change.append(found.change)
             rows.append((int(own.sum()), len(cells), found.attribution.sum(), found.difference))
-        columns = writable(chosen)
+        columns = column_names(chosen)
         record = {
             "values": pd.DataFrame(np.stack(values, 1), index=stored.genes, columns=columns),
             "change": pd.DataFrame(np.stack(change, 1), index=stored.genes, columns=columns),
@@ -156,17 +157,12 @@ def drawn(cells: NDArray[np.int64], most: int, rng: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(rng).choice(cells, most, replace=False))
 
 
-def writable(names: list[str]) -> list[str]:
-    """Names of columns as h5ad files can hold them."""
-    return [name.replace("/", "|") for name in names]
-
-
 def _groups(adata: AnnData, groupby: str) -> tuple[list[str], NDArray[np.object_]]:
     """Names of the groups that have cells, and the group of each cell (None where it has none)."""
     _adata.check_obs_key(adata, "groupby", groupby)
     column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
-    names = [str(name) for name in column.cat.categories]
-    if len(names) < 2 or len(set(writable(names))) < len(names):
+    names = names_of(column.cat.categories)
+    if len(names) < 2 or len(set(names)) < len(names):
         msg = (
             f"obs[{groupby!r}] holds the groups {names}: two or more that differ in name are needed. "
             "Choose another column as groupby."

@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._names import means_no_label, name_of
 from .._record import FittedModel, read_record
 from .._session import own_state
 from ..fit.device import resolve_device
@@ -71,7 +72,8 @@ def map_query(
         Where the raw counts of `adata` are: a layer, or `None` for `X`. `"auto"`: the layer that the model was fitted
         on if `adata` has it, else `X`.
     label_key
-        Column of `reference.obs` with labels to transfer. Cells without a label have no vote.
+        Column of `reference.obs` with labels to transfer. Cells without a label (NaN, or words such as "Unknown" and
+        "NA", which a warning names) have no vote.
     n_neighbors
         Cells of the reference that say what a new cell is, and how novel.
     n_steps
@@ -242,7 +244,10 @@ def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: FittedModel)
 def _labels(reference: AnnData, label_key: str) -> pd.Series:
     """Labels of the reference as categories; a cell may have none."""
     _adata.check_obs_key(reference, "label_key", label_key)
-    labels = reference.obs[label_key].astype("category").cat.remove_unused_categories()
+    labels = reference.obs[label_key].astype("category")
+    _adata.warn_of_words(reference, label_key, _adata.NOT_A_LABEL)
+    known = [label for label in labels.cat.categories if not means_no_label(name_of(label))]
+    labels = labels.cat.set_categories(known).cat.remove_unused_categories()
     if labels.isna().all():
         msg = f"obs[{label_key!r}] holds no label. Choose another column."
         raise ValueError(msg)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._names import name_of, names_of, texts
 from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
@@ -157,11 +158,11 @@ def sample(
 
 def batch_code(stored: FittedModel, batch: str, key: str) -> int:
     """The code of a batch by its name, or an error that lists those the model knows."""
-    if batch not in stored.batches:
+    if name_of(batch) not in stored.batches:
         knows = f"knows {stored.batches}. Choose one of these" if stored.batches else "knows no batches. Leave it out"
         msg = f"batch={batch!r} is no batch of the model in uns[{key!r}], which {knows}."
         raise ValueError(msg)
-    return stored.batches.index(batch)
+    return stored.batches.index(name_of(batch))
 
 
 def _chosen(
@@ -204,7 +205,7 @@ def _named(adata: AnnData, cells: Sequence[str] | NDArray[np.bool_]) -> NDArray[
 def labelled(adata: AnnData, name: str, column: str, labels: Sequence[str]) -> NDArray[np.bool_]:
     """Which cells have one of these labels in a column of obs; refuses a label that no cell has."""
     _adata.check_obs_key(adata, name, column)
-    found = adata.obs[column].astype(object).where(adata.obs[column].notna(), None).map(str, na_action="ignore")
+    found = pd.Series(texts(adata.obs[column]), dtype=object)
     unknown = [label for label in labels if not (found == label).any()]
     if unknown:
         there = sorted(found.dropna().unique())
@@ -216,4 +217,4 @@ def labelled(adata: AnnData, name: str, column: str, labels: Sequence[str]) -> N
 def _listed(labels: str | Sequence[str]) -> list[str]:
     """One label or several, as text: clusters are often numbers."""
     several = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str)
-    return [str(label) for label in (labels if several else [labels])]
+    return names_of(labels if several else [labels])

@@ -48,7 +48,8 @@ def score(
         Column of `obs` with the batch of each cell. `None` leaves out what needs batches.
     label_key
         Column of `obs` with the cell types. `None` leaves out what needs labels: then batch mixing and how much of
-        each batch's own neighbourhoods is kept remain. Cells without a label are left out of the scores.
+        each batch's own neighbourhoods is kept remain. Cells without a label (NaN, or
+        words such as "Unknown" and "NA", which a warning names) are left out of the scores.
     reference
         The embedding before any correction, for what compares with before. It is not needed if it is not there.
     max_cells
@@ -97,6 +98,8 @@ def score(
         raise ValueError(msg)
     _adata.check_key(key_added)
     record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng)
+    if label_key is not None:
+        _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
     adata = adata.copy() if copy else adata
     _adata.write_record(adata, key_added, record)
     logg.hint(f"added\n    {key_added!r}, the scores (adata.uns)")
@@ -153,11 +156,11 @@ def check_scored(
         msg = f"batch_key and label_key are both {batch_key!r}. Name the column of the batches, and that of the types."
         raise ValueError(msg)
     batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
-    cells = np.ones(adata.n_obs, dtype=bool)
+    cells, labels = np.ones(adata.n_obs, dtype=bool), None
     if label_key is not None:
-        _adata.check_obs_key(adata, "label_key", label_key)
-        cells = adata.obs[label_key].notna().to_numpy()
-    labels = None if label_key is None else adata.obs[label_key][cells].astype(str).to_numpy()
+        known = _adata.read_labels(adata, "label_key", label_key)
+        cells = known != None  # noqa: E711 (of each cell)
+        labels = known[cells].astype(str)
     batch = None if batch is None else batch[cells]
     if cells.sum() < FEWEST:
         msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {FEWEST} at least."
