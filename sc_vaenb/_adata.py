@@ -16,8 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._dask import is_dask
-from ._matrix import from_a_file, read_matrix
+from ._matrix import read_matrix
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,71 +30,20 @@ def keys(mapping: Iterable[Any]) -> list[str]:
     return [str(key) for key in mapping if key is not None]
 
 
-def check_choice(name: str, value: object, valid: Iterable[str]) -> None:
-    valid = list(valid)
-    if value not in valid:
-        msg = f"{name}={value!r} is not known. Choose one of {valid}."
-        raise ValueError(msg)
-
-
-def check_number(
-    name: str, value: object, low: float, high: float = np.inf, *, whole: bool = False, above: bool = False
-) -> None:
-    """Refuse what is no finite or no whole number, or is not within low .. high (`above`: not low either)."""
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and value < np.inf
-    if not good or (above and value == low):
-        bounds = f"above {low:g}" if above else f"at least {low:g}"
-        bounds += "" if high == np.inf else f" and at most {high:g}"
-        msg = f"{name}={value!r} is not possible. Give a {'whole number' if whole else 'number'} {bounds}."
-        raise ValueError(msg)
-
-
-def check_key(key: object) -> None:
-    if not isinstance(key, str) or not key or "/" in key:
-        msg = f"key_added={key!r} is not possible. Give a name without '/'."
-        raise ValueError(msg)
-
-
-def check_adata(adata: object, *, copy: bool = False) -> None:
-    """Refuse what is no AnnData, has nothing in it, cannot take a result, or names genes twice."""
-    from anndata import AnnData
-
-    if not isinstance(adata, AnnData):
-        msg = f"adata is a {type(adata).__name__}, not an AnnData. Wrap counts with anndata.AnnData(counts) first."
-        raise TypeError(msg)
-    for slot in ("obs", "var"):
-        if not isinstance(table := getattr(adata, slot), pd.DataFrame):
-            msg = (
-                f"adata.{slot} is a {type(table).__name__}, as read lazily, not a pandas DataFrame. Call "
-                f"adata.{slot} = adata.{slot}.to_memory() first; the counts can stay on disk."
-            )
-            raise TypeError(msg)
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
-        raise ValueError(msg)
-    if adata.isbacked and (adata.is_view or copy):
-        msg = (
-            "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
-        )
-        raise ValueError(msg)
-    opened = [matrix for matrix in (adata.X, *adata.layers.values()) if from_a_file(matrix) and not is_dask(matrix)]
-    if copy and not adata.is_view and opened:
-        msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
-        raise ValueError(msg)
-    if not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()]
-        msg = (
-            f"var_names holds {len(twice)} duplicates (first: {twice[0]!r}), so genes cannot be told apart by name. "
-            "Call adata.var_names_make_unique() first."
-        )
-        raise ValueError(msg)
-
-
 def check_obs_key(adata: AnnData, name: str, key: str) -> None:
-    if key not in list(adata.obs.columns):
-        msg = f"{name}={key!r} is not in adata.obs. Its columns are {list(map(str, adata.obs.columns))}."
+    """Refuse a key that names no column of obs, or several."""
+    _check_column(adata, "obs", name, key)
+
+
+def _check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
+    columns = getattr(adata, slot).columns
+    n = int((columns == key).sum())
+    if n == 0:
+        msg = f"{name}={key!r} is not in adata.{slot}. Its columns are {list(map(str, columns))}."
         raise KeyError(msg)
+    if n > 1:
+        msg = f"{slot} holds {n} columns named {key!r}. Rename one of them, or keep one."
+        raise ValueError(msg)
 
 
 def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -115,15 +63,16 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
     if mask_var is None:
         return np.ones(adata.n_vars, dtype=bool)
     if isinstance(mask_var, str):
-        if mask_var not in adata.var:
-            msg = f"mask_var={mask_var!r} is not in adata.var. Its columns are {list(map(str, adata.var.columns))}."
-            raise KeyError(msg)
+        _check_column(adata, "var", "mask_var", mask_var)
         column = adata.var[mask_var]
         if column.isna().any() or not pd.api.types.is_bool_dtype(column):
             msg = f"var[{mask_var!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False."
             raise ValueError(msg)
         mask = column.to_numpy(dtype=bool)
     else:
+        if isinstance(mask_var, pd.Series) and not mask_var.index.equals(adata.var_names):
+            msg = "mask_var is a Series whose index is not var_names. Give mask_var.reindex(adata.var_names)."
+            raise ValueError(msg)
         mask = np.array(mask_var)
         if mask.dtype != bool or mask.shape != (adata.n_vars,):
             msg = f"mask_var has dtype {mask.dtype} and shape {mask.shape}; give {adata.n_vars} booleans, one per gene."

@@ -17,17 +17,18 @@ ROOT = Path(sc_vaenb.__file__).parent
 ARROWS = {  # what may be imported from where, within the package
     "model": {"model"},
     "fit": {"fit", "model"},
-    "metrics": {"metrics"},
-    "datasets": {"datasets"},
+    "metrics": {"metrics", "_checks"},
+    "datasets": {"datasets", "_checks"},
     "cli": {"cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"},
+    "_checks": {"_dask", "_matrix"},
     "_dask": set(),
     "_matrix": {"_dask"},
-    "_adata": {"_dask", "_matrix"},
+    "_adata": {"_checks", "_dask", "_matrix"},
     "_disk": {"_matrix", "fit"},
-    "pp": {"pp", "_adata", "_disk", "_matrix", "metrics", "fit", "model"},
-    "tl": {"tl", "_adata", "_disk", "_matrix", "metrics", "fit", "model"},
-    "pl": {"pl", "_adata", "metrics", "fit", "model"},
-    "report": {"report", "pp", "tl", "pl"},
+    "pp": {"pp", "_adata", "_checks", "_disk", "_matrix", "metrics", "fit", "model"},
+    "tl": {"tl", "_adata", "_checks", "_disk", "_matrix", "metrics", "fit", "model"},
+    "pl": {"pl", "_adata", "_checks", "metrics", "fit", "model"},
+    "report": {"report", "_checks", "pp", "tl", "pl"},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") in ARROWS)
 FUNCTIONS = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse as sp
 
-from ._check import check_whole, generator_of
+from .._checks import checked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 EFFICIENCY_SPREAD = 0.5  # logit sd of the capture efficiency; same-batch share of PCA neighbours 0.6 (chance 0.33)
 
 
+@checked
 def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> AnnData:
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 
@@ -64,8 +65,7 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     import pandas as pd
     from anndata import AnnData
 
-    check_whole("n_batches", n_batches, high=len(ascii_uppercase))
-    generator = generator_of(rng)
+    generator = np.random.default_rng(rng)
     counts, labels, genes = _pbmc_counts()
 
     # Dealt like cards from a deck sorted by label: even within each label, and over all cells.

@@ -76,10 +76,3 @@ def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int 
             f"{min_groups} are needed: pass another annotation, or leave out the metrics that need {what}."
         )
     return Groups(codes.astype(np.intp), [str(name) for name in names])
-
-
-def check_positive(value: int, what: str) -> int:
-    """Return `value` if it is an integer of at least 1, else raise ValueError."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{what} is {value!r}: pass an integer of at least 1.")
-    return int(value)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, triu
 
+from .._checks import checked
 from ._check import IntArray, check_groups
 
 RESOLUTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
@@ -46,6 +47,7 @@ def _igraph_seed(seed: int) -> Iterator[None]:
             igraph.set_random_number_generator(random)
 
 
+@checked
 def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int = 0) -> list[IntArray]:
     """Cluster a weighted graph by the Leiden algorithm, maximising modularity at each resolution.
 
@@ -84,6 +86,7 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     return clusters
 
 
+@checked
 def cluster_scores(
     graph: csr_array, labels: ArrayLike, *, resolutions: Sequence[float] = RESOLUTIONS, seed: int = 0
 ) -> list[ClusterScore]:
@@ -104,6 +107,7 @@ def cluster_scores(
     ]
 
 
+@checked
 def best_nmi(scores: Sequence[ClusterScore]) -> ClusterScore:
     """Pick the score with the best NMI (the lowest resolution among equals); its ARI goes with it, as in scIB."""
     return max(scores, key=lambda score: score.nmi)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
 from ._check import FloatArray, Groups, IntArray, check_groups
 from .silhouette import silhouette_samples
 
@@ -16,6 +17,7 @@ def batches_per_label(labels: Groups, batch: Groups) -> IntArray:
     return np.asarray(table.sum(axis=1), dtype=np.intp)
 
 
+@checked
 def isolated_labels(
     embedding: ArrayLike,
     labels: ArrayLike,

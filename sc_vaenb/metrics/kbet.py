@@ -8,6 +8,7 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc
 
+from .._checks import checked
 from ._check import FloatArray, IntArray, check_groups
 from .neighbors import knn
 
@@ -58,6 +59,7 @@ def _diffusion_map(graph: csr_array, n_components: int) -> FloatArray:
     return np.asarray(vectors * np.where(trivial, 1.0, values / np.where(trivial, 1.0, 1 - values)))
 
 
+@checked
 def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> float:
     """Compute the acceptance rate of kBET among the cells of one label; see :func:`kbet_per_label`.
 
@@ -91,6 +93,7 @@ def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> fl
     return _acceptance(knn(embedding, k0 + 1).indices, groups.codes[cells], alpha)
 
 
+@checked
 def kbet_per_label(graph: csr_array, labels: ArrayLike, batch: ArrayLike, *, alpha: float = 0.05) -> float:
     """Test whether batches are mixed within each label (kBET).
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from ._check import FloatArray, Groups, IntArray, check_embedding, check_positive
+from .._checks import checked
+from ._check import FloatArray, Groups, IntArray, check_embedding
 
 _BLOCK = 2_000_000  # floats held at once while distances are recomputed
 _UMAP_TOLERANCE = 1e-5
@@ -47,6 +48,7 @@ class Neighbors:
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
 
+@checked
 def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     """Find each cell's exact `k` nearest cells (itself included) in Euclidean distance.
 
@@ -65,7 +67,7 @@ def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     The neighbours, with the cell itself in column 0 even where other cells lie on the same point.
     """
     x = check_embedding(embedding)
-    k = min(check_positive(k, "k"), x.shape[0])
+    k = min(k, x.shape[0])
     from sklearn.neighbors import NearestNeighbors  # here, so that importing the package stays light
 
     x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
@@ -115,6 +117,7 @@ def knn_within(embedding: FloatArray, groups: Groups, k: int) -> Iterator[tuple[
             yield code, cells, knn(embedding[cells], capped_k(k, len(cells)) + 1).indices[:, 1:]
 
 
+@checked
 def fuzzy_graph(neighbors: Neighbors) -> csr_array:
     """Weigh the neighbour graph as UMAP and `scanpy.pp.neighbors` do.
 

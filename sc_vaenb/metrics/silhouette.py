@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
 from ._check import FloatArray, Groups, check_embedding, check_groups
 
 _BLOCK = 4_000_000  # distances held at once
 
 
+@checked
 def silhouette_samples(embedding: ArrayLike, labels: ArrayLike) -> FloatArray:
     """Compute each cell's silhouette width, (b - a) / max(a, b), in Euclidean distance.
 
@@ -64,6 +66,7 @@ def silhouette_samples(embedding: ArrayLike, labels: ArrayLike) -> FloatArray:
     return widths
 
 
+@checked
 def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
     """Average silhouette width of labels, scaled to (s + 1) / 2.
 
@@ -96,6 +99,7 @@ def _batch_widths(unit: FloatArray, batch: Groups) -> FloatArray:
     return np.where(usable, (b - a) / np.where(usable, widest, 1), 0.0)
 
 
+@checked
 def bras(embedding: ArrayLike, labels: ArrayLike, batch: ArrayLike) -> float:
     """Batch-removal adapted silhouette: within each label, do batches overlap?
 

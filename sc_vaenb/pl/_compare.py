@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._checks import checked
 from ._embedding import embedding
 from ._history import prepared, shown
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 def compare(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> NDArray[np.object_] | None:

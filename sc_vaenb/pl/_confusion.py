@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 
 from .. import _adata
+from .._checks import checked
 from ._embedding import PLAIN
 from ._history import prepared, shown
 from ._scores import read_scores
@@ -24,6 +25,7 @@ READ = 0.05  # share of a label from which its number is written
 MOST = 100  # rows or columns that can be read
 
 
+@checked
 def confusion(
     adata: AnnData,
     clusters: str | None = None,

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 from scanpy import logging
 
+from .._checks import checked, seed_of
 from ._history import prepared, shown
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Colouring(NamedTuple):
     extend: str
 
 
+@checked
 def embedding(
     adata: AnnData,
     keys: str | Sequence[str] = "X_vae",
@@ -65,7 +67,7 @@ def embedding(
     color: str | Sequence[str] | None = None,
     layer: str | None = None,
     size: float | None = None,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     fig: Figure | SubFigure | None = None,
     show: bool | None = None,
 ) -> NDArray[np.object_] | None:
@@ -109,6 +111,7 @@ def embedding(
     ValueError
         If an embedding holds a non-finite value, or a colour has more categories than can be told apart.
     """
+    rng = seed_of(rng)
     keys = [keys] if isinstance(keys, str) else list(keys)
     colors = [color] if color is None or isinstance(color, str) else list(color)
     _validate(adata, keys, colors, layer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from .. import _adata
+from .._checks import checked
 from ._embedding import PLAIN
 from ._history import prepared, shown
 
@@ -23,6 +23,7 @@ SHOWN = 0.01  # share of the variance
 KINDS = {"eta2": ("η²", "Blues", (0, 1)), "spearman": ("\N{GREEK SMALL LETTER RHO}", "RdBu_r", (-1, 1))}
 
 
+@checked
 def factors(
     adata: AnnData,
     key: str = "vae",
@@ -67,7 +68,9 @@ def factors(
     about, association = record["dimensions"], record["association"]
     if n_dimensions is None:
         n_dimensions = max(int((about["active"] & (about["variance"] >= SHOWN)).sum()), 1)
-    _adata.check_number("n_dimensions", n_dimensions, 1, len(about), whole=True)
+    if n_dimensions > len(about):
+        msg = f"n_dimensions={n_dimensions} is not possible. The model in uns[{key!r}] has {len(about)}."
+        raise ValueError(msg)
     left_out = len(about) - n_dimensions
     about = about.iloc[:n_dimensions]
     tables = {kind: association.loc[association["measure"] == kind, list(about.index)].T for kind in KINDS}

@@ -13,6 +13,7 @@ import scanpy as sc
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from .. import _adata
+from .._checks import checked
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +26,7 @@ TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion
 PANELS = ("loss", "reconstruction", "kl"), ("learning_rate", "active_units", "kl_per_dim")
 
 
+@checked
 def history(
     adata: AnnData, key: str = "vae", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:

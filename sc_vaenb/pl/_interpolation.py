@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .. import _adata
+from .._checks import checked
 from ._embedding import PLAIN
 from ._history import prepared, shown
 
@@ -21,6 +21,7 @@ ROW_HEIGHT, LETTER = 0.17, 0.075  # inches
 FAR = 2.0  # z-score at the ends of the colours: what only falls or rises reaches 1.7, and a spike must not pale all
 
 
+@checked
 def interpolation(
     adata: AnnData,
     key: str = "interpolation",
@@ -67,7 +68,6 @@ def interpolation(
         msg = f"uns[{key!r}] holds no interpolation; uns has {list(adata.uns)}. Run sc_vaenb.tl.interpolate first."
         raise KeyError(msg)
     expression: pd.DataFrame = record["expression"]
-    _adata.check_number("n_genes", n_genes, 1, whole=True)
     logged = np.log1p(_of_genes(expression, genes, key))
     if genes is None:
         logged = logged.loc[logged.std(axis=1).sort_values(ascending=False, kind="stable").index[:n_genes]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _adata
+from .._checks import checked
 from ._confusion import _categories
 from ._embedding import MISSING, OKABE_ITO, PLAIN
 from ._factors import read_factors
@@ -23,6 +24,7 @@ ROW_HEIGHT = 0.27  # inches
 FEWEST = 5  # cells from which a density can be drawn
 
 
+@checked
 def latent(
     adata: AnnData,
     key: str = "vae",
@@ -72,7 +74,6 @@ def latent(
     record = read_factors(adata, key)
     about = record["dimensions"]
     name = _dimension(about, dimension)
-    _adata.check_number("n_genes", n_genes, 1, whole=True)
     groups = _categories(adata, "groupby", _groupby(record["association"], name) if groupby is None else groupby)
     state = _adata.read_embedding(adata, f"X_{key}_factors")[:, int(name.removeprefix("z"))]
     at = list(about.index).index(name)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks import checked
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ COLOURS = {
 }  # fmt: skip
 
 
+@checked
 def posterior_check(
     adata: AnnData, key: str = "posterior_check", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from .._checks import checked
 from ._history import prepared, shown
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ KINDS = {"bio": "#0072B2", "batch": "#E69F00", "total": "#4D4D4D"}
 CELL_WIDTH, ROW_HEIGHT = 0.62, 0.36  # inches
 
 
+@checked
 def scores(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:

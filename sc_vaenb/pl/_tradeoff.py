@@ -12,6 +12,7 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from .._checks import checked
 from ..metrics.catalogue import BIO_WEIGHT
 from ._embedding import PALETTES, PLAIN
 from ._history import prepared, shown
@@ -31,6 +32,7 @@ FAINT = "0.55"
 REACH = (11, 17, 24, 32, 41, 52, 64, 80, 100)  # points from a mean to its label, nearest first
 
 
+@checked
 def tradeoff(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> Axes | None:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from .._checks import checked
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ LEAST_SPAN = 0.1  # of an axis of scores: no difference looks larger than it is 
 PER_ROW = 3  # panels of parameters beside that of the criteria
 
 
+@checked
 def tune(
     adata: AnnData, key: str = "tune", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:

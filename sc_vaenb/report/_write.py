@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 from scanpy import logging as logg
 
+from .._checks import checked
 from ._page import page
 from ._tables import score_file
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+@checked
 def write(
     adata: AnnData,
     path: str | os.PathLike[str],

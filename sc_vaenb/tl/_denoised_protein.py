@@ -7,6 +7,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from ..fit.device import resolve_device
 from ..fit.protein import as_measured, foreground
 from ._model import counts_of, load_model
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@checked
 def denoised_protein(
     adata: AnnData,
     key: str = "vae",
@@ -72,10 +74,6 @@ def denoised_protein(
     >>> sc_vaenb.tl.denoised_protein(adata)
     >>> adata.obsm["vae_protein"]["protein_0"].groupby(adata.obs["cell_type"], observed=True).mean()
     """
-    _adata.check_adata(adata, copy=copy)
-    if not isinstance(corrected, bool):
-        msg = f"corrected={corrected!r} is not possible. Choose True or False."
-        raise TypeError(msg)
     where = resolve_device(device)
     stored = load_model(adata, key)
     if not stored.proteins:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
 from ..fit.device import resolve_device
 from ..fit.rates import Sums, difference, excess, stratum_sums
 from ..fit.shrink import false_discovery_rate, shrink
@@ -28,6 +29,7 @@ SCANPY = {
 }
 
 
+@checked
 def differential(
     adata: AnnData,
     groupby: str,
@@ -38,7 +40,7 @@ def differential(
     delta: float = 0.25,
     n_samples: int = 4,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "differential",
     copy: bool = False,
 ) -> AnnData | None:
@@ -114,10 +116,7 @@ def differential(
     >>> sc_vaenb.tl.differential(adata, "cell_type")
     >>> sc.get.rank_genes_groups_df(adata, "type_0", key="differential", pval_cutoff=0.05)
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_number("delta", delta, 0, above=True)
-    _adata.check_number("n_samples", n_samples, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     _check_key_added(adata, key_added)
     where = resolve_device(device)
     stored = load_model(adata, key)
@@ -152,7 +151,6 @@ def differential(
 
 
 def _check_key_added(adata: AnnData, key_added: object) -> None:
-    _adata.check_key(key_added)
     found = adata.uns.get(key_added)
     if isinstance(found, dict) and "model" in found:
         msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."

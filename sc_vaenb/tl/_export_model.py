@@ -12,12 +12,14 @@ from safetensors.numpy import save_file
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from ._model import load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@checked
 def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae", *, force: bool = False) -> None:
     """Write a fitted model to one file, for use without the data.
 

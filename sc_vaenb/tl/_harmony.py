@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
 from ._pca import log_pca
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 KEY = "pca_harmony"
 
 
+@checked
 def harmony(
     adata: AnnData,
     batch_key: str,
@@ -24,7 +26,7 @@ def harmony(
     basis: str = "X_pca",
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -76,9 +78,7 @@ def harmony(
     >>> sc_vaenb.tl.harmony(adata, "batch")
     """
     key = KEY if key_added is None else key_added
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     if key == "pca" or f"X_{key}" == basis:
         msg = f"key_added={key!r} would replace the components that are corrected. Choose another name."
         raise ValueError(msg)

@@ -10,12 +10,14 @@ from safetensors import SafetensorError, safe_open
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from ._export_model import checksum
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@checked
 def import_model(
     adata: AnnData, path: str | os.PathLike[str], *, key_added: str = "vae", copy: bool = False
 ) -> AnnData | None:
@@ -54,8 +56,6 @@ def import_model(
     >>> sc_vaenb.tl.import_model(adata, "model.safetensors")  # doctest: +SKIP
     >>> sc_vaenb.tl.embed(adata)  # doctest: +SKIP
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
     record = _read(Path(path))
     _adata.locate_genes(adata, [str(gene) for gene in record["model"]["genes"]], key_added)
     if record["params"].get("layer") not in _adata.keys(adata.layers):

@@ -11,6 +11,7 @@ from scanpy import settings
 from tqdm import tqdm
 
 from .. import _adata
+from .._checks import checked, seed_of
 from ..fit.device import resolve_device
 from ..fit.explain import integrated_gradients, mean_jacobian, states
 from ._model import counts_of, load_model
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@checked
 def importance(
     adata: AnnData,
     key: str = "vae",
@@ -26,7 +28,7 @@ def importance(
     groupby: str | None = None,
     of: str | int | Sequence[str | int] | None = None,
     max_cells: int = 1_000,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str | None = None,
     device: str = "auto",
     copy: bool = False,
@@ -93,10 +95,7 @@ def importance(
     >>> adata.uns["vae_importance"]["values"]["type_0"].nlargest(10)
     """
     name = f"{key}_importance" if key_added is None else key_added
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(name)
-    _adata.check_number("max_cells", max_cells, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     where = resolve_device(device)
     stored = load_model(adata, key)
     if name == key:

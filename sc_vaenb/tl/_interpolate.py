@@ -12,6 +12,7 @@ from scanpy import logging as logg
 from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
 
 from .. import _adata
+from .._checks import checked
 from ..fit.device import resolve_device
 from ..fit.embed import embed
 from ..fit.path import along_cells, equal_steps, mean_expression, straight
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PER = 1e4  # expression is in counts per so many
 
 
+@checked
 def interpolate(
     adata: AnnData,
     start: str,
@@ -109,11 +111,6 @@ def interpolate(
     >>> sc_vaenb.tl.interpolate(adata, "type_0", "type_1", groupby="cell_type")
     >>> sc_vaenb.pl.interpolation(adata)
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
-    _adata.check_choice("path", path, ("linear", "manifold"))
-    _adata.check_number("n_points", n_points, 2, whole=True)
-    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
     where = resolve_device(device)
     names = [str(name) for name in (start, *([via] if isinstance(via, str) else via), end)]
     masks = [_cells_of(adata, name, groupby) for name in names]

@@ -25,9 +25,6 @@ def read_labels(
     if key == batch_key:
         msg = f"labels_key={key!r} is the batch_key: what is to be left out would be kept. Name another column."
         raise ValueError(msg)
-    if not isinstance(unlabeled, str):
-        msg = f"unlabeled={unlabeled!r} is not possible. Give the text that stands for no label."
-        raise TypeError(msg)
     column = adata.obs[key]
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
         msg = f"obs[{key!r}] holds numbers with fractions, not labels. Name a column of categories."

@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import check_adata, checked, seed_of
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FEWEST_GENES = 0.5  # of the model's
 
 
+@checked
 def map_query(
     adata: AnnData,
     reference: AnnData,
@@ -39,7 +41,7 @@ def map_query(
     n_neighbors: int = 15,
     n_steps: int = 300,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Embed new cells with the model of a reference, in its space, and transfer its labels to them.
@@ -113,14 +115,10 @@ def map_query(
     >>> sc_vaenb.tl.cvae(reference, "batch")
     >>> sc_vaenb.tl.map_query(query, reference, label_key="cell_type")
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key)
-    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
-    _adata.check_number("n_steps", n_steps, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
+    rng = seed_of(rng)
     where = resolve_device(device)
     with _naming_the_reference():
-        _adata.check_adata(reference)
+        check_adata(reference)
         record, stored = _adata.find_record(reference, key), load_model(reference, key)
         labels = None if label_key is None else _labels(reference, label_key)
     found = _found_genes(adata, stored, key)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FEWEST = 10  # cells that a score needs
 
 
+@checked
 def score(
     adata: AnnData,
     embeddings: str | Sequence[str] | None = None,
@@ -27,7 +29,7 @@ def score(
     label_key: str | None = None,
     reference: str | None = "X_pca",
     max_cells: int = 20_000,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "scores",
     copy: bool = False,
 ) -> AnnData | None:
@@ -86,14 +88,11 @@ def score(
     >>> sc_vaenb.tl.score(adata, ["X_pca", "X_pca_harmony"], batch_key="batch", label_key="cell_type")
     >>> adata.uns["scores"]["values"]["total"]
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_number("max_cells", max_cells, 100, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     keys = _keys(adata, embeddings)
     if batch_key is None and label_key is None:
         msg = "batch_key and label_key are both None: there is nothing to score by. Name a column of obs."
         raise ValueError(msg)
-    _adata.check_key(key_added)
     record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng)
     adata = adata.copy() if copy else adata
     _adata.write_record(adata, key_added, record)

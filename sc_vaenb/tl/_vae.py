@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import checked
 from ._fit import fit_into
 from ._parameters import describe
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@checked
 @describe
 def vae(
     adata: AnnData,
