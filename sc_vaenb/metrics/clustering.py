@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, triu
 
 from .._checks import checked
-from ._check import IntArray, check_groups
+from ._check import IntArray, check_graph, check_groups
 
 RESOLUTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 """The resolutions that scIB and scib-metrics search."""
@@ -73,6 +73,7 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     """
     import igraph
 
+    graph = check_graph(graph)
     upper = triu(graph, k=1).tocoo()
     edges = np.stack([upper.row, upper.col], axis=1)
     network = igraph.Graph(n=graph.shape[0], edges=edges, edge_attrs={"weight": upper.data})
@@ -94,6 +95,7 @@ def cluster_scores(
 
     NMI is normalised by the arithmetic mean of the entropies, ARI is corrected for chance; both as in scikit-learn.
     """
+    graph = check_graph(graph)
     groups = check_groups(labels, graph.shape[0], "labels", min_groups=2)
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -110,4 +112,6 @@ def cluster_scores(
 @checked
 def best_nmi(scores: Sequence[ClusterScore]) -> ClusterScore:
     """Pick the score with the best NMI (the lowest resolution among equals); its ARI goes with it, as in scIB."""
+    if not scores:
+        raise ValueError("scores is empty: pass those of cluster_scores, with one resolution or more.")
     return max(scores, key=lambda score: score.nmi)

@@ -33,6 +33,19 @@ class Neighbors:
     indices: IntArray
     distances: FloatArray
 
+    def __post_init__(self) -> None:
+        indices, distances = np.asarray(self.indices), np.asarray(self.distances)
+        n = indices.shape[0] if indices.ndim == 2 else 0
+        if not (n and indices.dtype.kind in "iu" and indices.shape == distances.shape and indices.shape[1]):
+            raise ValueError(
+                f"indices (shape {indices.shape}, {indices.dtype}) and distances (shape {distances.shape}) are no "
+                "neighbours: pass both as cells x k, indices as whole numbers, such as of knn."
+            )
+        if indices.min() < 0 or indices.max() >= n or not (np.isfinite(distances).all() and distances.min() >= 0):
+            raise ValueError(
+                f"indices must be from 0 to {n - 1}, the number of cells less 1, and distances finite and not negative."
+            )
+
     @property
     def n_cells(self) -> int:
         """Number of cells."""

@@ -9,6 +9,7 @@ import numpy as np
 from .._checks import checked
 from ._embedding import embedding
 from ._history import prepared, shown
+from ._text import as_label
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -57,5 +58,5 @@ def compare(
         assert panels is not None  # not shown
         axes[row] = panels[0]
         for ax, title in zip(axes[row], [*by, "leiden"], strict=True):
-            ax.set_title(f"{method} · {title}", fontsize="medium")
+            ax.set_title(f"{as_label(method)} · {as_label(title)}", fontsize="medium")
     return shown(axes, show)

@@ -18,6 +18,7 @@ from scanpy import logging
 
 from .._checks import checked, seed_of
 from ._history import prepared, shown
+from ._text import as_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +133,7 @@ def embedding(
         for i, (name, xy) in enumerate(planes):
             axes[i, j] = ax = figure.add_subplot(grid[i, 2 * j])
             ax.scatter(xy[order, 0], xy[order, 1], c=colouring.rgba[order], s=area, linewidths=0, rasterized=True)
-            ax.set_title(" · ".join(filter(None, [name, colouring.name])), fontsize="medium")
+            ax.set_title(" · ".join(map(as_label, filter(None, [name, colouring.name]))), fontsize="medium")
             ax.set(xticks=[], yticks=[])
             ax.set_aspect("equal", adjustable="datalim")
             ax.spines[:].set_color(MISSING)
@@ -264,7 +265,7 @@ def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
         bar = figure.colorbar(
             colouring.scale, cax=strip.inset_axes((0, -1.65, 0.12, 1.3), transform=inches), extend=colouring.extend
         )
-        bar.ax.set_title(colouring.name, loc="left", fontsize="small")
+        bar.ax.set_title(as_label(colouring.name), loc="left", fontsize="small")
         bar.ax.tick_params(labelsize="small")
         bar.outline.set_visible(False)
         top = -1.8
@@ -272,10 +273,10 @@ def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
     if entries:
         strip.legend(
             handles=[
-                Line2D([], [], color=colour, marker="o", markersize=5, linestyle="", label=label)
-                for label, colour in entries.items()
+                Line2D([], [], color=colour, marker="o", markersize=5, linestyle="", label=as_label(name))
+                for name, colour in entries.items()
             ],
-            title=colouring.name if colouring.scale is None else None,
+            title=as_label(colouring.name) if colouring.scale is None else None,
             ncols=-(-len(entries) // (14 * n_rows)),
             loc="upper left",
             bbox_to_anchor=(0, top),

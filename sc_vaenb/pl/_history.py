@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from .. import _adata
 from .._checks import checked
+from ._text import as_label, plain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -207,10 +208,10 @@ def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None
 
 def _title(key: str, curves: dict[str, NDArray[Any]], verdict: Mapping[str, Any]) -> str:
     parts = [
-        f"{key}: {str(verdict['status']).replace('_', ' ')}",
+        f"{as_label(key)}: {str(verdict['status']).replace('_', ' ')}",
         *(["posterior collapse"] if verdict["posterior_collapse"] else []),
         f"{curves['step'][-1]:,} steps",
         f"{curves['epoch'][-1]:,.3g} epochs",
         f"{curves['seconds'][-1]:,.3g} s",
     ]
-    return "\n".join([" · ".join(parts), *textwrap.wrap(str(verdict["message"]), 125)])
+    return "\n".join([" · ".join(parts), *textwrap.wrap(plain(verdict["message"]), 125)])

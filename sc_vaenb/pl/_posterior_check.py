@@ -9,6 +9,7 @@ import numpy as np
 
 from .._checks import checked
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ def posterior_check(
         _likelihoods(axes["likelihoods"], record["likelihoods"])
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
-    lines = [part for line in str(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
+    lines = [part for line in plain(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="small", linespacing=1.4)
     return shown(axes, show)
 

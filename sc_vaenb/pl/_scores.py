@@ -10,6 +10,7 @@ import pandas as pd
 
 from .._checks import checked
 from ._history import prepared, shown
+from ._text import as_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,7 +98,7 @@ def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
     for tick, name in zip(ax.get_xticklabels(), mean, strict=True):
         counts = metrics.loc[name, "in_total"]
         tick.set_color(KINDS[str(metrics.loc[name, "kind"])] if counts else "0.4")
-    ax.set_yticks(range(len(mean)), mean.index)
+    ax.set_yticks(range(len(mean)), as_labels(mean.index))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 KEY = "pca_harmony"
+FEWEST = 15  # cells, below which harmonypy makes no cluster or does not end
 
 
 @checked
@@ -91,6 +92,10 @@ def harmony(
         msg = f"basis={basis!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these, or 'X_pca'."
         raise KeyError(msg)
 
+    if adata.n_obs < FEWEST:
+        msg = f"adata has {adata.n_obs} cells: Harmony, which makes a cluster of every 30, needs {FEWEST} at least."
+        raise ValueError(msg)
+
     start = logg.info(f"correcting {basis} for {len(names)} batches with Harmony")
     adata = adata.copy() if copy else adata
     corrected = _harmonised(components, codes, rng)
@@ -108,13 +113,16 @@ def _harmonised(components: NDArray[np.float32], codes: NDArray[np.int64], seed:
 
     batches = pd.DataFrame({"batch": codes.astype(str)})
     components = np.ascontiguousarray(components, dtype=np.float64)
+    square = components.shape[0] == components.shape[1]  # harmonypy could not tell cells from components
+    if square:
+        components = np.pad(components, ((0, 0), (0, 1)))  # zeros change no distance
     options: dict[str, Any] = {"verbose": False, "random_state": seed}
     if "ncores" in signature(harmonypy.run_harmony).parameters:  # since 0.1
         options["ncores"] = _cores()  # its default starts a thread for every core of the machine, also in a container
     corrected = np.asarray(harmonypy.run_harmony(components, batches, "batch", **options).Z_corr)
     if corrected.shape != components.shape:  # versions before 0.1: components x cells
         corrected = corrected.T
-    return np.ascontiguousarray(corrected, dtype=np.float32)
+    return np.ascontiguousarray(corrected[:, :-1] if square else corrected, dtype=np.float32)
 
 
 def _cores() -> int:

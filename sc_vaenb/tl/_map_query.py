@@ -121,6 +121,9 @@ def map_query(
         check_adata(reference)
         record, stored = _adata.find_record(reference, key), load_model(reference, key)
         labels = None if label_key is None else _labels(reference, label_key)
+    if reference.n_obs < 2:
+        msg = "reference has one cell: how near its cells are to each other, by which novelty is measured, needs two."
+        raise ValueError(msg)
     found = _found_genes(adata, stored, key)
     params = _params(adata, record["params"], stored, batch_key, layer)
     new = _new_batches(adata, params, stored)

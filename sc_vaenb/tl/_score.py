@@ -113,6 +113,9 @@ def score_embeddings(
     cells, labels, batch = check_scored(adata, batch_key, label_key)
     arrays = {key: _adata.read_embedding(adata, key)[cells] for key in keys}
     before = None
+    if reference not in (None, "X_pca", *adata.obsm):
+        msg = f"reference={reference!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
+        raise KeyError(msg)
     if reference is not None and reference in adata.obsm:
         before = _adata.read_embedding(adata, reference)[cells]
 
