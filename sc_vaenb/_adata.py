@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._matrix import read_matrix
+from ._checks import short
+from ._matrix import ROWS_AT_ONCE, read_matrix, row_blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -119,19 +120,29 @@ def read_counts(
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
     counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer)
-    check_no_empty(np.diff(counts.indptr) == 0, where, adata.obs_names, len(genes))
+    check_no_empty(np.diff(counts.indptr) == 0, matrix, where, adata.obs_names, len(genes))
     return counts
 
 
-def check_no_empty(empty: NDArray[np.bool_], where: str, cells: pd.Index, n_genes: int) -> None:
-    """Refuse cells without counts."""
-    if empty.any():
-        msg = (
-            f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
-            f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. Remove them, e.g. with "
-            "sc.pp.filter_cells(adata, min_counts=1), or use more genes (mask_var)."
-        )
-        raise ValueError(msg)
+def check_no_empty(empty: NDArray[np.bool_], matrix: Any, where: str, cells: pd.Index, n_genes: int) -> None:
+    """Refuse cells without counts, and say of them whether other genes of the matrix have counts."""
+    if not empty.any():
+        return
+    every = np.ones(matrix.shape[1], dtype=bool)
+    depths = [depth(block) for block in row_blocks(matrix, where, every, ROWS_AT_ONCE)]
+    silent = empty & (np.concatenate(depths) == 0)
+    advice = []
+    if silent.any():
+        which = "They" if silent.sum() == empty.sum() else f"{silent.sum()} of them"
+        advice.append(f"{which} have none in any gene: remove these, as sc.pp.filter_cells(adata, min_counts=1) does.")
+    if silent.sum() < empty.sum():
+        which = f"{empty.sum() - silent.sum()} of them" if silent.any() else "They"
+        advice.append(f"{which} have counts in other genes: use more genes (mask_var), or remove these cells by name.")
+    msg = (
+        f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
+        f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. {' '.join(advice)}"
+    )
+    raise ValueError(msg)
 
 
 def without_silent_genes(
@@ -181,6 +192,29 @@ def size_factor_column(adata: AnnData, key: str) -> NDArray[np.float64]:
     return column
 
 
+def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
+    """A column of obs as categories: those that have cells. Their names differ as text; a cell may have none."""
+    check_obs_key(adata, name, key)
+    column = adata.obs[key]
+    try:
+        column = column.astype("category").cat.remove_unused_categories()
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"obs[{key!r}] holds values that are no names ({short(column.iloc[0])}). Make them strings: "
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg) from error
+    names = [str(category) for category in column.cat.categories]
+    if len(set(names)) < len(names):
+        first = next(text for text in names if names.count(text) > 1)
+        msg = (
+            f"obs[{key!r}] holds values of one name and different types (first: {first!r}). Make all of them strings: "
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg)
+    return column
+
+
 def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Codes of the batches (one per cell) and their names; categories without cells do not count."""
     check_obs_key(adata, "batch_key", batch_key)
@@ -192,14 +226,8 @@ def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
             f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
         )
         raise ValueError(msg)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.cat.remove_unused_categories()
-    else:
-        column = column.astype("category")
+    column = read_categories(adata, "batch_key", batch_key)
     names = [str(name) for name in column.cat.categories]
-    if len(set(names)) < len(names):
-        msg = f"obs[{batch_key!r}] holds batches of one name and different types: {names}. Make all of them strings."
-        raise ValueError(msg)
     return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
 
 

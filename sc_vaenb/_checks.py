@@ -138,7 +138,7 @@ WORDS: Mapping[str, str] = {
     "tl.sample.groups": "a dict from columns of obs to labels, such as {'cell_type': 'B'}",
     "hidden": "a sequence of widths: (128,), or () for no hidden layer",
     "key": "a name in uns",
-    "key_added": "a name",
+    "key_added": "a name without '/'",
     "keys": "names of embeddings in obsm",
     "label_key": COLUMN,
     "labels_key": COLUMN,
@@ -317,8 +317,8 @@ class _Argument:
         """What to do with a value that is often given here."""
         if isinstance(value, int | float) and not isinstance(value, bool) and value > self.bounds.high_of(value):
             return " This one is too large."
-        if self.name == "key_added":
-            return " It has no '/' in it, is not '.' or '..', and has no control characters."
+        if self.name == "key_added" and isinstance(value, str) and value and "/" not in value:
+            return " It must be more than dots, and have no control characters."
         several = _listed(value)
         if self.words == COLUMN and several and all(isinstance(item, str) for item in several):
             if hasattr(value, "dtype"):

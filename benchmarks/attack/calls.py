@@ -282,15 +282,15 @@ def same_cells(new):
         new.obsm[key] = np.repeat(np.asarray(new.obsm[key])[:1], new.n_obs, axis=0)
 
 
-def data(adata):
-    """Odd things to call a function with in the place of its AnnData."""
+def data(adata, *, names=True):
+    """Odd things to call a function with in the place of its AnnData; `names`: also fits with odd names."""
 
     def obs(**columns):
         return lambda new: [new.obs.__setitem__(name, value) for name, value in columns.items()]
 
     n = adata.n_obs
     some = np.where(np.arange(n) % 3 == 0, None, adata.obs["batch"].astype(object))
-    mixed = pd.Categorical(np.where(np.arange(n) % 2 == 0, 1, "1").tolist() and [1, "1"] * (n // 2))
+    mixed = pd.Categorical([1, "1"] * (n // 2))
 
     def twice(slot):
         def change(new):
@@ -356,6 +356,10 @@ def data(adata):
         "embeddings of text": with_(
             adata, lambda new: [new.obsm.__setitem__(k, np.array([["a", "b", "c"]] * n)) for k in list(new.obsm)]
         ),
+    }
+    if not names:
+        return found
+    found |= {
         "mathtext": renamed(adata, "$^_{$x", "$\\frac$ & <b>", "$_$"),
         "controls": renamed(adata, "a\x07\x1bb", "c\td\ne", "\x08"),
         "long names": renamed(adata, "b" * 3000, "l" * 3000, "g" * 3000),
@@ -493,7 +497,7 @@ def attack(adata, folder, *, seed=0, share=1.0, only="", odd_values=values, odd_
                 arguments = base | ({} if new is None else {"adata": new}) | {argument: value}
                 if name.startswith("pl.") and argument != "show":
                     arguments["show"] = False
-                clue = (argument, label, repr(value)[:10])
+                clue = (argument, label, repr(value)[:10], str(value)[:10] or "''")
                 yield name, f"{argument}={label}", *call(name, arguments, new, clue)
         for place in {"adata", "reference"} & set(parameters) if "adata" in base else ():
             if not isinstance(base.get(place), ad.AnnData):
@@ -526,8 +530,9 @@ def main():
     counts: dict[str, Counter] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         odd_values = values if options.values == "tuned" else fresh_values
+        adata = small(whole=not options.only.startswith("metrics"))
         ends = attack(
-            small(whole=not options.only.startswith("metrics")), Path(folder), seed=options.seed, share=options.share, only=options.only, odd_values=odd_values,
+            adata, Path(folder), seed=options.seed, share=options.share, only=options.only, odd_values=odd_values,
             odd_data=(lambda _: {}) if options.no_data else data,
         )  # fmt: skip
         for name, odd, end, said in ends:

@@ -143,8 +143,7 @@ def _label_key(adata: AnnData, key: str) -> str:
 
 
 def _categories(adata: AnnData, name: str, column: str) -> pd.Series:
-    _adata.check_obs_key(adata, name, column)
-    found = adata.obs[column].astype("category").cat.remove_unused_categories()
+    found = _adata.read_categories(adata, name, column)
     if not 0 < len(found.cat.categories) <= MOST:
         msg = (
             f"obs[{column!r}] holds {len(found.cat.categories):,} categories; a plot that can be read has 1 to {MOST}. "

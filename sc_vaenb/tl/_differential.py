@@ -159,11 +159,10 @@ def _check_key_added(adata: AnnData, key_added: object) -> None:
 
 def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:
     """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
-    _adata.check_obs_key(adata, "groupby", groupby)
-    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    column = _adata.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
-    if len(names) < 2 or len(set(names)) < len(names):
-        msg = f"obs[{groupby!r}] holds the groups {names}: two or more with names of their own are needed."
+    if len(names) < 2:
+        msg = f"obs[{groupby!r}] holds the groups {names}: two or more are needed. Choose another column as groupby."
         raise ValueError(msg)
     return column.cat.codes.to_numpy(dtype=np.int64), names
 
@@ -173,10 +172,7 @@ def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], referen
     if reference != "rest" and reference not in names:
         msg = f"reference={reference!r} is not in obs[{groupby!r}]. Choose 'rest' or one of {names}."
         raise ValueError(msg)
-    if isinstance(groups, str) and groups != "all":
-        msg = f"groups={groups!r} is not possible. Give a list of groups, such as [{groups!r}], or 'all'."
-        raise TypeError(msg)
-    wanted = names if isinstance(groups, str) else list(groups)
+    wanted = names if groups == "all" else [groups] if isinstance(groups, str) else list(groups)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         msg = f"groups={unknown} are not in obs[{groupby!r}], which holds {names}."

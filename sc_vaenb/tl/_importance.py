@@ -160,8 +160,7 @@ def writable(names: list[str]) -> list[str]:
 
 def _groups(adata: AnnData, groupby: str) -> tuple[list[str], NDArray[np.object_]]:
     """Names of the groups that have cells, and the group of each cell (None where it has none)."""
-    _adata.check_obs_key(adata, "groupby", groupby)
-    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    column = _adata.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
     if len(names) < 2 or len(set(writable(names))) < len(names):
         msg = (

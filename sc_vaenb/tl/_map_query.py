@@ -242,8 +242,7 @@ def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: Stored) -> l
 
 def _labels(reference: AnnData, label_key: str) -> pd.Series:
     """Labels of the reference as categories; a cell may have none."""
-    _adata.check_obs_key(reference, "label_key", label_key)
-    labels = reference.obs[label_key].astype("category").cat.remove_unused_categories()
+    labels = _adata.read_categories(reference, "label_key", label_key)
     if labels.isna().all():
         msg = f"obs[{label_key!r}] holds no label. Choose another column."
         raise ValueError(msg)

@@ -155,9 +155,9 @@ def check_scored(
     batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
     cells = np.ones(adata.n_obs, dtype=bool)
     if label_key is not None:
-        _adata.check_obs_key(adata, "label_key", label_key)
-        cells = adata.obs[label_key].notna().to_numpy()
-    labels = None if label_key is None else adata.obs[label_key][cells].astype(str).to_numpy()
+        column = _adata.read_categories(adata, "label_key", label_key)
+        cells = column.notna().to_numpy()
+    labels = None if label_key is None else column[cells].astype(str).to_numpy()
     batch = None if batch is None else batch[cells]
     if cells.sum() < FEWEST:
         msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {FEWEST} at least."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._checks import check_values
+from .._checks import ArgumentError, check_values
 from ..model.prior import PRIORS
 from ._arguments import check_together
 
@@ -58,7 +58,7 @@ def read_space(adata: AnnData, function: Callable, space: Mapping[str, Any] | No
         return default_space(given.get("batch_key") is not None)
     if not space:
         msg = f"space={space!r} is not possible. Give a dict such as {{'n_latent': [10, 30], 'beta': (0.1, 2.0)}}."
-        raise ValueError(msg)
+        raise ArgumentError(msg)
     known = [name for name in defaults if name not in OF_TUNE]
     unknown = [name for name in space if name not in known]
     if unknown:
