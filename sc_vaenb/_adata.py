@@ -273,8 +273,8 @@ def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64
     return order
 
 
-def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
-    """An embedding in obsm, which must be a matrix of finite numbers."""
+def read_embedding(adata: AnnData, key: str, *, finite: bool = True) -> NDArray[np.float32]:
+    """An embedding in obsm, which must be a matrix of (`finite`) numbers."""
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
@@ -284,9 +284,9 @@ def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error
-    finite = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
-    if not finite.all():
-        where = f"cell {str(adata.obs_names[int(np.argmin(finite))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
+    good = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
+    if values.ndim != 2 or (finite and not good.all()):
+        where = f"cell {str(adata.obs_names[int(np.argmin(good))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
         msg = f"obsm[{key!r}] is not a matrix of finite numbers ({where}). Compute it again."
         raise ValueError(msg)
     return values

@@ -58,6 +58,7 @@ def small(n_cells=80, *, whole=True):
     adata.layers["counts"] = adata.X.copy()
     adata.obs["score"] = np.linspace(0, 1, n_cells)
     adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(n_cells, 5)).astype(np.float32)
+    adata.obsm["X_two"] = adata.obsm["X_pca"][:, :2]
     adata.obsm["proteins"] = pd.DataFrame(
         np.random.default_rng(1).poisson(5, (n_cells, 3)), index=adata.obs_names, columns=["CD3", "CD4", "CD8"]
     )
@@ -108,7 +109,7 @@ def calls(adata, folder):
         | {"batch_key": "batch", "n_trials": 1, "n_seeds": 0, "space": {"n_steps": [2]}, "device": "cpu"},
         "pl.compare": of_cells,
         "pl.confusion": of_cells,
-        "pl.embedding": of_cells | {"keys": "X_umap_vae", "color": ["batch", "score"]},
+        "pl.embedding": of_cells | {"keys": "X_two", "color": ["batch", "score"]},
         "pl.factors": of_cells,
         "pl.history": of_cells,
         "pl.interpolation": of_cells,
@@ -278,7 +279,7 @@ def renamed(adata, batch, label, gene):
 def same_cells(new):
     row = new.layers["counts"][0].toarray()
     new.layers["counts"] = sp.csr_matrix(np.repeat(row, new.n_obs, axis=0))
-    for key in ("X_pca", "X_vae", "X_umap_vae"):
+    for key in ("X_pca", "X_vae", "X_two"):
         new.obsm[key] = np.repeat(np.asarray(new.obsm[key])[:1], new.n_obs, axis=0)
 
 
@@ -290,7 +291,7 @@ def data(adata, *, names=True):
 
     n = adata.n_obs
     some = np.where(np.arange(n) % 3 == 0, None, adata.obs["batch"].astype(object))
-    mixed = pd.Categorical([1, "1"] * (n // 2))
+    mixed = pd.Series([1, "1"] * (n // 2), index=adata.obs_names, dtype=object)
 
     def twice(slot):
         def change(new):
@@ -481,9 +482,10 @@ def call(name, arguments, adata=None, clue=()):
         plt.close("all")
 
 
-def attack(adata, folder, *, seed=0, share=1.0, only="", odd_values=values, odd_data=data, report_=print):
+def attack(adata, folder, *, seed=0, share=1.0, only="", odd_values=values, odd_data=data):
     """Call everything; yield (function, what was odd, how it ended, the error)."""
     draws = random.Random(seed)
+    others = odd_data(adata)
     for name, base in calls(adata, folder).items():
         if not name.startswith(only):
             continue
@@ -502,7 +504,7 @@ def attack(adata, folder, *, seed=0, share=1.0, only="", odd_values=values, odd_
         for place in {"adata", "reference"} & set(parameters) if "adata" in base else ():
             if not isinstance(base.get(place), ad.AnnData):
                 continue
-            for label, value in odd_data(adata).items():
+            for label, value in others.items():
                 if draws.random() > share:
                     continue
                 arguments = (

@@ -79,7 +79,7 @@ def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int 
     except ValueError as error:  # a list of lists of different lengths
         raise ValueError(f"{what} is no array ({error}): pass a 1-D array with one entry per cell.") from error
     if isinstance(values, np.ma.MaskedArray):
-        array = np.where(np.ma.getmaskarray(values), None, array)
+        array = np.ma.filled(values.astype(object), None)
     if array.ndim != 1:
         raise ValueError(f"{what} has shape {array.shape}: pass a 1-D array with one entry per cell.")
     if array.shape[0] != n_cells:

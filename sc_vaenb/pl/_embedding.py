@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 from scanpy import logging
 
+from .. import _adata
 from .._checks import checked, seed_of
 from ._history import prepared, shown
 from ._text import as_label
@@ -155,7 +156,7 @@ def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], lay
                 f"obsm has no {key!r}; found: {list(adata.obsm)}. "
                 f"Run sc_vaenb.tl.cvae(adata, ..., key_added={key.removeprefix('X_')!r}) first, or pass one of these."
             )
-        finite = np.isfinite(np.asarray(adata.obsm[key], dtype=float)).all(axis=1)
+        finite = np.isfinite(_adata.read_embedding(adata, key, finite=False)).all(axis=1)
         if not finite.all():
             cell = adata.obs_names[np.argmin(finite)]
             raise ValueError(
@@ -177,7 +178,17 @@ def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring
     if name is None:
         n_cells = adata.n_obs
         return Colouring("", np.tile(to_rgba(PLAIN), (n_cells, 1)), np.zeros(n_cells, bool), {}, None, "neither")
-    values = adata.obs[name] if name in adata.obs else sc.get.obs_df(adata, [name], layer=layer)[name]
+    if name in adata.obs:
+        _adata.check_obs_key(adata, "color", name)
+        values = adata.obs[name]
+        if not pd.api.types.is_numeric_dtype(values):
+            _adata.read_categories(adata, "color", name)  # refuses what has no names of its own
+    else:
+        if (adata.var_names == name).sum() > 1:
+            raise ValueError(f"var_names holds {name!r} more than once. Call adata.var_names_make_unique() first.")
+        if layer is None and adata.X is None:
+            raise ValueError("adata.X is empty: name the layer with the values of genes.")
+        values = pd.Series(adata.obs_vector(name, layer=layer))
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return _numbers(name, values.to_numpy(dtype=float, na_value=np.nan))
     return _categories(name, values.astype("category"), adata.uns.get(f"{name}_colors"))
@@ -222,12 +233,12 @@ def _categories(name: str, values: pd.Series, stored: Sequence[str] | None) -> C
 
 def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]]:
     """Two coordinates a cell, and how to call them."""
-    coordinates = np.asarray(adata.obsm[key], dtype=float)
+    coordinates = _adata.read_embedding(adata, key).astype(float)
     if coordinates.shape[1] == 2:
         return key, coordinates
     stored = f"X_umap_{key.removeprefix('X_')}"
-    if stored in adata.obsm:
-        return f"UMAP of {key}", np.asarray(adata.obsm[stored], dtype=float)[:, :2]
+    if stored in adata.obsm and (plane := _adata.read_embedding(adata, stored)).shape[1] >= 2:
+        return f"UMAP of {key}", plane[:, :2].astype(float)
     start = logging.info(f"computing a UMAP of obsm[{key!r}], for this plot alone")
     umap = _umap(coordinates, rng)
     logging.info(

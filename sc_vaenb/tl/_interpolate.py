@@ -160,6 +160,9 @@ def _cells_of(adata: AnnData, name: str, groupby: str | None) -> NDArray[np.bool
     if not mask.any():
         msg = f"{name!r} is not in obs_names. Give the name of a cell, or with groupby a label of a column of obs."
         raise ValueError(msg)
+    if mask.sum() > 1:
+        msg = f"obs_names holds {name!r} {mask.sum()} times. Call adata.obs_names_make_unique() first."
+        raise ValueError(msg)
     return mask
 
 

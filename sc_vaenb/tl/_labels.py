@@ -29,11 +29,9 @@ def read_labels(
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
         msg = f"obs[{key!r}] holds numbers with fractions, not labels. Name a column of categories."
         raise ValueError(msg)
+    _adata.read_categories(adata, "labels_key", key)  # refuses what has no names of its own
     codes, values = pd.factorize(column, sort=False)
     texts = np.array([str(value) for value in values], dtype=object)
-    if len(set(texts)) < len(texts):
-        msg = f"obs[{key!r}] holds labels of one name and different types: {sorted(texts)}. Make all of them strings."
-        raise ValueError(msg)
     names = sorted(set(texts) - {unlabeled})
     if len(names) < 2:
         found = f"only one label ({names[0]!r}): there is nothing to tell it from" if names else "no label"
