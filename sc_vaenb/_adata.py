@@ -37,8 +37,8 @@ def check_obs_key(adata: AnnData, name: str, key: str) -> None:
 
 
 def _check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
-    columns = getattr(adata, slot).columns
-    n = int((columns == key).sum())
+    columns = list(getattr(adata, slot).columns)
+    n = columns.count(key)
     if n == 0:
         msg = f"{name}={key!r} is not in adata.{slot}. Its columns are {list(map(str, columns))}."
         raise KeyError(msg)
@@ -71,7 +71,8 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
             raise ValueError(msg)
         mask = column.to_numpy(dtype=bool)
     else:
-        if isinstance(mask_var, pd.Series) and not mask_var.index.equals(adata.var_names):
+        unnamed = isinstance(getattr(mask_var, "index", None), pd.RangeIndex)  # numbers in the order of the genes
+        if isinstance(mask_var, pd.Series) and not unnamed and not mask_var.index.equals(adata.var_names):
             msg = "mask_var is a Series whose index is not var_names. Give mask_var.reindex(adata.var_names)."
             raise ValueError(msg)
         mask = np.array(mask_var)
