@@ -291,8 +291,8 @@ class _Argument:
             return str(value)
         if not isinstance(value, str) or (not value and self.name not in MAY_BE_EMPTY):
             return NO
-        if "\0" in value and self.name not in MAY_BE_EMPTY:  # no file, column or gene has such a name
-            return NO
+        if self.name not in MAY_BE_EMPTY and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+            return NO  # no file, column or gene can have such a name
         return NO if self.name == "key_added" and not is_key(value) else str(value)
 
     def _names(self, items: list[_Kind], value: Any) -> Any:

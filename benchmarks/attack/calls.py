@@ -399,16 +399,16 @@ def fingerprint(value):
     return repr(value)
 
 
-def written_nan(before, after):
+def written_nan(was, after):
     """Places in obs, obsm and layers that a call wrote, and that hold what is not finite."""
     found = []
     for slot in ("obs", "obsm", "layers"):
         for name in getattr(after, slot):
             part = getattr(after, slot)[name] if slot != "obs" else after.obs.loc[:, name]
-            if isinstance(part, pd.DataFrame) and slot == "obs":
-                continue
-            old = getattr(before, slot)
-            if name in old and fingerprint(old[name]) == fingerprint(part):
+            if slot == "obs":
+                if isinstance(part, pd.DataFrame) or (name, str(part.dtype), repr(part.tolist())) in was["obs"][1]:
+                    continue
+            elif name in was[slot] and was[slot][name] == fingerprint(part):
                 continue
             numbers = part.data if sp.issparse(part) else np.asarray(part)
             if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
@@ -443,12 +443,12 @@ def _stop(*_):
     raise Slow
 
 
-def call(name, arguments, adata=None, clue=()):
-    """How a call ends, and its error; `adata` must be as it was if it does not return."""
+def call(name, arguments, adata=None, clue=(), was=None):
+    """How a call ends, and its error; `adata` must be as it `was` (a fingerprint) if it does not return."""
     import matplotlib.pyplot as plt
 
-    before = None if adata is None else adata.copy() if not getattr(adata, "isbacked", False) else None
-    was = fingerprint(adata) if before is not None else None
+    if adata is not None and was is None:
+        was = fingerprint(adata)
     signal.signal(signal.SIGALRM, _stop)
     signal.alarm(SECONDS)
     try:
@@ -461,7 +461,7 @@ def call(name, arguments, adata=None, clue=()):
             text = Path(result[0]).read_text(encoding="utf-8")
             if any(ord(letter) < 32 and letter not in "\t\n\r" for letter in text):
                 return "silent", "control characters in the page"
-        bad = written_nan(before, adata) if before is not None else []
+        bad = [] if adata is None else written_nan(was, adata)
         if isinstance(result, np.ndarray) and result.dtype.kind == "f" and not np.isfinite(result).all():
             bad.append("result")
         return ("silent", ", ".join(bad)) if bad else ("returned", "")
@@ -471,7 +471,7 @@ def call(name, arguments, adata=None, clue=()):
         signal.alarm(0)
         said = f"{type(error).__name__}: {error}"
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        if was is not None and fingerprint(adata) != was:
+        if adata is not None and fingerprint(adata) != was:
             return "mutated", said
         if not is_ours(error):
             return "foreign", f"{said[:300]} [{Path(frame.filename).name}:{frame.lineno}]"
@@ -486,21 +486,25 @@ def attack(adata, folder, *, seed=0, share=1.0, only="", odd_values=values, odd_
     """Call everything; yield (function, what was odd, how it ended, the error)."""
     draws = random.Random(seed)
     others = odd_data(adata)
+    was = fingerprint(adata)
     for name, base in calls(adata, folder).items():
         if not name.startswith(only):
             continue
         parameters = inspect.signature(function_of(name)).parameters
+        new, end = None, ""
         for argument in parameters:
             for label, value in odd_values(adata).items():
                 if (argument in {"show", "fig"} and value is None) or draws.random() > share:
                     continue
-                own = base.get("adata")
-                new = None if own is None or argument == "adata" else own.copy()
-                arguments = base | ({} if new is None else {"adata": new}) | {argument: value}
+                if new is None or end not in {"refused", "unnamed", "foreign"}:
+                    new = adata.copy()  # else it is as it was
+                changed = new if "adata" in base and argument != "adata" else None
+                arguments = base | ({"adata": new} if "adata" in base else {}) | {argument: value}
                 if name.startswith("pl.") and argument != "show":
                     arguments["show"] = False
                 clue = (argument, label, repr(value)[:10], str(value)[:10] or "''")
-                yield name, f"{argument}={label}", *call(name, arguments, new, clue)
+                end, said = call(name, arguments, changed, clue, was)
+                yield name, f"{argument}={label}", end, said
         for place in {"adata", "reference"} & set(parameters) if "adata" in base else ():
             if not isinstance(base.get(place), ad.AnnData):
                 continue
