@@ -376,7 +376,12 @@ def _listed(value: Any) -> list[Any] | None:
 
 
 def _array(value: Any) -> Any:
-    return value if is_a(value, "ndarray", "Series", "ExtensionArray") or isinstance(value, list | tuple) else NO
+    if not (is_a(value, "ndarray", "Series", "ExtensionArray") or isinstance(value, list | tuple)):
+        return NO
+    try:
+        return NO if np.asarray(value).dtype == object else value
+    except ValueError:  # lists of different lengths
+        return NO
 
 
 def is_a(value: object, *names: str) -> bool:

@@ -83,6 +83,8 @@ def purity_per_label(neighbors: Neighbors, labels: ArrayLike) -> dict[str, float
 
 def _chosen(labels: Groups, batch: ArrayLike | None, n_cells: int, which: LabelSet) -> BoolArray:
     if which == "all":
+        if batch is not None:
+            check_groups(batch, n_cells, "batch")  # refused here too, although it does not matter
         return np.ones(len(labels.names), dtype=bool)
     if batch is None:
         raise ValueError(f"which={which!r} depends on the batches but batch is None: pass one batch per cell.")
