@@ -143,6 +143,7 @@ WORDS: Mapping[str, str] = {
     "label_key": COLUMN,
     "labels_key": COLUMN,
     "layer": "the name of a layer",
+    "likelihoods": "'nb', with which the others are compared, and one or more of 'zinb' and 'poisson'",
     "mask_var": "the name of a boolean column of var, an array of booleans",
     "path": "the path of a file",
     "protein_key": "the name of a table in obsm",
@@ -164,6 +165,7 @@ LABELS = {
     "start",
     "via",
 }  # names of groups: clusters are often numbers
+BATCHES = " This needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...)."  # a choice that tl.vae does not have
 MAY_BE_EMPTY = {"command", "title", "unlabeled"}
 
 NO = object()  # what a reader returns for a value that is not of its kind
@@ -236,7 +238,8 @@ class _Argument:
         start = f"{self.name}={short(value)} is"
         others = set(self.kinds) - {"None"}
         if self.choices and len(others) == 1 and not next(iter(others)).startswith("Sequence"):
-            raise ArgumentError(f"{start} not known. Choose one of {self.choices}.")
+            advice = BATCHES if isinstance(value, str) and value in {"conditional", "gene-batch"} else ""
+            raise ArgumentError(f"{start} not known. Choose one of {self.choices}.{advice}")
         if others == {"bool"}:
             raise ArgumentError(f"{start} not possible. Choose True or False.")
         words = [self.words] if self.words and any(kind.named for kind in self.kinds.values()) else []
@@ -260,7 +263,7 @@ class _Argument:
             )
             return _Kind(
                 partial(self._numbers if numbers else self._names, items),
-                "a sequence of numbers" if numbers else f"several of {items[0].words}",
+                "a sequence of numbers" if numbers else "a list of names",
                 True,
             )
         return {

@@ -87,7 +87,7 @@ def test_what_fits_comes_in_pythons_own_type(call, annotation, value, expected):
         ("bool", 1, None, "x=1 is not possible. Choose True or False."),
         ("str", "", None, "x='' is not possible. Give a text."),
         ("str | None", ["a"], None, "x=['a'] is not possible. Give a text or None."),
-        ("Sequence[str]", {"a"}, None, "x={'a'} is not possible. Give several of a text."),
+        ("Sequence[str]", {"a"}, None, "x={'a'} is not possible. Give a list of names."),
         ("Sequence[int]", 16, (1,), "x=16 is not possible. Give a sequence of numbers."),
         ("Sequence[int]", (16, 0), (1,), "x[1]=0 is not possible. Give a whole number at least 1."),
         ("Literal['a', 'b']", "c", None, "x='c' is not known. Choose one of ['a', 'b']."),

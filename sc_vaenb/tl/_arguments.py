@@ -24,17 +24,11 @@ def check_together(adata: AnnData, params: Mapping[str, Any]) -> None:
             "Choose link='exp' or 'softplus'."
         )
         raise ValueError(msg)
-    if params["prior"] == "conditional" and params.get("batch_key") is None:
-        msg = "prior='conditional' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or prior='normal'."
-        raise ValueError(msg)
     if params["prior"] == "vamp" and params["norm"] == "batch":
         msg = (
             "prior='vamp' encodes its pseudo-inputs beside the cells of a step, which norm='batch' would mix up. "
             "Choose norm='layer', or prior='mog'."
         )
-        raise ValueError(msg)
-    if params["dispersion"] == "gene-batch" and params.get("batch_key") is None:
-        msg = "dispersion='gene-batch' needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...), or dispersion='gene'."
         raise ValueError(msg)
     n_fitted = adata.n_obs - round(params["validation_fraction"] * adata.n_obs)
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:

@@ -522,7 +522,7 @@ def test_impossible_numbers_are_refused(adata, fast, refused, name, value):
         ("activation", ["relu", "gelu", "silu"]),
         ("norm", ["layer", "batch", "none"]),
         ("size_factor_as", ["multiplier", "covariate"]),
-        ("dispersion", ["gene", "gene-batch"]),
+        ("dispersion", ["gene"]),
     ],
 )
 @pytest.mark.parametrize("value", ["NB", None, 3])
