@@ -277,7 +277,7 @@ class _Argument:
             "PathLike": _Kind(lambda value: value if isinstance(value, os.PathLike) else NO, "a path", True),
             "Path": _Kind(lambda value: value if isinstance(value, os.PathLike) else NO, "a path", True),
             "Mapping": _Kind(lambda value: value if isinstance(value, Mapping) else NO, "a dict", True),
-            "ArrayLike": _Kind(lambda value: NO if value is None else value, "an array"),
+            "ArrayLike": _Kind(lambda value: NO if value is None or is_a(value, *NO_ARRAYS) else value, "an array"),
             "NDArray": _Kind(_array, "an array", True),
             "FloatArray": _Kind(_array, "an array of numbers"),
             "csr_array": _Kind(lambda value: value if hasattr(value, "tocsr") else NO, "a sparse matrix (scipy)"),
@@ -337,6 +337,7 @@ class _Argument:
         return ""
 
 
+NO_ARRAYS = ("AnnData", "MuData", "SpatialData", "Mapping", "dict", "set")  # numpy would go through them item by item
 OTHERS = {
     "Generator": "a numpy.random.Generator",
     "Figure": "a matplotlib Figure",
