@@ -227,7 +227,7 @@ def fresh_values(adata):
         "Categorical": adata.obs["cell_type"].array,
         "RandomState": np.random.RandomState(0),
         "SeedSequence": np.random.SeedSequence(0),
-        "AnnData": adata,
+        "AnnData": adata.copy(),
         "Path('.')": Path(),
         "0-d array": np.array(3),
         "n rows of text": np.array([["1", "2"]] * n),
