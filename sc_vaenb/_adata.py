@@ -15,9 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._dask import is_dask
-from ._matrix import check_kind, from_a_file, read_matrix
-from ._names import is_writable, means_no_label, names_of, texts
+from ._checks import short
+from ._matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
+from ._names import means_no_label, names_of, texts
 from ._session import shared
 from ._sparse import dense, sound
 
@@ -32,74 +32,20 @@ def keys(mapping: Iterable[Any]) -> list[str]:
     return [str(key) for key in mapping if key is not None]
 
 
-def check_choice(name: str, value: object, valid: Iterable[str]) -> None:
-    valid = list(valid)
-    if value not in valid:
-        msg = f"{name}={value!r} is not known. Choose one of {valid}."
-        raise ValueError(msg)
-
-
-def check_number(
-    name: str, value: object, low: float, high: float = np.inf, *, whole: bool = False, above: bool = False
-) -> None:
-    """Refuse what is no finite or no whole number, or is not within low .. high (`above`: not low either)."""
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and value < np.inf
-    if not good or (above and value == low):
-        bounds = f"above {low:g}" if above else f"at least {low:g}"
-        bounds += "" if high == np.inf else f" and at most {high:g}"
-        msg = f"{name}={value!r} is not possible. Give a {'whole number' if whole else 'number'} {bounds}."
-        raise ValueError(msg)
-
-
-def check_key(key: object) -> None:
-    if not isinstance(key, str) or not is_writable(key):
-        msg = f"key_added={key!r} is not possible. Give a name without '/' that h5ad and zarr files can hold."
-        raise ValueError(msg)
-
-
-def check_adata(adata: object, *, copy: bool = False) -> None:
-    """Refuse what is no AnnData, has nothing in it, cannot take a result, or names genes twice."""
-    from anndata import AnnData
-
-    if not isinstance(adata, AnnData):
-        msg = f"adata is a {type(adata).__name__}, not an AnnData. Wrap counts with anndata.AnnData(counts) first."
-        raise TypeError(msg)
-    for slot in ("obs", "var"):
-        if not isinstance(table := getattr(adata, slot), pd.DataFrame):
-            msg = (
-                f"adata.{slot} is a {type(table).__name__}, as read lazily, not a pandas DataFrame. Call "
-                f"adata.{slot} = adata.{slot}.to_memory() first; the counts can stay on disk."
-            )
-            raise TypeError(msg)
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
-        raise ValueError(msg)
-    if adata.isbacked and (adata.is_view or copy):
-        msg = (
-            "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
-        )
-        raise ValueError(msg)
-    if (
-        copy
-        and not adata.is_view
-        and any(from_a_file(matrix) and not is_dask(matrix) for matrix in (adata.X, *adata.layers.values()))
-    ):
-        msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
-        raise ValueError(msg)
-    if not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()]
-        msg = (
-            f"var_names holds {len(twice)} duplicates (first: {twice[0]!r}), so genes cannot be told apart by name. "
-            "Call adata.var_names_make_unique() first."
-        )
-        raise ValueError(msg)
-
-
 def check_obs_key(adata: AnnData, name: str, key: str) -> None:
-    if key not in list(adata.obs.columns):
-        msg = f"{name}={key!r} is not in adata.obs. Its columns are {list(map(str, adata.obs.columns))}."
+    """Refuse a key that names no column of obs, or several."""
+    _check_column(adata, "obs", name, key)
+
+
+def _check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
+    columns = list(getattr(adata, slot).columns)
+    n = columns.count(key)
+    if n == 0:
+        msg = f"{name}={key!r} is not in adata.{slot}. Its columns are {list(map(str, columns))}."
         raise KeyError(msg)
+    if n > 1:
+        msg = f"{slot} holds {n} columns named {key!r}. Rename one of them, or keep one."
+        raise ValueError(msg)
 
 
 def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -119,15 +65,17 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
     if mask_var is None:
         return np.ones(adata.n_vars, dtype=bool)
     if isinstance(mask_var, str):
-        if mask_var not in adata.var:
-            msg = f"mask_var={mask_var!r} is not in adata.var. Its columns are {list(map(str, adata.var.columns))}."
-            raise KeyError(msg)
+        _check_column(adata, "var", "mask_var", mask_var)
         column = adata.var[mask_var]
         if column.isna().any() or not pd.api.types.is_bool_dtype(column):
             msg = f"var[{mask_var!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False."
             raise ValueError(msg)
         mask = column.to_numpy(dtype=bool)
     else:
+        unnamed = isinstance(getattr(mask_var, "index", None), pd.RangeIndex)  # numbers in the order of the genes
+        if isinstance(mask_var, pd.Series) and not unnamed and not mask_var.index.equals(adata.var_names):
+            msg = "mask_var is a Series whose index is not var_names. Give mask_var.reindex(adata.var_names)."
+            raise ValueError(msg)
         mask = np.array(mask_var)
         if mask.dtype != bool or mask.shape != (adata.n_vars,):
             msg = f"mask_var has dtype {mask.dtype} and shape {mask.shape}; give {adata.n_vars} booleans, one per gene."
@@ -181,19 +129,29 @@ def read_counts(
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
     counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer)
-    check_no_empty(np.diff(counts.indptr) == 0, where, adata.obs_names, len(genes))
+    check_no_empty(np.diff(counts.indptr) == 0, matrix, where, adata.obs_names, len(genes))
     return counts
 
 
-def check_no_empty(empty: NDArray[np.bool_], where: str, cells: pd.Index, n_genes: int) -> None:
-    """Refuse cells without counts."""
-    if empty.any():
-        msg = (
-            f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
-            f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. Remove them, e.g. with "
-            "sc.pp.filter_cells(adata, min_counts=1), or use more genes (mask_var)."
-        )
-        raise ValueError(msg)
+def check_no_empty(empty: NDArray[np.bool_], matrix: Any, where: str, cells: pd.Index, n_genes: int) -> None:
+    """Refuse cells without counts, and say of them whether other genes of the matrix have counts."""
+    if not empty.any():
+        return
+    every = np.ones(matrix.shape[1], dtype=bool)
+    depths = [depth(block) for block in row_blocks(matrix, where, every, ROWS_AT_ONCE)]
+    silent = empty & (np.concatenate(depths) == 0)
+    advice = []
+    if silent.any():
+        which = "They" if silent.sum() == empty.sum() else f"{silent.sum()} of them"
+        advice.append(f"{which} have none in any gene: remove these, as sc.pp.filter_cells(adata, min_counts=1) does.")
+    if silent.sum() < empty.sum():
+        which = f"{empty.sum() - silent.sum()} of them" if silent.any() else "They"
+        advice.append(f"{which} have counts in other genes: use more genes (mask_var), or remove these cells by name.")
+    msg = (
+        f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
+        f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. {' '.join(advice)}"
+    )
+    raise ValueError(msg)
 
 
 def without_silent_genes(
@@ -243,6 +201,29 @@ def size_factor_column(adata: AnnData, key: str) -> NDArray[np.float64]:
     return column
 
 
+def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
+    """A column of obs as categories, in text: those that have cells. A cell may have none."""
+    check_obs_key(adata, name, key)
+    column = adata.obs[key]
+    try:
+        column = column.astype("category").cat.remove_unused_categories()
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"obs[{key!r}] holds values that are no names ({short(column.iloc[0])}). Make them strings: "
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg) from error
+    names = names_of(column.cat.categories)
+    if len(set(names)) < len(names):
+        first = next(text for text in names if names.count(text) > 1)
+        msg = (
+            f"obs[{key!r}] holds values of one name and different types (first: {first!r}). Make all of them strings: "
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg)
+    return column.cat.rename_categories(names)
+
+
 def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Codes of the batches (one per cell) and their names; categories without cells do not count."""
     check_obs_key(adata, "batch_key", batch_key)
@@ -254,14 +235,8 @@ def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
             f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
         )
         raise ValueError(msg)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.cat.remove_unused_categories()
-    else:
-        column = column.astype("category")
-    names = names_of(column.cat.categories)
-    if len(set(names)) < len(names):
-        msg = f"obs[{batch_key!r}] holds batches of one name and different types: {names}. Make all of them strings."
-        raise ValueError(msg)
+    column = read_categories(adata, "batch_key", batch_key)
+    names = [str(name) for name in column.cat.categories]
     return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
 
 
@@ -334,8 +309,8 @@ def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64
     return order
 
 
-def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
-    """An embedding in obsm, which must be a matrix of finite numbers."""
+def read_embedding(adata: AnnData, key: str, *, finite: bool = True) -> NDArray[np.float32]:
+    """An embedding in obsm, which must be a matrix of (`finite`) numbers."""
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
@@ -345,9 +320,9 @@ def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error
-    finite = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
-    if not finite.all():
-        where = f"cell {str(adata.obs_names[int(np.argmin(finite))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
+    good = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
+    if values.ndim != 2 or (finite and not good.all()):
+        where = f"cell {str(adata.obs_names[int(np.argmin(good))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
         msg = f"obsm[{key!r}] is not a matrix of finite numbers ({where}). Compute it again."
         raise ValueError(msg)
     return values

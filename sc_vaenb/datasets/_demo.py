@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse as sp
 
+from .._checks import checked
 from .._session import own_state, shared
-from ._check import check_whole, generator_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,6 +19,7 @@ EFFICIENCY_SPREAD = 0.5  # logit sd of the capture efficiency; same-batch share 
 
 
 @own_state()
+@checked
 def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> AnnData:
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 
@@ -66,8 +67,7 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     import pandas as pd
     from anndata import AnnData
 
-    check_whole("n_batches", n_batches, high=len(ascii_uppercase))
-    generator = generator_of(rng)
+    generator = np.random.default_rng(rng)
     counts, labels, genes = _pbmc_counts()
 
     # Dealt like cards from a deck sorted by label: even within each label, and over all cells.

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from .._checks import checked
 from .._session import own_state
 from ._table import read_counts, read_metadata
 
@@ -25,6 +26,7 @@ CHUNK = 2**17  # bytes downloaded at once
 
 
 @own_state()
+@checked
 def hcc(
     folder: str | Path | None = None,
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
 from .._session import own_state
 from ._check import FloatArray, Groups, check_groups
 from .neighbors import Neighbors
@@ -59,6 +60,7 @@ def _effective_number(neighbors: Neighbors, groups: Groups, perplexity: float | 
 
 
 @own_state()
+@checked
 def lisi(neighbors: Neighbors, groups: ArrayLike, *, perplexity: float | None = None) -> FloatArray:
     """Local inverse Simpson index: the effective number of groups around each cell.
 
@@ -89,6 +91,7 @@ def lisi(neighbors: Neighbors, groups: ArrayLike, *, perplexity: float | None = 
 
 
 @own_state()
+@checked
 def ilisi(neighbors: Neighbors, batch: ArrayLike, *, perplexity: float | None = None) -> float:
     """Integration LISI: median over cells of the effective number of batches, scaled (LISI - 1) / (n_batches - 1).
 
@@ -100,6 +103,7 @@ def ilisi(neighbors: Neighbors, batch: ArrayLike, *, perplexity: float | None = 
 
 
 @own_state()
+@checked
 def clisi(neighbors: Neighbors, labels: ArrayLike, *, perplexity: float | None = None) -> float:
     """Cell-type LISI: median effective number of labels, scaled (n_labels - LISI) / (n_labels - 1).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
 from .._session import own_state
 from ._check import FloatArray, Groups, check_embedding, check_groups
 
@@ -19,6 +20,7 @@ def _explained(x: FloatArray, groups: Groups) -> float:
 
 
 @own_state()
+@checked
 def variance_explained(embedding: ArrayLike, batch: ArrayLike) -> float:
     """Share of an embedding's variance that the batch explains.
 
@@ -39,6 +41,7 @@ def variance_explained(embedding: ArrayLike, batch: ArrayLike) -> float:
 
 
 @own_state()
+@checked
 def pcr_comparison(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike) -> float:
     """Reduction of the variance that the batch explains, (before - after) / before.
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._checks import checked
 from .._results import check_result
 from ._embedding import embedding
 from ._history import prepared, shown
+from ._text import as_label
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 def compare(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> NDArray[np.object_] | None:
@@ -57,5 +60,5 @@ def compare(
         assert panels is not None  # not shown
         axes[row] = panels[0]
         for ax, title in zip(axes[row], [*by, "leiden"], strict=True):
-            ax.set_title(f"{method} · {title}", fontsize="medium")
+            ax.set_title(f"{as_label(method)} · {as_label(title)}", fontsize="medium")
     return shown(axes, show)

@@ -12,7 +12,9 @@ import numpy as np
 import scanpy as sc
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from .._checks import checked
 from .._record import read_history
+from ._text import as_label, plain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +27,7 @@ TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion
 PANELS = ("loss", "reconstruction", "kl"), ("learning_rate", "active_units", "kl_per_dim")
 
 
+@checked
 def history(
     adata: AnnData, key: str = "vae", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -205,10 +208,10 @@ def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None
 
 def _title(key: str, curves: dict[str, NDArray[Any]], verdict: Mapping[str, Any]) -> str:
     parts = [
-        f"{key}: {str(verdict['status']).replace('_', ' ')}",
+        f"{as_label(key)}: {str(verdict['status']).replace('_', ' ')}",
         *(["posterior collapse"] if verdict["posterior_collapse"] else []),
         f"{curves['step'][-1]:,} steps",
         f"{curves['epoch'][-1]:,.3g} epochs",
         f"{curves['seconds'][-1]:,.3g} s",
     ]
-    return "\n".join([" · ".join(parts), *textwrap.wrap(str(verdict["message"]), 125)])
+    return "\n".join([" · ".join(parts), *textwrap.wrap(plain(verdict["message"]), 125)])

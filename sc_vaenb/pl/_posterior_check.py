@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks import checked
 from .._results import check_result
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,7 @@ COLOURS = {
 }  # fmt: skip
 
 
+@checked
 def posterior_check(
     adata: AnnData, key: str = "posterior_check", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -82,7 +85,7 @@ def posterior_check(
         _likelihoods(axes["likelihoods"], record["likelihoods"])
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
-    lines = [part for line in str(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
+    lines = [part for line in plain(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="small", linespacing=1.4)
     return shown(axes, show)
 

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from .._checks import checked
 from .._results import check_result
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._text import as_labels, plain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +23,7 @@ LEAST_SPAN = 0.1  # of an axis of scores: no difference looks larger than it is 
 PER_ROW = 3  # panels of parameters beside that of the criteria
 
 
+@checked
 def tune(
     adata: AnnData, key: str = "tune", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -67,7 +70,7 @@ def tune(
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes["criteria"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
-    figure.suptitle(verdict.splitlines()[-1], x=0.01, ha="left", fontsize="medium")
+    figure.suptitle(plain(verdict.splitlines()[-1]), x=0.01, ha="left", fontsize="medium")
     return shown(axes, show)
 
 
@@ -128,7 +131,9 @@ def _parameter(ax: Axes, name: str, table: pd.DataFrame, seeds: pd.DataFrame) ->
     else:
         levels = sorted(values.astype(str).unique(), key=lambda text: (text.count(","), len(text), text))
         place = values.astype(str).map({level: at for at, level in enumerate(levels)}).astype(float)
-        ax.set_xticks(range(len(levels)), levels, rotation=20 if max(map(len, levels)) > 6 else 0, fontsize="small")
+        ax.set_xticks(
+            range(len(levels)), as_labels(levels), rotation=20 if max(map(len, levels)) > 6 else 0, fontsize="small"
+        )
         ax.set_xlim(-0.5, len(levels) - 0.5)
     _marks(ax, place, table["score"], table)
     of_trial = dict(zip(table["trial"], place, strict=True))

@@ -15,7 +15,8 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .. import _adata
-from .._adata import check_adata, check_number, keys, matrix_of, read_batches
+from .._adata import keys, matrix_of, read_batches
+from .._checks import checked
 from .._disk import DiskCounts, on_disk
 from .._matrix import from_a_file, read_matrix
 from .._session import own_state, shared
@@ -57,6 +58,7 @@ class Genes(NamedTuple):
 
 
 @own_state()
+@checked
 def prepare(
     adata: AnnData,
     batch_key: str | None = None,
@@ -138,8 +140,6 @@ def prepare(
     >>> sc_vaenb.pp.prepare(adata, batch_key="sample")
     >>> sc_vaenb.tl.cvae(adata, batch_key="sample")
     """
-    check_adata(adata, copy=copy)
-    check_number("n_top_genes", n_top_genes, 1, whole=True)
     if adata.isbacked and log1p:
         msg = "log1p=True would replace X, but adata is backed by a file. Call adata = adata.to_memory() first."
         raise ValueError(msg)

@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from .. import pl
 from .._record import read_record
+from ..pl._text import printable
 from ._code import call_of, way_on
 from ._figures import Figure, draw
 from ._tables import facts, over_draws, score_table, size_tables
@@ -49,7 +50,9 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
     scores = score_table(record)
     best = best_method(record)
     embedding = str(methods.set_index(methods["method"].astype(str)).loc[[best], "embedding"].iloc[0])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    )
     template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         title=title or "Comparison of embeddings",
@@ -75,6 +78,11 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
         best=best,
         embedding=embedding,
     )
+
+
+def _printable(value: Any) -> Any:
+    """What goes into the page, without control characters: HTML may hold none."""
+    return printable(value) if type(value) is str else value
 
 
 def best_method(record: Mapping[str, Any]) -> str:

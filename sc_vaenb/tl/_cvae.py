@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import checked
 from .._session import own_state
 from ._fit import fit_into
 from ._parameters import describe
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 @own_state()
+@checked
 @describe
 def cvae(
     adata: AnnData,

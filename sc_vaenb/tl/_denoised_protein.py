@@ -7,6 +7,7 @@ import pandas as pd
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from .._names import column_names
 from .._session import own_state
 from ..fit.device import resolve_device
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @own_state()
+@checked
 def denoised_protein(
     adata: AnnData,
     key: str = "vae",
@@ -75,10 +77,6 @@ def denoised_protein(
     >>> sc_vaenb.tl.denoised_protein(adata)
     >>> adata.obsm["vae_protein"]["protein_0"].groupby(adata.obs["cell_type"], observed=True).mean()
     """
-    _adata.check_adata(adata, copy=copy)
-    if not isinstance(corrected, bool):
-        msg = f"corrected={corrected!r} is not possible. Choose True or False."
-        raise TypeError(msg)
     where = resolve_device(device)
     stored = load_model(adata, key)
     if not stored.proteins:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
 from .._names import is_writable, name_of, names_of
 from .._session import own_state
 from ..fit.device import resolve_device
@@ -31,6 +32,7 @@ SCANPY = {
 
 
 @own_state()
+@checked
 def differential(
     adata: AnnData,
     groupby: str,
@@ -41,7 +43,7 @@ def differential(
     delta: float = 0.25,
     n_samples: int = 4,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "differential",
     copy: bool = False,
 ) -> AnnData | None:
@@ -117,10 +119,7 @@ def differential(
     >>> sc_vaenb.tl.differential(adata, "cell_type")
     >>> sc.get.rank_genes_groups_df(adata, "type_0", key="differential", pval_cutoff=0.05)
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_number("delta", delta, 0, above=True)
-    _adata.check_number("n_samples", n_samples, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     _check_key_added(adata, key_added)
     where, reference = resolve_device(device), name_of(reference)
     stored = load_model(adata, key)
@@ -156,7 +155,6 @@ def differential(
 
 
 def _check_key_added(adata: AnnData, key_added: object) -> None:
-    _adata.check_key(key_added)
     found = adata.uns.get(key_added)
     if isinstance(found, dict) and "model" in found:
         msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
@@ -165,11 +163,10 @@ def _check_key_added(adata: AnnData, key_added: object) -> None:
 
 def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:
     """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
-    _adata.check_obs_key(adata, "groupby", groupby)
-    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
-    names = names_of(column.cat.categories)
-    if len(names) < 2 or len(set(names)) < len(names):
-        msg = f"obs[{groupby!r}] holds the groups {names}: two or more with names of their own are needed."
+    column = _adata.read_categories(adata, "groupby", groupby)
+    names = [str(name) for name in column.cat.categories]
+    if len(names) < 2:
+        msg = f"obs[{groupby!r}] holds the groups {names}: two or more are needed. Choose another column as groupby."
         raise ValueError(msg)
     return column.cat.codes.to_numpy(dtype=np.int64), names
 
@@ -179,11 +176,7 @@ def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], referen
     if reference != "rest" and reference not in names:
         msg = f"reference={reference!r} is not in obs[{groupby!r}]. Choose 'rest' or one of {names}."
         raise ValueError(msg)
-    if isinstance(groups, str) and groups != "all":
-        msg = f"groups={groups!r} is not possible. Give a list of groups, such as [{groups!r}], or 'all'."
-        raise TypeError(msg)
-    wanted = names if isinstance(groups, str) else list(groups)
-    wanted = names_of(wanted)
+    wanted = names_of(names if groups == "all" else [groups] if isinstance(groups, str) else groups)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         msg = f"groups={unknown} are not in obs[{groupby!r}], which holds {names}."

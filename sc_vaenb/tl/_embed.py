@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from .._disk import on_disk
 from .._session import own_state
 from ..fit.device import resolve_device
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @own_state()
+@checked
 def embed(
     adata: AnnData,
     key: str = "vae",
@@ -58,8 +60,6 @@ def embed(
         `adata` is unchanged.
     """
     name = key if key_added is None else key_added
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(name)
     where = resolve_device(device)
     stored = load_model(adata, key)
     model = stored.model

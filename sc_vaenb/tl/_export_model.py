@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from safetensors.numpy import save_file
 from scanpy import logging as logg
 
+from .._checks import checked
 from .._record import FittedModel, checksum, read_record, to_text
 from .._session import own_state
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @own_state()
+@checked
 def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae", *, force: bool = False) -> None:
     """Write a fitted model to one file, for use without the data.
 

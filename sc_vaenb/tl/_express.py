@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import seed_of
 from .._names import column_names
 from .._record import FittedModel
 from ..fit.batches import Counts
@@ -76,18 +77,12 @@ def express(
     n_samples: int,
     threshold: float | None,
     device: str,
-    rng: int,
+    rng: int | np.random.Generator | None,
     copy: bool,
     counts: bool = False,
 ) -> AnnData | None:
     """Validate, decode, write: the body of both functions; `decode_in` says in which batches."""
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
-    _adata.check_number("target_sum", target_sum, 0, above=True)
-    _adata.check_number("n_samples", n_samples, 0, 1 if counts else np.inf, whole=True)
-    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
-    if threshold is not None:
-        _adata.check_number("threshold", threshold, 0)
+    rng = seed_of(rng)
     where = resolve_device(device)
     stored = load_model(adata, key)
     as_csr = genes is None and (counts or threshold is not None)

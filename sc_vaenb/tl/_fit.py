@@ -16,6 +16,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import seed_of
 from .._record import FittedModel
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
@@ -30,7 +31,7 @@ from ..fit.overlap import Overlap, assumed, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
-from ._arguments import DIALS, builtin, check_arguments, check_shareable, folder_of, plain, seed_of
+from ._arguments import DIALS, builtin, check_shareable, check_together, folder_of, plain
 from ._components import in_order, write_components
 from ._inputs import Inputs, read_inputs
 from ._labels import classifier_of, write_labels
@@ -47,9 +48,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     not_of_the_result = {"adata", "copy", "key_added", "checkpoint"}
     params = {name: builtin(value) for name, value in arguments.items() if name not in not_of_the_result}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
-    _adata.check_adata(adata, copy=arguments["copy"])
-    _adata.check_key(key)
-    check_arguments(adata, params)
+    check_together(adata, params)
     rank, n_processes = place()
     if n_processes > 1:
         check_shareable(params, n_processes)

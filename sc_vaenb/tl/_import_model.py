@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from .._record import read_file
 from .._session import own_state
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 @own_state()
+@checked
 def import_model(
     adata: AnnData, path: str | os.PathLike[str], *, key_added: str = "vae", copy: bool = False
 ) -> AnnData | None:
@@ -53,8 +55,6 @@ def import_model(
     >>> sc_vaenb.tl.import_model(adata, "model.safetensors")  # doctest: +SKIP
     >>> sc_vaenb.tl.embed(adata)  # doctest: +SKIP
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
     record = read_file(Path(path))
     _adata.locate_genes(adata, [str(gene) for gene in record["model"]["genes"]], key_added)
     if record["params"].get("layer") not in _adata.keys(adata.layers):

@@ -26,19 +26,14 @@ def read_labels(
     if key == batch_key:
         msg = f"labels_key={key!r} is the batch_key: what is to be left out would be kept. Name another column."
         raise ValueError(msg)
-    if not isinstance(unlabeled, str):
-        msg = f"unlabeled={unlabeled!r} is not possible. Give the text that stands for no label."
-        raise TypeError(msg)
     column = adata.obs[key]
     _adata.warn_of_words(adata, key, _adata.NOT_A_LABEL, known=unlabeled)
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
         msg = f"obs[{key!r}] holds numbers with fractions, not labels. Name a column of categories."
         raise ValueError(msg)
+    _adata.read_categories(adata, "labels_key", key)  # refuses what has no names of its own
     codes, values = pd.factorize(column, sort=False)
     texts = names_of(values)
-    if len(set(texts)) < len(texts):
-        msg = f"obs[{key!r}] holds labels of one name and different types: {sorted(texts)}. Make all of them strings."
-        raise ValueError(msg)
     names = sorted(text for text in texts if text != unlabeled and not means_no_label(text))
     if len(names) < 2:
         found = f"only one label ({names[0]!r}): there is nothing to tell it from" if names else "no label"

@@ -13,7 +13,8 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
-from .._names import means_no_label, name_of
+from .._checks import check_adata, checked, seed_of
+from .._names import means_no_label
 from .._record import FittedModel, read_record
 from .._session import own_state
 from ..fit.device import resolve_device
@@ -32,6 +33,7 @@ FEWEST_GENES = 0.5  # of the model's
 
 
 @own_state()
+@checked
 def map_query(
     adata: AnnData,
     reference: AnnData,
@@ -43,7 +45,7 @@ def map_query(
     n_neighbors: int = 15,
     n_steps: int = 300,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Embed new cells with the model of a reference, in its space, and transfer its labels to them.
@@ -118,16 +120,15 @@ def map_query(
     >>> sc_vaenb.tl.cvae(reference, "batch")
     >>> sc_vaenb.tl.map_query(query, reference, label_key="cell_type")
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key)
-    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
-    _adata.check_number("n_steps", n_steps, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
+    rng = seed_of(rng)
     where = resolve_device(device)
     with _naming_the_reference():
-        _adata.check_adata(reference)
+        check_adata(reference)
         record, stored = read_record(reference, key), load_model(reference, key)
         labels = None if label_key is None else _labels(reference, label_key)
+    if reference.n_obs < 2:
+        msg = "reference has one cell: how near its cells are to each other, by which novelty is measured, needs two."
+        raise ValueError(msg)
     found = _found_genes(adata, stored, key)
     params = _params(adata, record["params"], stored, batch_key, layer)
     new = _new_batches(adata, params, stored)
@@ -243,10 +244,9 @@ def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: FittedModel)
 
 def _labels(reference: AnnData, label_key: str) -> pd.Series:
     """Labels of the reference as categories; a cell may have none."""
-    _adata.check_obs_key(reference, "label_key", label_key)
-    labels = reference.obs[label_key].astype("category")
+    labels = _adata.read_categories(reference, "label_key", label_key)
     _adata.warn_of_words(reference, label_key, _adata.NOT_A_LABEL)
-    known = [label for label in labels.cat.categories if not means_no_label(name_of(label))]
+    known = [label for label in labels.cat.categories if not means_no_label(label)]
     labels = labels.cat.set_categories(known).cat.remove_unused_categories()
     if labels.isna().all():
         msg = f"obs[{label_key!r}] holds no label. Choose another column."

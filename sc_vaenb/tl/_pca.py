@@ -24,6 +24,9 @@ def log_pca(
     from anndata import AnnData as New
 
     mask = _adata.gene_mask(adata, mask_var)
+    if min(adata.n_obs, mask.sum()) < 2:
+        msg = f"adata has {adata.n_obs} cells and {mask.sum()} genes to use: a PCA needs two of each at least."
+        raise ValueError(msg)
     counts: Any = _adata.read_counts(adata, layer, mask, allow_non_integer=True)
     plain = New(counts)
     with shared(), sc.settings.verbosity.override("error"):

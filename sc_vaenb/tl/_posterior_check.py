@@ -12,6 +12,7 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import check_seeds, checked, seed_of
 from .._record import FittedModel, read_record
 from .._session import own_state
 from ..fit.batches import Counts, split
@@ -34,6 +35,7 @@ SHARE = 0.1  # of the cells, held out where the fit's own cannot be told
 
 
 @own_state()
+@checked
 def posterior_check(
     adata: AnnData,
     key: str = "vae",
@@ -42,7 +44,7 @@ def posterior_check(
     likelihoods: Sequence[Literal["nb", "zinb", "poisson"]] | None = None,
     n_seeds: int = 3,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "posterior_check",
     copy: bool = False,
 ) -> AnnData | None:
@@ -133,14 +135,11 @@ def posterior_check(
     >>> sc_vaenb.tl.posterior_check(adata, likelihoods=("nb", "zinb", "poisson"))
     >>> print(adata.uns["posterior_check"]["verdict"])
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
     if key_added == key:
         msg = f"key_added={key_added!r} is the key of the model, which would be lost. Choose another name."
         raise ValueError(msg)
-    _adata.check_number("n_samples", n_samples, 10, whole=True)
-    _adata.check_number("n_seeds", n_seeds, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
+    check_seeds(rng, n_seeds)
     where = resolve_device(device)
     stored = load_model(adata, key)
     names = _check_likelihoods(likelihoods, stored.model.config)

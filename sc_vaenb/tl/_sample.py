@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import check_adata, checked, seed_of
 from .._names import name_of, names_of, texts
 from .._record import FittedModel
 from .._session import own_state
@@ -22,6 +23,7 @@ from ._model import counts_of, load_model
 
 
 @own_state()
+@checked
 def sample(
     adata: AnnData,
     n_cells: int | None = None,
@@ -33,7 +35,7 @@ def sample(
     batch: str | None = None,
     size_factor: float | None = None,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
 ) -> AnnData:
     """Draw new cells from a fitted model: whole numbers, as a sequencer would have counted them.
 
@@ -99,13 +101,8 @@ def sample(
     >>> new = sc_vaenb.tl.sample(adata, 500)
     >>> b = sc_vaenb.tl.sample(adata, 100, groups={"cell_type": "type_1"}, batch="batch_0", size_factor=2000)
     """
-    _adata.check_adata(adata)
-    _adata.check_choice("source", source, ("posterior", "prior"))
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
-    if n_cells is not None:
-        _adata.check_number("n_cells", n_cells, 1, whole=True)
-    if size_factor is not None:
-        _adata.check_number("size_factor", size_factor, 0, above=True)
+    check_adata(adata)
+    rng = seed_of(rng)
     where = resolve_device(device)
     if source == "prior" and not (cells is None and groups is None):
         msg = "source='prior' draws around no cells, so cells and groups mean nothing. Leave them out."
@@ -174,9 +171,6 @@ def _chosen(
     mask = np.ones(adata.n_obs, dtype=bool)
     if cells is not None:
         mask &= _named(adata, cells)
-    if not (groups is None or isinstance(groups, Mapping)):
-        msg = f"groups={groups!r} is no mapping. Give a dict from columns of obs to labels, as {{'cell_type': 'B'}}."
-        raise TypeError(msg)
     for column, labels in (groups or {}).items():
         mask &= labelled(adata, "groups", column, _listed(labels))
     if not mask.any():

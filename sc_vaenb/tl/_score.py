@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
 from .._session import own_state
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
@@ -21,6 +22,7 @@ FEWEST = 10  # cells that a score needs
 
 
 @own_state()
+@checked
 def score(
     adata: AnnData,
     embeddings: str | Sequence[str] | None = None,
@@ -29,7 +31,7 @@ def score(
     label_key: str | None = None,
     reference: str | None = "X_pca",
     max_cells: int = 20_000,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "scores",
     copy: bool = False,
 ) -> AnnData | None:
@@ -89,14 +91,11 @@ def score(
     >>> sc_vaenb.tl.score(adata, ["X_pca", "X_pca_harmony"], batch_key="batch", label_key="cell_type")
     >>> adata.uns["scores"]["values"]["total"]
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_number("max_cells", max_cells, 100, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     keys = _keys(adata, embeddings)
     if batch_key is None and label_key is None:
         msg = "batch_key and label_key are both None: there is nothing to score by. Name a column of obs."
         raise ValueError(msg)
-    _adata.check_key(key_added)
     record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng)
     if label_key is not None:
         _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
@@ -119,6 +118,9 @@ def score_embeddings(
     cells, labels, batch = check_scored(adata, batch_key, label_key)
     arrays = {key: _adata.read_embedding(adata, key)[cells] for key in keys}
     before = None
+    if reference not in (None, "X_pca", *adata.obsm):
+        msg = f"reference={reference!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
+        raise KeyError(msg)
     if reference is not None and reference in adata.obsm:
         before = _adata.read_embedding(adata, reference)[cells]
 

@@ -39,7 +39,7 @@ def counts_to_fit(
     disk = _disk_counts(adata, params, mask)
     cells, complete = cells_seen(codes, options, seed)
     found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
-    _adata.check_no_empty(found.depth == 0, disk.where, disk.cells, len(disk.genes))
+    _adata.check_no_empty(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
     genes, matrix = disk.genes.to_numpy(dtype=str), found.matrix
     if not found.seen.all():
         _adata.warn_of_silent(genes, found.seen)
@@ -85,7 +85,7 @@ def counts_to_embed(adata: AnnData, key: str, stored: FittedModel, *, batches: b
             if column is None:
                 size_factor[cells] = _adata.depth(block) / stored.size_factor_mean
             yield block if sorted_already else block[:, place]
-        _adata.check_no_empty(empty, disk.where, disk.cells, len(disk.genes))
+        _adata.check_no_empty(empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
 
     none = sparse.csr_matrix((0, len(order)), dtype=np.float32)
     nowhere = np.empty(0, np.int64)

@@ -156,9 +156,17 @@ def test_a_wrong_key_missing_genes_and_damage_are_refused(fitted, refused):
 @pytest.mark.parametrize(
     ("error", "options", "text"),
     [
-        (ValueError, {"batch": "b"}, r"batch='b' is not known\. Choose one of \['batch_0', 'batch_1'\]"),
+        (
+            ValueError,
+            {"batch": "b"},
+            r"batch='b' is no batch of the model in .*knows \['batch_0', 'batch_1'\]",
+        ),
         (TypeError, {"counts": "yes"}, r"counts='yes' is not possible\. Choose True or False"),
-        (ValueError, {"counts": True, "n_samples": 2}, r"n_samples=2 is not possible\. .* at least 0 and at most 1"),
+        (
+            ValueError,
+            {"counts": True, "n_samples": 2},
+            r"n_samples=2 is not possible with counts=True.* Give 0 or 1",
+        ),
         (ValueError, {"key_added": ""}, r"key_added='' is not possible"),
         (ValueError, {"genes": ["CD3D"]}, r"genes holds 1 that are not in the model .*first: 'CD3D'"),
     ],

@@ -224,7 +224,7 @@ def test_too_few_genes_are_refused(three, refused):
 
 def test_what_is_wrong_with_the_reference_is_said_of_it(three, refused):
     query, reference = three
-    with refused(query, TypeError, "reference: adata is a dict, not an AnnData"):
+    with refused(query, TypeError, "reference is a dict, not an AnnData"):
         sc_vaenb.tl.map_query(query, {})
     with refused(query, KeyError, r"reference: uns\['other'\] holds no model fitted .* uns has \['vae'\]"):
         sc_vaenb.tl.map_query(query, reference, "other")

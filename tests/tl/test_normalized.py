@@ -186,7 +186,7 @@ def test_the_counts_are_not_overwritten(fitted, refused):
         ({"target_sum": 0}, r"target_sum=0 is not possible\. Give a number above 0"),
         ({"n_samples": -1}, r"n_samples=-1 is not possible\. Give a whole number at least 0"),
         ({"threshold": -1}, r"threshold=-1 is not possible\. Give a number at least 0"),
-        ({"rng": None}, r"rng=None is not possible\. Give a whole number"),
+        ({"rng": "0"}, r"rng='0' is not possible\. Give a whole number"),
         ({"key_added": "a/b"}, r"key_added='a/b' is not possible"),
         ({"device": "abacus"}, r"device='abacus' is not available here"),
     ],
