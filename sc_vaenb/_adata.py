@@ -1,11 +1,10 @@
-"""The one file that knows AnnData: reading counts and batches out of it, and the record of a fitted model in `uns`.
+"""The one file that knows AnnData: reading counts and batches out of it, and writing results into it.
 
 Every refusal says what was wrong, where, what was found and what to do, before any work is done.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._dask import is_dask
-from ._matrix import from_a_file, read_matrix
+from ._checks import short
+from ._matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
+from ._names import means_no_label, names_of, texts
+from ._session import shared
+from ._sparse import dense, sound
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 MANY_GENES = 10_000  # more than anyone chooses to model
-FORMAT = "sc_vaenb model 1"
 
 
 def keys(mapping: Iterable[Any]) -> list[str]:
@@ -31,71 +32,20 @@ def keys(mapping: Iterable[Any]) -> list[str]:
     return [str(key) for key in mapping if key is not None]
 
 
-def check_choice(name: str, value: object, valid: Iterable[str]) -> None:
-    valid = list(valid)
-    if value not in valid:
-        msg = f"{name}={value!r} is not known. Choose one of {valid}."
-        raise ValueError(msg)
-
-
-def check_number(
-    name: str, value: object, low: float, high: float = np.inf, *, whole: bool = False, above: bool = False
-) -> None:
-    """Refuse what is no finite or no whole number, or is not within low .. high (`above`: not low either)."""
-    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high and value < np.inf
-    if not good or (above and value == low):
-        bounds = f"above {low:g}" if above else f"at least {low:g}"
-        bounds += "" if high == np.inf else f" and at most {high:g}"
-        msg = f"{name}={value!r} is not possible. Give a {'whole number' if whole else 'number'} {bounds}."
-        raise ValueError(msg)
-
-
-def check_key(key: object) -> None:
-    if not isinstance(key, str) or not key or "/" in key:
-        msg = f"key_added={key!r} is not possible. Give a name without '/'."
-        raise ValueError(msg)
-
-
-def check_adata(adata: object, *, copy: bool = False) -> None:
-    """Refuse what is no AnnData, has nothing in it, cannot take a result, or names genes twice."""
-    from anndata import AnnData
-
-    if not isinstance(adata, AnnData):
-        msg = f"adata is a {type(adata).__name__}, not an AnnData. Wrap counts with anndata.AnnData(counts) first."
-        raise TypeError(msg)
-    for slot in ("obs", "var"):
-        if not isinstance(table := getattr(adata, slot), pd.DataFrame):
-            msg = (
-                f"adata.{slot} is a {type(table).__name__}, as read lazily, not a pandas DataFrame. Call "
-                f"adata.{slot} = adata.{slot}.to_memory() first; the counts can stay on disk."
-            )
-            raise TypeError(msg)
-    if adata.n_obs == 0 or adata.n_vars == 0:
-        msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
-        raise ValueError(msg)
-    if adata.isbacked and (adata.is_view or copy):
-        msg = (
-            "adata is backed by a file, where no view can be written to and no copy made. Call adata.to_memory() first."
-        )
-        raise ValueError(msg)
-    opened = [matrix for matrix in (adata.X, *adata.layers.values()) if from_a_file(matrix) and not is_dask(matrix)]
-    if copy and not adata.is_view and opened:
-        msg = "adata holds matrices on disk, of which no copy can be made. Leave out copy, and results go into adata."
-        raise ValueError(msg)
-    if not adata.var_names.is_unique:
-        twice = adata.var_names[adata.var_names.duplicated()]
-        msg = (
-            f"var_names holds {len(twice)} duplicates (first: {twice[0]!r}), so genes cannot be told apart by name. "
-            "Call adata.var_names_make_unique() first."
-        )
-        raise ValueError(msg)
-
-
 def check_obs_key(adata: AnnData, name: str, key: str) -> None:
-    if key not in list(adata.obs.columns):
-        msg = f"{name}={key!r} is not in adata.obs. Its columns are {list(map(str, adata.obs.columns))}."
+    """Refuse a key that names no column of obs, or several."""
+    _check_column(adata, "obs", name, key)
+
+
+def _check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
+    columns = list(getattr(adata, slot).columns)
+    n = columns.count(key)
+    if n == 0:
+        msg = f"{name}={key!r} is not in adata.{slot}. Its columns are {list(map(str, columns))}."
         raise KeyError(msg)
+    if n > 1:
+        msg = f"{slot} holds {n} columns named {key!r}. Rename one of them, or keep one."
+        raise ValueError(msg)
 
 
 def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArray[np.bool_]:
@@ -115,15 +65,17 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
     if mask_var is None:
         return np.ones(adata.n_vars, dtype=bool)
     if isinstance(mask_var, str):
-        if mask_var not in adata.var:
-            msg = f"mask_var={mask_var!r} is not in adata.var. Its columns are {list(map(str, adata.var.columns))}."
-            raise KeyError(msg)
+        _check_column(adata, "var", "mask_var", mask_var)
         column = adata.var[mask_var]
         if column.isna().any() or not pd.api.types.is_bool_dtype(column):
             msg = f"var[{mask_var!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False."
             raise ValueError(msg)
         mask = column.to_numpy(dtype=bool)
     else:
+        unnamed = isinstance(getattr(mask_var, "index", None), pd.RangeIndex)  # numbers in the order of the genes
+        if isinstance(mask_var, pd.Series) and not unnamed and not mask_var.index.equals(adata.var_names):
+            msg = "mask_var is a Series whose index is not var_names. Give mask_var.reindex(adata.var_names)."
+            raise ValueError(msg)
         mask = np.array(mask_var)
         if mask.dtype != bool or mask.shape != (adata.n_vars,):
             msg = f"mask_var has dtype {mask.dtype} and shape {mask.shape}; give {adata.n_vars} booleans, one per gene."
@@ -136,6 +88,13 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
 
 def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
     """The matrix of a layer (None: X) and its name for messages."""
+    if adata.is_view and (parent := getattr(adata, "_adata_ref", None)) is not None:
+        matrix, where = matrix_of(parent, layer)
+        if sparse.issparse(matrix):  # checked before scipy cuts the view out of it, which reads whatever indices say
+            check_kind(matrix, where)
+            whole = sound(matrix, where)
+            if whole is not matrix:  # scipy could not cut it
+                return whole[adata._oidx][:, adata._vidx], where
     if layer is None:
         if adata.X is None:
             msg = "adata.X is empty. Name the layer with raw counts."
@@ -170,19 +129,29 @@ def read_counts(
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
     counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer)
-    check_no_empty(np.diff(counts.indptr) == 0, where, adata.obs_names, len(genes))
+    check_no_empty(np.diff(counts.indptr) == 0, matrix, where, adata.obs_names, len(genes))
     return counts
 
 
-def check_no_empty(empty: NDArray[np.bool_], where: str, cells: pd.Index, n_genes: int) -> None:
-    """Refuse cells without counts."""
-    if empty.any():
-        msg = (
-            f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
-            f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. Remove them, e.g. with "
-            "sc.pp.filter_cells(adata, min_counts=1), or use more genes (mask_var)."
-        )
-        raise ValueError(msg)
+def check_no_empty(empty: NDArray[np.bool_], matrix: Any, where: str, cells: pd.Index, n_genes: int) -> None:
+    """Refuse cells without counts, and say of them whether other genes of the matrix have counts."""
+    if not empty.any():
+        return
+    every = np.ones(matrix.shape[1], dtype=bool)
+    depths = [depth(block) for block in row_blocks(matrix, where, every, ROWS_AT_ONCE)]
+    silent = empty & (np.concatenate(depths) == 0)
+    advice = []
+    if silent.any():
+        which = "They" if silent.sum() == empty.sum() else f"{silent.sum()} of them"
+        advice.append(f"{which} have none in any gene: remove these, as sc.pp.filter_cells(adata, min_counts=1) does.")
+    if silent.sum() < empty.sum():
+        which = f"{empty.sum() - silent.sum()} of them" if silent.any() else "They"
+        advice.append(f"{which} have counts in other genes: use more genes (mask_var), or remove these cells by name.")
+    msg = (
+        f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
+        f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. {' '.join(advice)}"
+    )
+    raise ValueError(msg)
 
 
 def without_silent_genes(
@@ -232,6 +201,29 @@ def size_factor_column(adata: AnnData, key: str) -> NDArray[np.float64]:
     return column
 
 
+def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
+    """A column of obs as categories, in text: those that have cells. A cell may have none."""
+    check_obs_key(adata, name, key)
+    column = adata.obs[key]
+    try:
+        column = column.astype("category").cat.remove_unused_categories()
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"obs[{key!r}] holds values that are no names ({short(column.iloc[0])}). Make them strings: "
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg) from error
+    names = names_of(column.cat.categories)
+    if len(set(names)) < len(names):
+        first = next(text for text in names if names.count(text) > 1)
+        msg = (
+            f"obs[{key!r}] holds values of one name and different types (first: {first!r}). Make all of them strings: "
+            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg)
+    return column.cat.rename_categories(names)
+
+
 def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Codes of the batches (one per cell) and their names; categories without cells do not count."""
     check_obs_key(adata, "batch_key", batch_key)
@@ -243,15 +235,35 @@ def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
             f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
         )
         raise ValueError(msg)
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.cat.remove_unused_categories()
-    else:
-        column = column.astype("category")
+    column = read_categories(adata, "batch_key", batch_key)
     names = [str(name) for name in column.cat.categories]
-    if len(set(names)) < len(names):
-        msg = f"obs[{batch_key!r}] holds batches of one name and different types: {names}. Make all of them strings."
-        raise ValueError(msg)
     return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
+
+
+def read_labels(adata: AnnData, name: str, key: str) -> NDArray[np.object_]:
+    """The label of each cell in a column of obs (named by the argument `name`) as text, None where it has none.
+
+    Words such as "Unknown" or "NA" are no labels; :func:`warn_of_words` says so.
+    """
+    check_obs_key(adata, name, key)
+    labels = texts(adata.obs[key])
+    words = [label for label in set(labels.tolist()) - {None} if means_no_label(label)]
+    labels[np.isin(labels.astype(str), words)] = None
+    return labels
+
+
+def warn_of_words(adata: AnnData, key: str, instead: str, *, known: str | None = None) -> None:
+    """Name the words in a column of labels that mean "no label" (except a `known` one), and what is made of them."""
+    from scanpy import logging as logg
+
+    counts = pd.Series(texts(adata.obs[key]), dtype=object).value_counts()
+    found = {word: n for word, n in counts.items() if means_no_label(str(word)) and word != known}
+    if found:
+        which = ", ".join(f"{word!r} ({n:,} cells)" for word, n in found.items())
+        logg.warning(f"obs[{key!r}] holds {which}: {instead}")
+
+
+NOT_A_LABEL = "taken as no label, like NaN. If it is a cell type, give it another name."
 
 
 def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
@@ -276,11 +288,12 @@ def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
 def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.int64]:
     """Codes of the cells' batches among those a model knows; refuses a batch that it does not know."""
     codes, names = batch_labels(adata, batch_key)
-    new = [str(name) for name in names if name not in known]
+    code_of = {name: code for code, name in enumerate(known)}
+    new = [str(name) for name in names if name not in code_of]
     if new:
         msg = f"obs[{batch_key!r}] holds batches that the model was not fitted on: {new}. It knows {known}."
         raise ValueError(msg)
-    return np.array([known.index(name) for name in names], np.int64)[codes]
+    return np.array([code_of[name] for name in names], np.int64)[codes]
 
 
 def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64]:
@@ -296,58 +309,23 @@ def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64
     return order
 
 
-def read_embedding(adata: AnnData, key: str) -> NDArray[np.float32]:
-    """An embedding in obsm, which must be a matrix of finite numbers."""
+def read_embedding(adata: AnnData, key: str, *, finite: bool = True) -> NDArray[np.float32]:
+    """An embedding in obsm, which must be a matrix of (`finite`) numbers."""
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
-    found = adata.obsm[key]
+    found = dense(adata.obsm[key], f"obsm[{key!r}]")
     try:
-        values = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=np.float32)
+        values = np.asarray(found, dtype=np.float32)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error
-    finite = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
-    if not finite.all():
-        where = f"cell {str(adata.obs_names[int(np.argmin(finite))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
+    good = np.isfinite(values).all(axis=1) if values.ndim == 2 else np.zeros(1, bool)
+    if values.ndim != 2 or (finite and not good.all()):
+        where = f"cell {str(adata.obs_names[int(np.argmin(good))])!r}" if values.ndim == 2 else f"{values.ndim}-d"
         msg = f"obsm[{key!r}] is not a matrix of finite numbers ({where}). Compute it again."
         raise ValueError(msg)
     return values
-
-
-def find_record(adata: AnnData, key: str) -> dict[str, Any]:
-    """The record of a fitted model in uns, or an error that lists those there are."""
-    record = adata.uns.get(key)
-    if not (isinstance(record, dict) and "model" in record and "params" in record):
-        fitted = [k for k, v in adata.uns.items() if isinstance(v, dict) and "model" in v and "params" in v]
-        msg = f"uns[{key!r}] holds no model fitted by sc_vaenb; uns has {fitted}. Run sc_vaenb.tl.cvae or tl.vae first."
-        raise KeyError(msg)
-    return record
-
-
-def pack_model(config: dict[str, Any], weights: dict[str, NDArray], genes: Any, batches: Any) -> dict[str, Any]:
-    """A fitted model as plain strings and arrays, for uns."""
-    return {
-        "format": FORMAT,
-        "config": json.dumps(config),
-        "genes": np.asarray(genes, dtype=object),
-        "batches": np.asarray(batches, dtype=object),
-        "weights": dict(weights),
-    }
-
-
-def unpack_model(record: dict[str, Any], key: str) -> tuple[dict[str, Any], dict[str, NDArray], list[str], list[str]]:
-    """Configuration, weights, genes and batches of the model in a record; refuses what it cannot read."""
-    model = record["model"]
-    if model.get("format") != FORMAT:
-        msg = (
-            f"uns[{key!r}]['model'] has the format {model.get('format')!r}, this version reads {FORMAT!r}. "
-            "Fit it again, or use the version of sc_vaenb that wrote it."
-        )
-        raise ValueError(msg)
-    config = json.loads(str(model["config"]))
-    weights = {name: np.asarray(value) for name, value in model["weights"].items()}
-    return config, weights, [str(g) for g in model["genes"]], [str(b) for b in model["batches"]]
 
 
 def write_result(
@@ -401,23 +379,11 @@ def write_table(adata: AnnData, key: str, table: pd.DataFrame) -> None:
         adata.obsm[key] = table
 
 
-def read_groups(record: dict[str, Any], key: str, n_batches: int) -> NDArray[np.int64]:
-    """The group of each batch, as a conditional fit found them (`fit.overlap`)."""
-    try:
-        group = np.asarray(record["overlap"]["group"], dtype=np.int64)
-    except (KeyError, TypeError, ValueError):
-        group = np.empty(0, np.int64)
-    if group.shape != (n_batches,) or (group < 0).any():
-        msg = f"uns[{key!r}]['overlap'] is damaged: it holds no group for each of {n_batches} batches. Fit it again."
-        raise ValueError(msg)
-    return group
-
-
 @contextmanager
 def _views_may_become_own() -> Iterator[None]:
     """Writing a result to a view makes it an AnnData of its own, as everywhere in scanpy: no warning of it."""
     from anndata import ImplicitModificationWarning
 
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         yield

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from ._sparse import sound
+
 
 def is_dask(matrix: Any) -> bool:
     """Whether a matrix is a dask array, or anndata's view of one."""
@@ -33,16 +35,16 @@ def computed(matrix: Any, where: str, slices: Iterable[slice]) -> Iterator[Any]:
         first, last = np.searchsorted(ends, [rows.start, min(rows.stop, ends[-1]) - 1], side="right")
         for here in range(first, last + 1):
             if here != number:
-                number, chunk = here, _compute(chunks[here], where)
+                number, chunk = here, _compute(chunks[here], where, ends[here] - sizes[here])
             start = ends[here] - sizes[here]
             parts.append(chunk[max(rows.start - start, 0) : rows.stop - start])
         join = sparse.vstack if all(map(sparse.issparse, parts)) else np.concatenate
         yield parts[0] if len(parts) == 1 else join(parts)
 
 
-def _compute(row: Iterable[Any], where: str) -> Any:
+def _compute(row: Iterable[Any], where: str, first_row: int) -> Any:
     """A row of chunks, side by side."""
-    parts = [chunk.compute(scheduler="synchronous") for chunk in row]
+    parts = [sound(chunk.compute(scheduler="synchronous"), where, first_row) for chunk in row]
     if all(map(sparse.issparse, parts)):
         return sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0].tocsr()
     if all(isinstance(part, np.ndarray) for part in parts):

@@ -14,7 +14,7 @@ from scanpy import settings
 from scipy import sparse
 from tqdm import tqdm
 
-from ._matrix import check_values, from_a_file, is_by_genes, row_blocks, rows_of
+from ._matrix import as_counts, check_values, from_a_file, is_by_genes, log_rounded, row_blocks, rows_of
 from .fit.batches import CELLS_AT_ONCE, EVERY
 from .fit.stored import BLOCK
 
@@ -33,14 +33,15 @@ class DiskCounts:
     def blocks(self, cells: slice = EVERY, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
         """These cells in order as canonical float32 CSR without explicit zeros; with `check`, every value checked."""
         done, last, _ = cells.indices(len(self.cells))
-        quiet = settings.verbosity.value < 1
+        n_rounded, quiet = 0, settings.verbosity.value < 1
         with tqdm(total=last - done, desc="reading", disable=quiet, leave=False, delay=2, mininterval=0.5) as bar:
             for block in row_blocks(self.matrix, self.where, self.mask, CELLS_AT_ONCE, cells):
                 if check:
-                    check_values(block, self.where, self.cells[done:], self.genes, self.allow_non_integer)
+                    n_rounded += check_values(block, self.where, self.cells[done:], self.genes, self.allow_non_integer)
                 done += block.shape[0]
                 bar.update(block.shape[0])
-                yield _non_zeros(block)
+                yield as_counts(block, self.allow_non_integer)
+        log_rounded(n_rounded, self.where)
 
     def read(self, blocks: NDArray[np.int64]) -> sparse.csr_matrix:
         """The cells of the blocks of neighbours with these numbers, as canonical float32 CSR without explicit zeros."""
@@ -48,12 +49,8 @@ class DiskCounts:
         full = np.arange(1, len(blocks)) % max(CELLS_AT_ONCE // BLOCK, 1) == 0  # what is read at once has all genes
         runs = np.split(blocks, np.flatnonzero(apart | full) + 1)
         slices = (slice(BLOCK * run[0], BLOCK * (run[-1] + 1)) for run in runs)
-        return _non_zeros(sparse.vstack(list(rows_of(self.matrix, self.where, self.mask, slices)), format="csr"))
-
-
-def _non_zeros(counts: sparse.csr_matrix) -> sparse.csr_matrix:
-    counts.eliminate_zeros()
-    return counts.astype(np.float32, copy=False)
+        counts = sparse.vstack(list(rows_of(self.matrix, self.where, self.mask, slices)), format="csr")
+        return as_counts(counts, self.allow_non_integer)
 
 
 def on_disk(matrix: Any, where: str) -> bool:

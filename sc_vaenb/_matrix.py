@@ -11,9 +11,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ._dask import by_genes, computed, is_dask
+from ._sparse import OnDisk, native, sound
 
 ROWS_AT_ONCE = 16_384  # cells read together, so that a dense or backed matrix is never doubled in memory
 LARGEST = 3e38  # what float32 holds
+# How far a count can be from a whole number by rounding, relative to it (to 1, where it is smaller). A float32 is off
+# by 2^-24. Undoing a logarithm, expm1(log1p(x)), makes an error of that size in the logarithm into one log1p(x) times
+# as large in x: 2^-20 for x = 60,000. Twice that leaves room for the scaling before, and refuses 1.00001.
+ROUNDING = 2.0**-19
 
 
 def from_a_file(matrix: Any) -> bool:
@@ -28,23 +33,39 @@ def row_blocks(
     matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int, cells: slice = slice(None)
 ) -> Iterator[sparse.csr_matrix]:
     """Rows of any supported matrix (those of a slice), some at a time, as canonical CSR of the chosen genes."""
+    check_kind(matrix, where)
+    matrix = sound(matrix, where)
+    if is_by_genes(matrix):  # in memory or on disk: rows of it would be read one by one
+        chosen = np.flatnonzero(genes)
+        if is_dask(matrix):
+            matrix = next(computed(matrix, where, [slice(0, matrix.shape[0])]))[:, chosen].tocsr()
+        else:
+            columns = matrix[:, chosen] if sparse.issparse(matrix) else OnDisk(matrix, where).columns(chosen)
+            matrix = columns.tocsr()
+        genes = np.ones(matrix.shape[1], dtype=bool)
+    first, last, _ = cells.indices(matrix.shape[0])
+    yield from rows_of(
+        matrix, where, genes, (slice(start, min(start + n_rows, last)) for start in range(first, last, n_rows))
+    )
+
+
+def check_kind(matrix: Any, where: str) -> None:
+    """Refuse what is no supported matrix of numbers."""
     if not (from_a_file(matrix) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         msg = (
             f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
             "matrix or array, a dask array of these, or a backed AnnData."
         )
         raise TypeError(msg)
+    if isinstance(matrix, np.ma.MaskedArray):
+        msg = f"{where} is a masked array. Give a plain one: matrix.filled(0), if what is masked is no count."
+        raise TypeError(msg)
     if sparse.issparse(matrix) and matrix.format not in {"csr", "csc"}:
         msg = f"{where} is a sparse matrix in {matrix.format} format. Convert it with .tocsr() first."
         raise TypeError(msg)
-    if is_by_genes(matrix):  # in memory or on disk: rows of it would be read one by one
-        whole = next(computed(matrix, where, [slice(0, matrix.shape[0])])) if is_dask(matrix) else matrix
-        matrix = whole[:, np.flatnonzero(genes)].tocsr()
-        genes = np.ones(matrix.shape[1], dtype=bool)
-    first, last, _ = cells.indices(matrix.shape[0])
-    yield from rows_of(
-        matrix, where, genes, (slice(start, min(start + n_rows, last)) for start in range(first, last, n_rows))
-    )
+    if matrix.dtype.kind not in "fiub":
+        msg = f"{where} has dtype {matrix.dtype}, which is not a number. Give integer counts."
+        raise TypeError(msg)
 
 
 def is_by_genes(matrix: Any) -> bool:
@@ -55,32 +76,56 @@ def is_by_genes(matrix: Any) -> bool:
 def rows_of(matrix: Any, where: str, genes: NDArray[np.bool_], slices: Iterable[slice]) -> Iterator[sparse.csr_matrix]:
     """The rows of each slice (in order, each row once) as canonical CSR of the chosen genes."""
     chosen = np.flatnonzero(genes)
+    if hasattr(matrix, "group"):  # sparse, in a file
+        matrix = OnDisk(matrix, where)
     for rows in computed(matrix, where, slices) if is_dask(matrix) else (matrix[part] for part in slices):
         yield canonical(rows if genes.all() else rows[:, chosen], where)
 
 
 def canonical(rows: Any, where: str) -> sparse.csr_matrix:
     """Numbers as a CSR matrix of its own, with sorted indices, each once."""
-    if rows.dtype.kind not in "fiub":
-        msg = f"{where} has dtype {rows.dtype}, which is not a number. Give integer counts."
-        raise TypeError(msg)
-    # scipy knows no sparse float16, and float32 holds every count up to 16.7 million
-    block = sparse.csr_matrix(rows.astype(np.float32) if rows.dtype == np.float16 else rows, copy=True)
-    block.sum_duplicates()
+    check_kind(rows, where)
+    block = sparse.csr_matrix(rows if sparse.issparse(rows) else native(rows), copy=True)
+    if not block.has_canonical_format:
+        block.data = block.data.astype(np.float64)  # 200 + 100 is 44 in eight bits
+        block.sum_duplicates()
     return block
+
+
+def as_counts(block: sparse.csr_matrix, allow_non_integer: bool) -> sparse.csr_matrix:
+    """Checked values as float32 without explicit zeros, and (unless fractions are allowed) without rounding noise."""
+    if block.data.dtype.kind == "f" and not allow_non_integer:
+        np.rint(block.data, out=block.data)
+    block.eliminate_zeros()
+    return block.astype(np.float32, copy=False)
+
+
+def nearly_whole(values: NDArray) -> NDArray[np.bool_]:
+    """Which values are whole numbers but for the rounding of float32."""
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        near: NDArray[np.bool_] = np.abs(values - np.rint(values)) <= ROUNDING * np.maximum(np.abs(values), 1)
+    return near
+
+
+def log_rounded(n_rounded: int, where: str) -> None:
+    """Say that values were taken as the whole numbers next to them."""
+    if n_rounded:
+        from scanpy import logging as logg
+
+        logg.info(f"{where}: {n_rounded:,} counts differ from whole numbers by rounding errors only, and are rounded.")
 
 
 def read_matrix(
     matrix: Any, where: str, cells: pd.Index, genes: pd.Index, mask: NDArray[np.bool_], allow_non_integer: bool
 ) -> sparse.csr_matrix:
     """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked."""
-    n_cells, done, filled = matrix.shape[0], 0, 0
+    n_cells, done, filled, n_rounded = matrix.shape[0], 0, 0, 0
     lengths = np.zeros(n_cells, np.int64)
     # Room as the first cells suggest, not pieces to be joined later: so counts are never held twice.
     data, indices = np.empty(0, np.float32), np.empty(0, np.int32)
     for block in row_blocks(matrix, where, mask, ROWS_AT_ONCE):
-        check_values(block, where, cells[done:], genes, allow_non_integer)
-        block.eliminate_zeros()
+        n_rounded += check_values(block, where, cells[done:], genes, allow_non_integer)
+        block = as_counts(block, allow_non_integer)
         lengths[done : done + block.shape[0]] = np.diff(block.indptr)
         done, end = done + block.shape[0], filled + block.nnz
         if end > len(data):
@@ -88,6 +133,7 @@ def read_matrix(
             data, indices = _enlarged(data, filled, room), _enlarged(indices, filled, room)
         data[filled:end], indices[filled:end] = block.data, block.indices
         filled = end
+    log_rounded(n_rounded, where)
     pointer = np.concatenate([[0], np.cumsum(lengths)])
     index_type = np.int32 if filled <= np.iinfo(np.int32).max else np.int64
     parts = (data[:filled], indices[:filled].astype(index_type, copy=False), pointer.astype(index_type))
@@ -102,8 +148,8 @@ def _enlarged(values: NDArray, filled: int, room: int) -> NDArray:
 
 def check_values(
     block: sparse.csr_matrix, where: str, cells: pd.Index, genes: pd.Index, allow_non_integer: bool
-) -> None:
-    """Refuse the first value that cannot be a count, by the names of its cell and gene."""
+) -> int:
+    """Refuse the first value that cannot be a count, by the names of its cell and gene; how many need rounding."""
     data = block.data
 
     def refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:
@@ -116,12 +162,19 @@ def check_values(
     finite = np.abs(data) < LARGEST  # False for NaN
     if not finite.all():
         refuse(~finite, "values that are not finite", ". Give raw counts; a missing value is not a zero.")
-    if data.size and data.min() < 0:
-        refuse(data < 0, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts.")
-    if data.dtype.kind == "f" and not allow_non_integer and (data != np.rint(data)).any():
+    fractions = data.dtype.kind == "f" and not allow_non_integer
+    lowest = -ROUNDING if fractions else 0
+    if data.size and data.min() < lowest:
         refuse(
-            data != np.rint(data),
+            data < lowest, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts."
+        )
+    if not fractions or not (odd := data != np.rint(data)).any():
+        return 0
+    if not (near := nearly_whole(data)).all():
+        refuse(
+            ~near,
             "non-integer values",
             ": this looks log-normalised. Pass the layer with raw counts, or allow_non_integer=True for "
             "ambient-corrected counts.",
         )
+    return int(odd.sum())

@@ -1,7 +1,5 @@
 """What is read out of an AnnData is right whatever it is stored as, and what cannot be counts is refused by name."""
 
-import json
-
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -9,7 +7,7 @@ import pytest
 from scipy import sparse as sp
 
 import sc_vaenb
-from sc_vaenb import _adata, _matrix
+from sc_vaenb import _adata, _checks, _matrix
 
 KINDS = {
     "dense": lambda x: x,
@@ -213,24 +211,24 @@ def test_an_empty_x_is_refused():
 # the AnnData as a whole
 
 
-@pytest.mark.parametrize("thing", [None, COUNTS, "adata.h5ad", sp.csr_matrix(COUNTS)])
+@pytest.mark.parametrize("thing", [COUNTS, sp.csr_matrix(COUNTS)])
 def test_what_is_no_anndata_is_refused(thing):
     text = rf"adata is a {type(thing).__name__}, not an AnnData\. Wrap counts with anndata\.AnnData\(counts\) first"
     with pytest.raises(TypeError, match=text):
-        _adata.check_adata(thing)
+        _checks.check_anndata(thing)
 
 
 @pytest.mark.parametrize(("cells", "genes"), [(0, 4), (5, 0), (0, 0)])
 def test_nothing_to_fit_is_refused(table, cells, genes):
     with pytest.raises(ValueError, match=f"adata has {cells} cells and {genes} genes: there is nothing to fit"):
-        _adata.check_adata(table[:cells, :genes])
+        _checks.check_anndata(table[:cells, :genes])
 
 
 def test_duplicate_gene_names_are_refused(table, refused):
     table.var_names = ["CD3D", "LYZ", "NKG7", "LYZ"]
     text = r"var_names holds 1 duplicates \(first: 'LYZ'\).*Call adata\.var_names_make_unique\(\) first"
     with refused(table, ValueError, text):
-        _adata.check_adata(table)
+        _checks.check_adata(table)
 
 
 # masks of genes
@@ -393,38 +391,46 @@ def test_batches_are_found_among_those_a_model_knows(table):
 # choices and numbers
 
 
-def test_an_unknown_choice_lists_the_valid_ones():
-    _adata.check_choice("link", "exp", ["softmax", "exp"])
-    for value in ("sigmoid", None, 3, ["exp"]):
-        with pytest.raises(ValueError, match=r"link=.* is not known\. Choose one of \['softmax', 'exp'\]"):
-            _adata.check_choice("link", value, ["softmax", "exp"])
+def test_a_column_that_is_there_twice_is_refused(table):
+    table.obs = pd.concat([table.obs, table.obs], axis=1)
+    table.var["chosen"] = True
+    table.var = pd.concat([table.var, table.var], axis=1)
+    with pytest.raises(ValueError, match=r"obs holds 2 columns named 'batch'\. Rename one of them, or keep one\."):
+        _adata.batch_labels(table, "batch")
+    with pytest.raises(ValueError, match=r"var holds 2 columns named 'chosen'"):
+        _adata.gene_mask(table, "chosen")
 
 
-@pytest.mark.parametrize("value", [0, 1, 0.5, np.float32(0.5), np.int64(1)])
-def test_numbers_within_their_bounds_pass(value):
-    _adata.check_number("warmup", value, 0, 1)
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([1, "1", 1, 1, 1], r"holds values of one name and different types \(first: '1'\)\. Make all of them strings"),
+        ([["a"]] * 5, r"holds values that are no names \(\['a'\]\)\. Make them strings: adata\.obs\['odd'\] = "),
+    ],
+)
+def test_values_that_are_no_names_are_refused(table, values, text):
+    table.obs["odd"] = pd.Series(values, index=table.obs_names, dtype=object)
+    with pytest.raises(ValueError, match=text):
+        _adata.read_categories(table, "batch_key", "odd")
 
 
-@pytest.mark.parametrize("value", [-1e-9, 1.01, np.nan, np.inf, -np.inf, "0.5", None, True, [0.5]])
-def test_numbers_out_of_bounds_are_refused(value):
-    with pytest.raises(ValueError, match=r"warmup=.* is not possible\. Give a number at least 0 and at most 1\."):
-        _adata.check_number("warmup", value, 0, 1)
+def test_a_mask_in_another_order_is_refused(table):
+    mask = pd.Series([True, False, True, True], index=table.var_names[::-1])
+    with pytest.raises(ValueError, match=r"mask_var is a Series whose index is not var_names\. Give mask_var\.reindex"):
+        _adata.gene_mask(table, mask)
+    assert _adata.gene_mask(table, mask.reindex(table.var_names)).tolist() == [True, True, False, True]
 
 
-def test_bounds_open_whole_and_infinite():
-    with pytest.raises(ValueError, match=r"rate=0 is not possible\. Give a number above 0\."):
-        _adata.check_number("rate", 0, 0, above=True)
-    with pytest.raises(ValueError, match=r"beta=inf is not possible\. Give a number at least 0\."):
-        _adata.check_number("beta", np.inf, 0)
-    with pytest.raises(ValueError, match=r"n_latent=2\.0 is not possible\. Give a whole number at least 1\."):
-        _adata.check_number("n_latent", 2.0, 1, whole=True)
-    _adata.check_number("n_latent", np.int32(2), 1, whole=True)
-
-
-@pytest.mark.parametrize("key", ["a/b", "", 5, ("vae",)])
-def test_keys_that_cannot_be_are_refused(key):
-    with pytest.raises(ValueError, match=r"key_added=.* is not possible\. Give a name without '/'"):
-        _adata.check_key(key)
+def test_an_empty_cell_is_empty_in_the_genes_used_or_in_all(table):
+    values = COUNTS.copy()
+    values[0], values[1] = 0, [5, 0, 0, 0]
+    mask = np.array([False, True, True, True])
+    text = r"2 cells have no counts in the 3 genes used \(first: 'cell0'\).* 1 of them have none in any gene: remove"
+    with pytest.raises(ValueError, match=text + r".*filter_cells.* 1 of them have counts in other genes: use more"):
+        _adata.read_counts(with_counts(table, values), "counts", mask)
+    values[0, 0] = 1
+    with pytest.raises(ValueError, match=r"size factor\. They have counts in other genes: use more genes \(mask_var\)"):
+        _adata.read_counts(with_counts(table, values), "counts", mask)
 
 
 # the record
@@ -437,38 +443,6 @@ def test_genes_are_located_by_name(table, refused):
     )
     with refused(table, ValueError, text):
         _adata.locate_genes(table, ["FOXP3", "CD3D", "IL7R"], "vae")
-
-
-def test_an_unknown_record_lists_the_fitted_ones(table, refused):
-    table.uns = {"mine": {"model": {}, "params": {}}, "neighbors": {"params": {}}, "note": "text"}
-    assert _adata.find_record(table, "mine") == {"model": {}, "params": {}}
-    for key in ("vae", "neighbors", "note"):
-        text = (
-            rf"uns\['{key}'\] holds no model fitted by sc_vaenb; uns has \['mine'\]\. Run sc_vaenb\.tl\.cvae or tl\.vae"
-        )
-        with refused(table, KeyError, text):
-            _adata.find_record(table, key)
-
-
-def test_a_model_is_packed_and_unpacked():
-    weights = {"encoder.first.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "depth": np.float32(5)}
-    config = {"n_genes": 3, "hidden": [16], "size_factor": None, "size_factor_mean": np.float64(7.5)}
-    packed = _adata.pack_model(config, weights, ["g1", "g2"], np.array(["b"]))
-    assert json.loads(packed["config"]) == config
-    config_again, weights_again, genes, batches = _adata.unpack_model({"model": packed}, "vae")
-    assert (config_again, genes, batches) == (config, ["g1", "g2"], ["b"])
-    for name, value in weights.items():
-        np.testing.assert_array_equal(weights_again[name], value)
-
-
-@pytest.mark.parametrize("found", ["sc_vaenb model 2", None])
-def test_another_format_is_refused(found):
-    packed = _adata.pack_model({}, {}, [], []) | {"format": found}
-    text = (
-        rf"uns\['vae'\]\['model'\] has the format {found!r}, this version reads 'sc_vaenb model 1'\. Fit it again, or"
-    )
-    with pytest.raises(ValueError, match=text):
-        _adata.unpack_model({"model": packed}, "vae")
 
 
 def test_a_result_on_a_view_makes_it_its_own(table, unchanged):
@@ -484,7 +458,7 @@ def test_batches_of_one_name_and_two_types_are_refused(adata, refused):
     adata.obs["mixed"] = pd.Series([1, "1"] * (adata.n_obs // 2), index=adata.obs_names, dtype=object).astype(
         "category"
     )
-    with refused(adata, ValueError, "batches of one name and different types"):
+    with refused(adata, ValueError, "values of one name and different types"):
         sc_vaenb.tl.cvae(adata, "mixed", n_steps=2)
 
 

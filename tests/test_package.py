@@ -15,19 +15,33 @@ import sc_vaenb
 
 ROOT = Path(sc_vaenb.__file__).parent
 ARROWS = {  # what may be imported from where, within the package
-    "model": {"model"},
-    "fit": {"fit", "model"},
-    "metrics": {"metrics"},
-    "datasets": {"datasets"},
-    "cli": {"cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"},
-    "_dask": set(),
-    "_matrix": {"_dask"},
-    "_adata": {"_dask", "_matrix"},
-    "_disk": {"_matrix", "fit"},
-    "pp": {"pp", "_adata", "_disk", "_matrix", "metrics", "fit", "model"},
-    "tl": {"tl", "_adata", "_disk", "_matrix", "metrics", "fit", "model"},
-    "pl": {"pl", "_adata", "metrics", "fit", "model"},
-    "report": {"report", "pp", "tl", "pl"},
+    "_schema": set(),
+    "_names": set(),
+    "_session": set(),
+    "_caches": set(),
+    "_sparse": set(),
+    "_dask": {"_sparse"},
+    "_matrix": {"_dask", "_sparse"},
+    "_checks": {"_dask", "_matrix", "_names"},
+    "model": {"model", "_session"},
+    "fit": {"fit", "metrics", "model", "_schema", "_session"},
+    "metrics": {"metrics", "_checks", "_session"},
+    "datasets": {"datasets", "_checks", "_session"},
+    "_record": {"_schema", "model"},
+    "_results": {"_schema", "_record"},
+    "_adata": {"_dask", "_matrix", "_checks", "_names", "_session", "_sparse"},
+    "_disk": {"_matrix", "_sparse", "fit"},
+    "pp": {"pp", "_adata", "_checks", "_disk", "_matrix", "_session", "_sparse", "metrics", "fit", "model"},
+    "tl": {
+        *("tl", "_adata", "_checks", "_disk", "_matrix", "_names", "_record", "_results", "_session", "_sparse"),
+        *("metrics", "fit", "model"),
+    },
+    "pl": {"pl", "_adata", "_checks", "_record", "_results", "metrics", "fit", "model"},
+    "report": {"report", "_adata", "_checks", "_names", "pp", "tl", "pl", "_record", "_results"},
+    "cli": {
+        *("cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"),
+        *("_caches", "_names", "_record", "_results", "_session", "_sparse"),
+    },
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") in ARROWS)
 FUNCTIONS = [

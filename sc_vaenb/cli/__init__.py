@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
+from .._caches import ensure_caches
 from ._options import add_options
 
 OUT = Path("results_comparison")
@@ -48,6 +49,7 @@ method. Interrupted, the same command goes on where it was."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 refused or failed, 2 not understood, 130 interrupted."""
+    ensure_caches()
     typed = list(sys.argv[1:] if arguments is None else arguments)
     options, unknown = _parser(typed).parse_known_args(typed)
     if unknown:

@@ -89,9 +89,12 @@ def _folder_name(adata: AnnData, key: str) -> str:
 
 def _take_over(adata: AnnData, before: AnnData) -> None:
     """Bring what an earlier run computed; `tl.compare` takes of it what fits these data and parameters."""
-    made = before.uns.get("compare", {}).get("made")
-    if made is None or not adata.obs_names.equals(before.obs_names):
+    from .._results import check_result
+
+    stored = before.uns.get("compare")
+    if not isinstance(stored, dict) or "made" not in stored or not adata.obs_names.equals(before.obs_names):
         return
+    made = check_result({"made": stored["made"]}, "compare", "compare")["made"]
     adata.uns["compare"] = {"made": made}
     for key in made.index:
         for place, name in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from ._fit import BATCH_NAMES, LABEL_NAMES, warn_of_circular
 from ._options import given
 from ._read import choose_key, read
 from ._write import check_new, make_folder, whole, write_adata
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 ROWS = 1000  # of a matrix, by which it is described
 
@@ -75,7 +78,7 @@ def run_info(options: argparse.Namespace) -> None:
     for name, array in adata.obsm.items():
         print(f"obsm[{name!r}]: {' x '.join(f'{size:,}' for size in np.shape(array))}")
     for key, record in adata.uns.items():
-        for line in _fitted(key, record):
+        for line in _fitted(adata, key, record):
             print(line)
 
 
@@ -90,14 +93,22 @@ def _what(matrix: Any) -> str:
     return f"{kind}, {'whole numbers: raw counts' if (values == np.rint(values)).all() else 'fractions: no raw counts'}"
 
 
-def _fitted(key: str, record: Any) -> list[str]:
+def _fitted(adata: AnnData, key: str, record: Any) -> list[str]:
+    from .._record import read_record
+
     if not isinstance(record, dict):
         return []
     if "model" in record and "params" in record:
-        params = record["params"]
+        try:
+            checked = read_record(adata, key)
+        except ValueError as error:  # all else in the file is still worth a line
+            return [f"uns[{key!r}]: {error}"]
+        params = checked["params"]
         on = f" on {params['batch_key']!r}" if "batch_key" in params else ""
-        what = f"tl.{params['method']}{on}, likelihood {params['likelihood']}, {params['n_latent']} latent dimensions"
-        return [f"uns[{key!r}]: {what}. {record['verdict']['message']}"]
-    if "verdict" in record and "scores" in record:
+        said = [f"tl.{params.get('method', 'vae')}{on}"]
+        said += [f"likelihood {params['likelihood']}"] if "likelihood" in params else []
+        said += [f"{params['n_latent']} latent dimensions"] if "n_latent" in params else []
+        return [f"uns[{key!r}]: {', '.join(said)}. {checked['verdict']['message']}"]
+    if isinstance(record.get("verdict"), str) and "scores" in record:
         return [f"uns[{key!r}]: comparison", *(f"    {line}" for line in record["verdict"].splitlines())]
     return []

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse as sp
 
-from ._check import check_whole, generator_of
+from .._checks import checked
+from .._session import own_state, shared
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 EFFICIENCY_SPREAD = 0.5  # logit sd of the capture efficiency; same-batch share of PCA neighbours 0.6 (chance 0.33)
 
 
+@own_state()
+@checked
 def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> AnnData:
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 
@@ -64,8 +67,7 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     import pandas as pd
     from anndata import AnnData
 
-    check_whole("n_batches", n_batches, high=len(ascii_uppercase))
-    generator = generator_of(rng)
+    generator = np.random.default_rng(rng)
     counts, labels, genes = _pbmc_counts()
 
     # Dealt like cards from a deck sorted by label: even within each label, and over all cells.
@@ -104,7 +106,7 @@ def _pbmc_counts() -> tuple[sp.csr_matrix, Any, Any]:
     import scanpy as sc
     from anndata import OldFormatWarning
 
-    with warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
+    with shared(), warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
         warnings.simplefilter("ignore", OldFormatWarning)
         warnings.filterwarnings("ignore", category=FutureWarning, module="anndata")
         warnings.filterwarnings("ignore", message=".*future.infer_string")

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from .._checks import checked
+from .._session import own_state
 from ._table import read_counts, read_metadata
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ CACHED = "GSE149614_hcc.h5ad"
 CHUNK = 2**17  # bytes downloaded at once
 
 
+@own_state()
+@checked
 def hcc(
     folder: str | Path | None = None,
     *,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse as sp
 
-from ._check import check_number, check_table, check_whole, generator_of
+from .._checks import checked
+from .._session import own_state
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +22,8 @@ BLOCK = 2**22  # dense values held at once while drawing; changing it changes th
 ATTEMPTS = 1000  # draws before a cell or gene without counts is an error
 
 
+@own_state()
+@checked
 def simulate(
     n_cells: int = 1000,
     n_genes: int = 500,
@@ -113,25 +116,15 @@ def simulate(
     import pandas as pd
     from anndata import AnnData
 
-    for name, value in {"n_cells": n_cells, "n_genes": n_genes, "n_types": n_types, "n_batches": n_batches}.items():
-        check_whole(name, value)
-    check_number("marker_share", marker_share, 0, 1)
-    check_number("marker_fold", marker_fold, 1)
-    check_number("batch_strength", batch_strength, 0)
-    check_number("depth_spread", depth_spread, 0)
-    check_number("theta", theta, 0, open_low=True)
-    check_number("dropout", dropout, 0, 1, open_high=True)
-    shares = check_table("composition", 1 if composition is None else composition, (n_batches, n_types))
-    depth = check_table("mean_depth", mean_depth, (n_batches,))
-    if depth.min() == 0:
-        raise ValueError("mean_depth is 0 for a batch, so its cells would have no counts: pass positive depths.")
+    shares = _table("composition", 1 if composition is None else composition, (n_batches, n_types))
+    depth = _table("mean_depth", mean_depth, (n_batches,))
     n_markers = int(marker_share * n_genes) // n_types
     if marker_share > 0 and n_markers == 0:
         raise ValueError(
             f"marker_share={marker_share} of n_genes={n_genes} leaves no marker gene for each of n_types={n_types}: "
             "raise marker_share or n_genes, or pass marker_share=0 for types that are all alike."
         )
-    generator = generator_of(rng)
+    generator = np.random.default_rng(rng)
 
     # Evenly spaced points on the cumulative shares: right to within a cell, and nothing where the share is 0.
     points = (np.arange(n_cells) + 0.5) / n_cells
@@ -212,3 +205,19 @@ def _without_empty(
         f"{what}_{index[empty[0]]} has no count after {ATTEMPTS} draws: raise mean_depth (or n_cells or theta), or "
         "lower dropout."
     )
+
+
+def _table(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """`value` as a float array of this shape (a single number is repeated): finite, not negative, not all zero."""
+    try:
+        table = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must hold numbers, found {value!r}.") from None
+    if table.ndim == 0:
+        table = np.full(shape, table)
+    if table.shape != shape:
+        axes = " x ".join(["n_batches", "n_types"][: len(shape)])
+        raise ValueError(f"{name} must have shape {shape} ({axes}), found {table.shape}: pass one number for each.")
+    if not np.isfinite(table).all() or table.min() < 0 or table.max() == 0:
+        raise ValueError(f"{name} must hold finite numbers, none negative and not all zero; found {table.tolist()}.")
+    return table

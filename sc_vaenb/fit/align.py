@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
+from .._session import shared
 from ..model.alignment import SHARPNESS, Alignment
+from .batches import cells_by_code
 from .device import threads_as_asked
 
 MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
@@ -48,40 +50,44 @@ def align(
     # A copy in torch's own memory: products of arrays that lie otherwise may round otherwise.
     z, code = torch.from_numpy(latent[chosen]).clone(), torch.from_numpy(batch[chosen])
     clusters = len(alignment.centroid)
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct states than clusters: some stay empty
         start = KMeans(min(clusters, len(z)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
             normalize(z).numpy()
         )
-    centroid = torch.zeros(clusters, z.shape[1])
+    centroid = torch.zeros(clusters, z.shape[1], dtype=z.dtype)
     centroid[: start.n_clusters] = torch.from_numpy(start.cluster_centers_.astype(np.float32))
     centroid = normalize(centroid)
 
-    of_batch = one_hot(code, len(group)).float()
-    together = torch.from_numpy(group[:, None] == group).float()  # batches x batches
-    share = of_batch.sum(0) / (together @ of_batch.sum(0)).clamp(min=1)  # of a batch in its group
+    # Batches are many (thousands), so nothing here is cells x batches or batches x batches.
+    group_of = torch.from_numpy(group)
+    size = torch.bincount(code, minlength=len(group)).float()
+    share = size / group_sums(size.unsqueeze(0), group_of).squeeze(0).clamp(min=1)  # of a batch in its group
 
     def expected(observed: Tensor) -> Tensor:
-        return (observed @ together) * share
+        return group_sums(observed, group_of) * share
+
+    def by_batch(member: Tensor, code: Tensor) -> Tensor:
+        return member.new_zeros(len(group), member.shape[1]).index_add_(0, code, member).T
 
     def log_weight(observed: Tensor) -> Tensor:
         return DIVERSITY * ((expected(observed) + 1) / (observed + 1)).log()
 
     aligned, member = z, torch.softmax(SHARPNESS * normalize(z) @ centroid.T, 1)
-    observed = member.T @ of_batch  # clusters x batches, in cells
+    observed = by_batch(member, code)  # clusters x batches, in cells
     for _ in range(LARGEST_OUTER):
         direction = normalize(aligned)
         for _ in range(INNER):
             centroid = normalize(member.T @ direction)
             for part in torch.from_numpy(rng.permutation(len(z))).tensor_split(PARTS):
                 # a part at a time, so that cells see where others of their batch have gone
-                observed -= member[part].T @ of_batch[part]
+                observed = observed - by_batch(member[part], code[part])
                 near = SHARPNESS * direction[part] @ centroid.T
                 member[part] = torch.softmax(near + log_weight(observed.clamp(min=0)).T[code[part]], 1)
-                observed += member[part].T @ of_batch[part]
+                observed += by_batch(member[part], code[part])
         alignment.centroid.copy_(centroid)
         alignment.log_weight.copy_(log_weight(observed.clamp(min=0)))
-        alignment.shift.copy_(shifts(z, code, member, together, expected(observed)))
+        alignment.shift.copy_(shifts(z, code, member, group_of, expected(observed)))
         before, aligned = aligned, alignment(z, code)
         if (aligned - before).abs().mean() < SETTLED * z.abs().mean():
             break
@@ -92,20 +98,26 @@ def draw_cells(batch: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
     if len(batch) <= MOST_CELLS:
         return np.arange(len(batch))
     share = MOST_CELLS / len(batch)
-    parts = [rng.permutation(np.flatnonzero(batch == code)) for code in np.unique(batch)]
+    parts = [rng.permutation(cells) for cells in cells_by_code(batch)]
     return np.sort(np.concatenate([part[: max(round(share * len(part)), OF_A_BATCH)] for part in parts]))
 
 
-def shifts(z: Tensor, code: Tensor, member: Tensor, together: Tensor, expected: Tensor) -> Tensor:
+def group_sums(values: Tensor, group: Tensor) -> Tensor:
+    """Sums over the batches of a group (dimension 1), for each of its batches."""
+    sums = values.new_zeros(len(values), int(group.max()) + 1, *values.shape[2:])
+    return sums.index_add_(1, group, values)[:, group]
+
+
+def shifts(z: Tensor, code: Tensor, member: Tensor, group: Tensor, expected: Tensor) -> Tensor:
     """How far each batch's mean in each cluster is from that of its group (clusters x batches x dimensions).
 
     It is shrunk where a cluster holds few of the batch's cells, measured by what an equal share would be: a cell type
     that a batch lacks must not be drawn to the few cells of it that only seem to be there.
     """
-    rows = [code == b for b in range(len(together))]
-    cells = torch.stack([member[r].sum(0) for r in rows], 1).unsqueeze(2)
-    mean = torch.stack([member[r].T @ z[r] for r in rows], 1) / cells.clamp(min=1e-8)
+    order, sizes = code.argsort(stable=True), torch.bincount(code, minlength=len(group)).tolist()
+    parts = list(zip(member[order].split(sizes), z[order].split(sizes), strict=True))
+    cells = torch.stack([m.sum(0) for m, _ in parts], 1).unsqueeze(2)
+    mean = torch.stack([m.T @ x for m, x in parts], 1) / cells.clamp(min=1e-8)
     trust = cells / (cells + RIDGE * expected.unsqueeze(2) + A_FEW)
-    centre = torch.einsum("kbd,bc->kcd", trust * mean, together)
-    centre /= torch.einsum("kbd,bc->kcd", trust, together).clamp(min=1e-8)
+    centre = group_sums(trust * mean, group) / group_sums(trust, group).clamp(min=1e-8)
     return trust * (mean - centre)

@@ -117,14 +117,20 @@ def checksum(*arrays: NDArray) -> int:
     return value
 
 
+def cells_by_code(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The cells of each code that occurs, in the order of the codes; one sort, however many codes there are."""
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1) if len(codes) else []
+
+
 def split(
     condition: NDArray[np.int64], fraction: float, max_cells: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells to fit and cells held out, both sorted: about the same share of every batch, at least one cell to fit."""
     share = min(fraction, max_cells / len(condition))
     held_out = []
-    for code in np.unique(condition):
-        cells = rng.permutation(np.flatnonzero(condition == code))
+    for batch in cells_by_code(condition):
+        cells = rng.permutation(batch)
         held_out.append(cells[: min(round(share * len(cells)), len(cells) - 1)])
     validation = np.sort(np.concatenate(held_out))
     return np.setdiff1d(np.arange(len(condition)), validation), validation

@@ -24,23 +24,25 @@ from .loop import CLIP, FitConfig, Step
 WRITTEN_OUT = {"likelihood": "nb", "link": "softmax", "norm": "layer", "activation": "gelu", "prior": "normal"}
 
 
-def step_on_cpu(model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> Step:
+def step_on_cpu(model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator) -> Step:
     """The quickest step that there is for a model on a CPU."""
     config = model.config
     usual = all(getattr(config, name) == value for name, value in WRITTEN_OUT.items())
     more = config.dropout or config.penalties or options.free_bits
-    return (StepByHand if usual and not more else Step)(model, counts, options, n_cells)
+    return (StepByHand if usual and not more else Step)(model, counts, options, n_cells, generator)
 
 
 class StepByHand(Step):
     """A step without autograd, all of whose gradients lie in one place."""
 
-    def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
-        super().__init__(model, counts, options, n_cells)
+    def __init__(
+        self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator
+    ) -> None:
+        super().__init__(model, counts, options, n_cells, generator)
         assert isinstance(model.likelihood, NegativeBinomial)
         self.likelihood = model.likelihood
         sizes = [parameter.numel() for parameter in model.parameters()]
-        self.all_gradients = torch.zeros(sum(sizes))
+        self.all_gradients = torch.zeros(sum(sizes), dtype=torch.float32)
         for parameter, part in zip(model.parameters(), self.all_gradients.split(sizes), strict=True):
             parameter.grad = part.view_as(parameter)
         self.encoder, self.decoder = Layers(model.encoder), Layers(model.decoder)
@@ -52,12 +54,12 @@ class StepByHand(Step):
 
     @torch.no_grad()
     def gradients(self, cells: Any, beta: float, warmth: float) -> Terms:
-        model, batch = self.model, self.minibatch(cells)
+        model, batch = self.model, self.drawing(cells)
         mean, log_var = self.encoder.forward(batch.log_normalised(), model.encoder_side(batch)).chunk(2, dim=1)
         bounded = log_var.clamp(*LOG_VAR)
         noise, sd = batch.random(torch.randn, mean.shape[1]), (0.5 * bounded).exp()
         raw = self.decoder.forward(torch.addcmul(mean, sd, noise), model.decoder_side(batch))
-        log_theta, share = self.likelihood.bounded_log_theta(), torch.full((batch.n_cells,), -1 / batch.n_cells)
+        log_theta, share = self.likelihood.bounded_log_theta(), mean.new_full((batch.n_cells,), -1 / batch.n_cells)
         value, of_raw, of_theta = value_and_gradients(raw, model.offset(batch), log_theta, batch, True, share)
         reconstruction, kl = -value.mean(), model.prior.kl(mean, bounded, batch.condition).mean(0)
 

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..model.vae import CountVAE
 from .batches import Counts, split
-from .decode import posterior
-from .device import own_random_state, threads_as_asked
+from .decode import finite, posterior
+from .device import generator, normal_like, threads_as_asked
 from .loop import HELD_OUT
 
 LEVELS = (50, 80, 90, 95)  # percent: the central intervals whose coverage is reported
@@ -106,20 +106,22 @@ def compare_replicates(
     statistics = _Statistics(counts, 1 + n_samples)
     pit = {name: np.zeros(BINS) for name in ("all", "expressed")}
     bar = tqdm(total=len(counts), disable=not progress, leave=False, mininterval=0.5)
-    with own_random_state(seed, device), threads_as_asked(), bar:
+    noise = generator(seed, device)
+    with threads_as_asked(), bar:
         for cells, mean, sd in posterior(model, counts, device):
             batch = counts.minibatch(cells, device)
             x = batch.dense(batch.count)
             statistics.add(0, cells, x, batch.size_factor)
             below, ties, total = (torch.zeros_like(x) for _ in range(3))
             for sample in range(1, 1 + n_samples):
-                z = mean + sd * torch.randn_like(mean)
-                again = model.draw(z, batch.size_factor, batch.condition, batch.beside)
+                z = mean + sd * normal_like(mean, noise)
+                again = finite(model.draw(z, batch.size_factor, batch.condition, noise, batch.beside))
                 statistics.add(sample, cells, again, batch.size_factor)
                 below += again < x
                 ties += again == x
                 total += again
-            place = (below + torch.rand_like(x) * (ties + 1)) / (n_samples + 1)
+            uniform = torch.rand(x.shape, generator=noise, dtype=x.dtype, device=device)
+            place = (below + uniform * (ties + 1)) / (n_samples + 1)
             for name, values in {"all": place, "expressed": place[total >= EXPRESSED * n_samples]}.items():
                 pit[name] += torch.histc(values.cpu(), BINS, 0, 1).numpy()
             bar.update(cells.stop - cells.start)

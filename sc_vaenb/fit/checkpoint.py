@@ -14,7 +14,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,8 +25,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .. import _schema as schema
+from .._schema import Damaged
 from ..model.vae import CountVAE, ModelConfig
-from .adapt import Adaptation
+from .adapt import MOST_SETBACKS, Adaptation
 from .batches import Counts
 from .history import History
 
@@ -38,6 +40,43 @@ NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
 PARTIAL = ".partial.safetensors"
 SHARE = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured
+BEST, ADAPT = ("step", "loss", "waited"), ("beta", "slower", "setbacks", "looks")
+LONGEST_RANDOM_STATE = 10_000  # bytes
+LARGEST = 1e12  # weight or moment; gradients are clipped far below
+
+
+def _real(value: Any, where: str) -> float:
+    """A number, which in a fit that goes wrong may be infinite or none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise schema.refuse(where, value, "a number")
+    return value
+
+
+ROW = dict.fromkeys(
+    (
+        *("step", "epoch", "train_loss", "train_reconstruction", "train_kl"),
+        *("beta", "active_units", "learning_rate", "seconds"),
+    ),
+    _real,
+)
+STATE = schema.fields(
+    {
+        "step": schema.whole(1),
+        "status": schema.text("", "stopped_early"),
+        "best": schema.fields({"step": schema.whole(), "loss": _real, "waited": schema.whole()}),
+        "adapt": schema.fields(
+            {
+                "beta": schema.number(0, 1e300),
+                "slower": schema.number(1),
+                "setbacks": schema.whole(0, MOST_SETBACKS),
+                "looks": schema.sequence(schema.sequence(_real, 2)),
+            }
+        ),
+        "rows": schema.sequence(schema.fields(ROW, others=_real), most=1_000),
+        "batch_size": schema.whole(),
+    },
+    optional={"batch_size"},
+)
 
 
 @dataclass
@@ -69,13 +108,13 @@ class State:
         for at, values in self.optimizer.state_dict()["state"].items():
             parts[f"optimizer/{at}"] = values
         arrays = {f"{part}/{name}": value.cpu() for part, values in parts.items() for name, value in values.items()}
-        best = {name: getattr(self.best, name) for name in ("step", "loss", "waited")}
-        adapt = {name: getattr(self.adapt, name) for name in ("beta", "slower", "setbacks", "looks")}
+        best = {name: getattr(self.best, name) for name in BEST}
+        adapt = {name: getattr(self.adapt, name) for name in ADAPT}
         facts = {"step": self.step, "status": self.status, "best": best, "adapt": adapt, "rows": self.history.rows}
         return arrays, facts
 
     def unpack(self, arrays: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Become a state that was packed."""
+        """Become a state that was packed, and checked (`check_state`)."""
         parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for path, value in arrays.items():
             part, _, name = path.rpartition("/")
@@ -90,9 +129,10 @@ class State:
         device = self.model.depth.device
         self.best.weights = {name: value.to(device) for name, value in parts["best"].items()} or None
         self.adapt.weights = {name: value.to(device) for name, value in parts["calm"].items()}
-        for keeper, part in ((self.best, "best"), (self.adapt, "adapt")):
-            for name, value in facts[part].items():
-                setattr(keeper, name, value)
+        for name in BEST:
+            setattr(self.best, name, facts["best"][name])
+        for name in ADAPT:
+            setattr(self.adapt, name, facts["adapt"][name])
         for name, generator in self.generators.items():
             if name in parts["noise"]:  # a fit may go on on another device, whose noise starts from the seed
                 generator.set_state(parts["noise"][name])
@@ -123,13 +163,15 @@ class Checkpoint:
         damaged = []
         for path in sorted(self._states(), reverse=True):
             try:
-                arrays, text = read(path)
-            except (OSError, ValueError, SafetensorError) as error:
+                about, state = read_text(path)
+                self._refuse_another(about)
+                arrays = read(path)[0]
+                check_state(arrays, state, about, int(path.name.split("_")[1]))
+            except (OSError, Damaged, SafetensorError) as error:
                 damaged.append(f"{path.name} is damaged ({error})")
                 continue
-            self._refuse_another(text["about"])
-            self.newest, self.found, self.step = path, (arrays, text["state"]), text["state"]["step"]
-            self.batch_size = text["state"].get("batch_size", 0)
+            self.newest, self.found, self.step = path, (arrays, state), state["step"]
+            self.batch_size = state.get("batch_size", 0)
             break
         if damaged:
             then = f"goes on from step {self.step:,}" if self.newest else "starts again"
@@ -212,15 +254,87 @@ def identity(config: ModelConfig, counts: Counts, options: FitConfig, seed: int)
     return about | asdict(config) | asdict(options) | {"rng": seed}
 
 
+def read_text(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Whose state it is, and the state but for its arrays; the file must hold what was written."""
+    name, found = NAME.fullmatch(path.name), 0
+    with path.open("rb") as opened:
+        while part := opened.read(2**20):
+            found = zlib.crc32(part, found)
+    if name is None or found != int(name[2], 16):
+        raise Damaged("its checksum is another")
+    with safe_open(path, "pt") as file:
+        texts = schema.fields({"about": schema.parse_json, "state": schema.parse_json})(file.metadata(), "the header")
+    about: dict[str, Any] = schema.fields({}, others=schema.anything)(texts["about"], "about")
+    return about, STATE(texts["state"], "state")
+
+
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The arrays and the text of a state, which must be what was written."""
-    name = NAME.fullmatch(path.name)
-    if name is None or zlib.crc32(path.read_bytes()) != int(name[2], 16):
-        raise ValueError("its checksum is another")
+    about, state = read_text(path)
     with safe_open(path, "pt") as file:
         # Copies lie as torch lays out its own arrays, and do not hold on to the file.
         arrays = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        return arrays, {name: json.loads(text) for name, text in file.metadata().items()}
+    return arrays, {"about": about, "state": state}
+
+
+def check_state(arrays: dict[str, torch.Tensor], state: dict[str, Any], about: dict[str, Any], step: int) -> None:
+    """Refuse a state that is not one of the fit that `about` tells, whose own bytes may be in order.
+
+    A checksum finds what a disk did; a file that someone made has one, too.
+    """
+    from .loop import parameter_groups
+
+    if state["step"] != step or step > about["n_steps"]:
+        raise Damaged(f"its step is {state['step']}")
+    config = {field.name: about[field.name] for field in fields(ModelConfig)}
+    with torch.device("meta"):
+        model = CountVAE(ModelConfig.from_json(config))
+    weights = model.state_dict()
+    moved = [parameter for group in parameter_groups(model, 0.0) for parameter in group["params"]]
+    needed = {f"{part}/{name}" for part in ("model", "calm") for name in weights} | {"history/kl_per_dim"}
+    if any(path.startswith("best/") for path in arrays):
+        needed |= {f"best/{name}" for name in weights}
+    elif state["best"]["step"]:
+        raise Damaged("it lacks the best weights")
+    for path, value in arrays.items():
+        part, _, name = path.partition("/")
+        if part in {"model", "calm", "best"} and name in weights:
+            good = value.shape == weights[name].shape and value.dtype == weights[name].dtype
+        elif part == "optimizer":
+            good = _is_moment(name, value, moved)
+        elif part == "noise":
+            good = _is_random_state(name, value)
+        else:
+            rows = len(state["rows"])
+            good = path == "history/kl_per_dim" and value.shape == ((rows, config["n_latent"]) if rows else (0,))
+        if not good or (part != "history" and not bool((value.abs() <= LARGEST).all())):  # not of NaN either
+            raise Damaged(f"its array {ascii(path)[:80]} is not what a fit writes")
+    if lacking := needed - set(arrays):
+        raise Damaged(f"it lacks the array {min(lacking)!r}")
+    if any(row.keys() != state["rows"][0].keys() for row in state["rows"]):
+        raise Damaged("the rows of its history are not alike")
+
+
+def _is_moment(name: str, value: torch.Tensor, parameters: list[torch.nn.Parameter]) -> bool:
+    """Whether it is what the optimizer keeps of one of the parameters."""
+    at, _, what = name.partition("/")
+    if not at.isdecimal() or len(at) > 6 or int(at) >= len(parameters):
+        return False
+    like = parameters[int(at)]
+    if what == "step":
+        return value.dtype == torch.float32 and value.numel() == 1
+    return what in {"exp_avg", "exp_avg_sq"} and value.dtype == like.dtype and value.shape == like.shape
+
+
+def _is_random_state(device: str, value: torch.Tensor) -> bool:
+    if value.dtype != torch.uint8 or value.ndim != 1 or device not in {"cpu", "cuda", "mps"}:
+        return False
+    if device == "cpu":
+        try:
+            torch.Generator().set_state(value)
+        except RuntimeError:
+            return False
+    return len(value) <= LONGEST_RANDOM_STATE
 
 
 def check_folder(folder: Path) -> None:

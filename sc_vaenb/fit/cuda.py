@@ -81,13 +81,15 @@ class CapturedStep(Step):
 
     counts: DeviceCounts
 
-    def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
-        super().__init__(model, counts, options, n_cells)
+    def __init__(
+        self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator
+    ) -> None:
+        super().__init__(model, counts, options, n_cells, generator)
         for group in self.optimizer.param_groups:
             group["capturable"] = True
         # What a replay reads: cells, learning rate, weight of the KL, share of it that has been reached.
         self.cells = torch.zeros(n_cells, dtype=torch.int64, device=self.device)
-        self.rate, self.beta, self.warmth = torch.zeros(3, device=self.device)
+        self.rate, self.beta, self.warmth = torch.zeros(3, dtype=torch.float32, device=self.device)
         lengths = np.sort(np.repeat(np.diff(counts.matrix.indptr), 2))  # where passes join, a cell can come twice
         self.room = int(lengths[-n_cells:].sum())
         self.stream, self.graph, self.steps = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph(), 0
@@ -108,6 +110,7 @@ class CapturedStep(Step):
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.steps == EAGER_STEPS:
+                self.graph.register_generator_state(self.generator)  # so that each replay draws on
                 with torch.cuda.graph(self.graph, stream=self.stream):
                     self.terms = super().__call__(self.cells, self.rate, self.beta, self.warmth)
             self.graph.replay()

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+from .._session import counting
+
+T = TypeVar("T")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -35,40 +41,66 @@ def _count(device: torch.device) -> int:
 
 @contextmanager
 def threads_as_asked() -> Iterator[None]:
-    """Hold torch to OMP_NUM_THREADS, where that is set, for a block.
+    """Hold torch to the threads that the process was given, for a block.
 
-    numba, which scanpy uses, shares torch's pool of threads and resizes it to all processors. Small steps on more
-    threads than a job was given processors are many times slower.
+    numba, which scanpy uses, shares torch's pool of threads and resizes it, in the thread that calls it, to all
+    processors. Small steps on more threads than a job was given processors are many times slower, and round otherwise.
+    So a block has no more threads than a new thread begins with, nor than OMP_NUM_THREADS says.
     """
     before, asked = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and 0 < int(asked) < before:
-        torch.set_num_threads(int(asked))
+    with counting():
+        usual = _enter()
+    most = int(asked) if asked.isdecimal() and int(asked) else usual
+    if (wanted := min(before, usual, most)) != before:
+        torch.set_num_threads(wanted)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if wanted != before:
+            torch.set_num_threads(before)
+        with counting():
+            _leave(changed=wanted != before)
 
 
-@contextmanager
-def own_random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch for a block (weights and dropout draw from the global state) and put everything back after it."""
-    own = generators(device).values()
-    before = [generator.get_state() for generator in own]
-    try:
-        for generator in own:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(own, before, strict=True):
-            generator.set_state(state)
+class _Blocks:
+    """How many are being computed, and with how many threads new ones begin in between: what torch was told last."""
+
+    n, usual, changed = 0, 0, False
 
 
-def generators(device: torch.device) -> dict[str, torch.Generator]:
-    """The global random states that a computation on a device draws from, by the kind of device."""
-    found = {"cpu": torch.default_generator}
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        found["cuda"] = torch.cuda.default_generators[index]
-    elif device.type == "mps":
-        found["mps"] = torch.mps._get_default_mps_generator()
-    return found
+def _enter() -> int:
+    if not _Blocks.n:
+        _Blocks.usual = _in_new_thread(torch.get_num_threads)
+    _Blocks.n += 1
+    return _Blocks.usual
+
+
+def _leave(changed: bool) -> None:
+    _Blocks.n, _Blocks.changed = _Blocks.n - 1, _Blocks.changed or changed
+    if not _Blocks.n and _Blocks.changed:
+        _in_new_thread(lambda: torch.set_num_threads(_Blocks.usual))
+        _Blocks.changed = False
+
+
+def _in_new_thread(call: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(call).result()
+
+
+def generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
+    """What a computation draws from, by the kind of device: never from torch's global state, which all threads share.
+
+    First weights are drawn on the CPU, noise on the device; on a CPU both come from one stream.
+    """
+    kinds = {"cpu": torch.device("cpu"), device.type: device}
+    return {kind: generator(seed, place) for kind, place in kinds.items()}
+
+
+def generator(seed: int, device: torch.device) -> torch.Generator:
+    """A stream of random numbers on a device, of its own."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def normal_like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal numbers of the same shape and type."""
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)

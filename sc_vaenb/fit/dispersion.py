@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..model.vae import CountVAE
 from .batches import Counts
+from .device import normal_like
 
 FEWEST, MOST = 200, 512  # cells: with fewer their own chance would decide; more change little
 ROUNDS = 12
@@ -19,11 +20,11 @@ def evenly(n_cells: int) -> NDArray[np.int64]:
     return np.arange(0, n_cells, -(-n_cells // MOST))
 
 
-def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device) -> None:
+def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, generator: torch.Generator) -> None:
     """Set the dispersions to their most likely values, given what the fitted networks expect of the cells.
 
     During a fit weight decay holds log theta back, lest the networks chase single counts. That serves the embedding,
-    but drawn counts vary too much. The networks, and so the embedding, stay as they are. Uses torch's random state.
+    but drawn counts vary too much. The networks, and so the embedding, stay as they are.
     """
     log_theta = getattr(model.likelihood, "log_theta", None)
     if log_theta is None or len(counts) < FEWEST:
@@ -32,7 +33,7 @@ def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device) -> N
     batch = counts.minibatch(evenly(len(counts)), device)
     with torch.no_grad():
         mean, log_var = model.encode(batch)
-        raw = model.decode(mean + (0.5 * log_var).exp() * torch.randn_like(mean), batch)
+        raw = model.decode(mean + (0.5 * log_var).exp() * normal_like(mean, generator), batch)
     before, offset = log_theta.detach().clone(), model.offset(batch)
     optimizer = torch.optim.Rprop([log_theta], lr=0.5, step_sizes=(1e-3, 1.0))  # every gene at its own pace
     for _ in range(ROUNDS):

@@ -215,8 +215,16 @@ class SharedStep(Step):
 
     alone = False
 
-    def __init__(self, processes: Processes, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
-        super().__init__(model, counts, options, n_cells)
+    def __init__(
+        self,
+        processes: Processes,
+        model: CountVAE,
+        counts: Counts,
+        options: FitConfig,
+        n_cells: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(model, counts, options, n_cells, generator)
         self.processes, self.n_cells, self.part = processes, n_cells, processes.part(n_cells)
         self.share = (self.part.stop - self.part.start) / n_cells
         if not self.share:  # one cell, which counts nothing, so that there are gradients to add

@@ -13,6 +13,7 @@ from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
 from .batches import CELLS_AT_ONCE, EVERY, Counts
+from .decode import finite
 from .device import threads_as_asked
 
 
@@ -41,7 +42,7 @@ def _in_one_pass(
         for minibatch in counts.in_order(device, cells):
             here = slice(done, done := done + minibatch.n_cells)
             out[here] = of(minibatch).cpu().numpy()
-    return out
+    return finite(out)
 
 
 @torch.inference_mode()
@@ -52,10 +53,11 @@ def aligned(
     if model.alignment is None:
         return latent
     alignment, out = model.alignment.to(device), np.empty_like(latent)
+    order = np.argsort(batch, kind="stable")  # few batches at a time, of which each is a product of its own
     with threads_as_asked():
         for start in range(0, len(latent), CELLS_AT_ONCE):
-            cells = slice(start, start + CELLS_AT_ONCE)
+            cells = order[start : start + CELLS_AT_ONCE]
             # A copy in torch's own memory: products of arrays that lie otherwise may round otherwise.
             z, codes = torch.from_numpy(latent[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
             out[cells] = alignment(z, codes).cpu().numpy()
-    return out
+    return finite(out)

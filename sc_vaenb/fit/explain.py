@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.func import jacfwd
 from torch.nn.functional import softplus
 
+from .._session import shared
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import posterior
+from .decode import finite, posterior
 from .device import threads_as_asked
 
 CELLS_AT_ONCE = 256  # x genes of float32 are held a few times over
@@ -40,12 +41,12 @@ def states(
             latent[cells] = mean.cpu().numpy()
             kl += model.prior.kl(mean, 2 * sd.log(), batch.condition).sum(0).cpu().numpy()
             mean_cell += batch.log_normalised().sum(0).cpu().numpy()
-    return latent, kl / len(counts), mean_cell / len(counts)
+    return latent, finite(kl / len(counts)), mean_cell / len(counts)
 
 
 def log_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
     """Log of the counts to expect of a cell of the mean depth; of the Gaussian, which has no rate, its mean (log1p)."""
-    size_factor = torch.ones(len(z), device=z.device)
+    size_factor = torch.ones_like(z[:, 0])
     if model.config.likelihood == "gaussian":
         return model.decode(z, without_counts(size_factor, condition, model.config.n_genes))
     return model.log_mean(z, size_factor, condition)
@@ -67,9 +68,9 @@ def mean_jacobian(
     """d log_rate(gene) / d z(dimension), mean over cells, (genes x dimensions)."""
     model = model.to(device).eval()
     total = np.zeros((model.config.n_genes, len(dimensions)))
-    chosen = torch.eye(model.config.n_latent, device=device)[list(dimensions)]
+    chosen = torch.eye(model.config.n_latent, dtype=torch.float32, device=device)[list(dimensions)]
     # forward mode works under no_grad, but not in inference mode; torch's own rules for it call a deprecated function
-    with torch.no_grad(), threads_as_asked(), warnings.catch_warnings():
+    with torch.no_grad(), threads_as_asked(), shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for start in range(0, len(latent), SLOPES_AT_ONCE):
             cells = slice(start, start + SLOPES_AT_ONCE)
@@ -79,8 +80,8 @@ def mean_jacobian(
                 return log_rate(model, z + shift @ chosen, codes).sum(0)
 
             # one shift for all cells: the sum over them is taken within, and few derivatives are held
-            total += jacfwd(summed)(torch.zeros(len(dimensions), device=device)).cpu().numpy()
-    return total / len(latent)
+            total += jacfwd(summed)(torch.zeros(len(dimensions), dtype=torch.float32, device=device)).cpu().numpy()
+    return finite(total / len(latent))
 
 
 def sweep(
@@ -99,7 +100,7 @@ def sweep(
     z[:, dimension] = values
     with torch.inference_mode(), threads_as_asked():
         codes = torch.full((POINTS,), code, device=device)
-        return values, log1p_rate(model, torch.from_numpy(z).to(device), codes).cpu().numpy()
+        return values, finite(log1p_rate(model, torch.from_numpy(z).to(device), codes)).cpu().numpy()
 
 
 def variance_explained(
@@ -118,7 +119,7 @@ def variance_explained(
             cells = slice(start, start + CELLS_AT_ONCE)
             states = torch.from_numpy(latent[cells]).to(device)
             codes = torch.full((len(states),), code, device=device)
-            decoded = log1p_rate(model, states, codes).cpu().numpy().astype(np.float64)
+            decoded = finite(log1p_rate(model, states, codes)).cpu().numpy().astype(np.float64)
             first += decoded.sum(0)
             second += np.square(decoded).sum(0)
             covariance += z[cells].T @ decoded
@@ -171,4 +172,4 @@ def integrated_gradients(
             change += way.sum(0).cpu().numpy()
             with torch.no_grad():
                 difference += float((state(start_at + way) - state(start_at.expand_as(way))).sum())
-    return Attribution(total / len(cells), change / len(cells), difference / len(cells))
+    return Attribution(finite(total / len(cells)), change / len(cells), difference / len(cells))

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import expression, posterior
+from .decode import expression, finite, posterior
+from .device import normal_like
 
 Blocks = Iterator[tuple[slice, Tensor]]
 
@@ -41,9 +42,9 @@ class AsIn(NamedTuple):
             cells = torch.nonzero(condition >= 0).squeeze(1)
             yield cells, condition[cells]
 
-    def states(self, model: CountVAE, mean: Tensor, sd: Tensor | None, own: Tensor) -> Tensor:
+    def states(self, model: CountVAE, mean: Tensor, sd: Tensor | None, own: Tensor, noise: torch.Generator) -> Tensor:
         """Latent states to decode: posterior means, or with `sd` a sample of the posterior."""
-        z = mean if sd is None else mean + sd * torch.randn_like(mean)
+        z = mean if sd is None else mean + sd * normal_like(mean, noise)
         return model.alignment(z, own) if self.align and model.alignment is not None else z
 
     def number(self, own: Tensor) -> Tensor:
@@ -73,7 +74,9 @@ def as_in_all(group: NDArray[np.int64]) -> AsIn:
     return AsIn(table, align=True)
 
 
-def expected(model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device) -> Blocks:
+def expected(
+    model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device, noise: torch.Generator
+) -> Blocks:
     """Share of each gene in the expected counts, averaged over the batches and samples; rows sum to 1.
 
     With `n_samples` 0 the mean of the posterior is decoded. To be used under `torch.inference_mode`.
@@ -82,13 +85,15 @@ def expected(model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, devic
         own = torch.from_numpy(counts.condition[cells]).to(device)
         total = mean.new_zeros(len(mean), model.config.n_genes)
         for _ in range(max(n_samples, 1)):
-            z = as_in.states(model, mean, sd if n_samples else None, own)
+            z = as_in.states(model, mean, sd if n_samples else None, own, noise)
             for rows, condition in as_in.rounds(own):
                 total.index_add_(0, rows, expression(model, z[rows], condition))
         yield cells, total / (as_in.number(own) * max(n_samples, 1))
 
 
-def drawn(model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device) -> Blocks:
+def drawn(
+    model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device, noise: torch.Generator
+) -> Blocks:
     """Counts drawn at each cell's own size factor, each count from the likelihood of one of the batches at random.
 
     So their mean is that over the batches, for every likelihood and dispersion, and no cell is as a whole like one
@@ -98,11 +103,12 @@ def drawn(model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: 
     for cells, mean, sd in posterior(model, counts, device):
         own = torch.from_numpy(counts.condition[cells]).to(device)
         size_factor = torch.from_numpy(counts.size_factor[cells]).to(device)
-        z = as_in.states(model, mean, sd if n_samples else None, own)
+        z = as_in.states(model, mean, sd if n_samples else None, own, noise)
         out = mean.new_zeros(len(mean), model.config.n_genes)
-        choice = (torch.rand_like(out) * as_in.number(own)).floor()
+        uniform = torch.rand(out.shape, generator=noise, dtype=out.dtype, device=device)
+        choice = (uniform * as_in.number(own)).floor()
         for turn, (rows, condition) in enumerate(as_in.rounds(own)):
-            values = model.draw(z[rows], size_factor[rows], condition)
+            values = model.draw(z[rows], size_factor[rows], condition, noise)
             out[rows] = torch.where(choice[rows] == turn, values, out[rows])
         yield cells, out
 
@@ -122,7 +128,7 @@ def collect(
             chosen = values[:, torch.from_numpy(genes).to(values.device)] * scale
             if threshold is not None:
                 chosen.masked_fill_(chosen < threshold, 0.0)
-            block = chosen.cpu().numpy()
+            block = finite(chosen.cpu().numpy())
             if as_csr:
                 parts.append(sparse.csr_matrix(block))
             else:

@@ -19,7 +19,7 @@ from ..model.vae import CountVAE, ModelConfig, Terms
 from .adapt import Adaptation
 from .batches import Counts, split
 from .checkpoint import Checkpoint, State
-from .device import generators, own_random_state, threads_as_asked
+from .device import generator, generators, threads_as_asked
 from .dispersion import refit_dispersion
 from .history import History, Verdict
 from .schedule import one_cycle, warm_up
@@ -55,8 +55,10 @@ class Step:
 
     alone = True  # no other process waits for this one
 
-    def __init__(self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int) -> None:
-        self.model, self.counts, self.free_bits = model, counts, options.free_bits
+    def __init__(
+        self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator
+    ) -> None:
+        self.model, self.counts, self.free_bits, self.generator = model, counts, options.free_bits, generator
         self.device = model.depth.device
         self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
 
@@ -71,7 +73,7 @@ class Step:
 
     def gradients(self, cells: Any, beta: Any, warmth: Any) -> Terms:
         """The objective, and its gradients in the `grad` of the parameters."""
-        terms = self.model.loss(self.minibatch(cells), beta, self.free_bits, warmth=warmth)
+        terms = self.model.loss(self.drawing(cells), beta, self.free_bits, warmth)
         self.optimizer.zero_grad()
         terms.loss.backward()
         return Terms(*(term.detach() for term in terms))
@@ -84,6 +86,12 @@ class Step:
 
     def agree(self, tensors: Iterable[Tensor]) -> None:
         """Where several processes share a fit, take over what the first of them has found."""
+
+    def drawing(self, cells: Any) -> Minibatch:
+        """The cells, with what their noise is drawn from."""
+        batch = self.minibatch(cells)
+        batch.generator = self.generator
+        return batch
 
     def minibatch(self, cells: Any) -> Minibatch:
         return self.counts.minibatch(cells, self.device)
@@ -123,7 +131,7 @@ def fit(
     device: torch.device,
     seed: int,
     progress: bool = False,
-    make_step: Callable[[CountVAE, Counts, FitConfig, int], Step] = Step,
+    make_step: Callable[[CountVAE, Counts, FitConfig, int, torch.Generator], Step] = Step,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[CountVAE, History, Verdict]:
     """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
@@ -137,12 +145,16 @@ def fit(
     n_at_once = min(options.batch_size, len(train))
     history = History(n_at_once / len(train), options.n_steps, options.judged_at, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
-    with own_random_state(seed, device), threads_as_asked(), bar:
-        model = CountVAE(config).to(device)
-        model.initialise(counts.minibatch(drawn.first, device))
-        improve = make_step(model, counts, options, n_at_once)
+    own = generators(seed, device)
+    noise = own[device.type]
+    with threads_as_asked(), bar:
+        model = CountVAE(config, own["cpu"]).to(device)
+        first = counts.minibatch(drawn.first, device)
+        first.generator = noise
+        model.initialise(first)
+        improve = make_step(model, counts, options, n_at_once, noise)
         best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl, history.interval)
-        state = State(model, improve.optimizer, history, best, adapt, generators(device))
+        state = State(model, improve.optimizer, history, best, adapt, own)
         if checkpoint is not None:
             checkpoint.restore(state)
         minibatches = islice(counts.shuffled(train, options.batch_size, drawn.rng), state.step, None)
@@ -159,7 +171,7 @@ def fit(
                     bar.update(step + 1 - bar.n)
                     if adapt.set_back(model, history.rows[-1], beta):
                         history.forget()
-                        improve = make_step(model, counts, options, n_at_once)
+                        improve = make_step(model, counts, options, n_at_once, noise)
                         state.optimizer = improve.optimizer
                     else:
                         best.offer(history.losses()[-1], step + 1)
@@ -178,7 +190,7 @@ def fit(
             raise FloatingPointError("the loss was no number from the first look on")
         if state.status:
             best.restore()
-        refit_dispersion(model, counts, device)
+        refit_dispersion(model, counts, device, noise)
         improve.agree(model.state_dict().values())
     return model, history, history.verdict(state.status, best.step, adapt.setbacks)
 
@@ -207,9 +219,12 @@ def evaluate(
 ) -> Terms:
     """The objective on some cells, with the same beta and noise every time so that looks can be compared."""
     model.eval()
-    noise = torch.Generator(device).manual_seed(0)
+    noise, terms = generator(0, device), []
     parts = [cells[start : start + 1024] for start in range(0, len(cells), 1024)]
-    terms = [model.loss(counts.minibatch(part, device), options.judged_at, options.free_bits, noise) for part in parts]
+    for part in parts:
+        batch = counts.minibatch(part, device)
+        batch.generator = noise
+        terms.append(model.loss(batch, options.judged_at, options.free_bits))
     weights = [len(part) / len(cells) for part in parts]
     model.train()
     return Terms(*(sum(w * t for w, t in zip(weights, term, strict=True)) for term in zip(*terms, strict=True)))

@@ -16,7 +16,7 @@ from ..model.vae import CountVAE, ModelConfig
 from .batches import Counts
 from .cuda import to_device
 from .decode import posterior
-from .device import own_random_state, threads_as_asked
+from .device import generator, normal_like, threads_as_asked
 from .loop import FitConfig, fit
 
 NO_WIDTH = -30.0  # log-variance of a normal that is a point next to any prior
@@ -42,12 +42,13 @@ def log_likelihood(
     (ELBO).
     """
     bound, elbo, zeros = (np.empty(len(counts)) for _ in range(3))
-    with own_random_state(seed, device), threads_as_asked():
+    random = generator(seed, device)
+    with threads_as_asked():
         for cells, mean, sd in posterior(model, counts, device):
             batch = counts.minibatch(cells, device)
             weights = []
             for _ in range(n_samples):
-                noise = torch.randn_like(mean)
+                noise = normal_like(mean, random)
                 z = mean + sd * noise
                 of_counts = model.likelihood.log_prob(model.decode(z, batch), model.offset(batch), batch)
                 of_state = log_prior(model, z, batch.condition) + (0.5 * noise**2 + sd.log() + HALF_LOG_2PI).sum(1)
@@ -55,7 +56,7 @@ def log_likelihood(
             stacked = torch.stack(weights)
             bound[cells] = (torch.logsumexp(stacked, 0) - math.log(n_samples)).cpu().numpy()
             elbo[cells] = stacked.mean(0).cpu().numpy()
-            drawn = model.draw(z, batch.size_factor, batch.condition, batch.beside)
+            drawn = model.draw(z, batch.size_factor, batch.condition, random, batch.beside)
             zeros[cells] = (drawn == 0).float().mean(1).cpu().numpy()
     return bound, elbo, zeros
 

@@ -37,15 +37,16 @@ N_CELLS_OF_MEAN = 20  # of batches that are not compared
 N_COMPONENTS, N_NEIGHBORS = 30, 15
 MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER = 10, 0.04
 
-# When clusters of two batches are of one kind; docs/truth.md says how often these limits are right
-CLOSE = 0.25  # squared distance, in those to the closest cluster of the own batch: half as far, so no other is closer
-LARGE = 0.3  # a contrast is looked at if its square is at least this share of the largest that both batches could share
-AGREE = 0.7  # correlation of contrasts: half of the variance of one is explained by the other
-AGREE_ALONE = 0.15  # difference of two contrasts (half of its square, in squares of the contrast), if they stand alone
-SECOND_AXIS = 0.8  # correlation of what a third kind adds to the contrast, if they do not stand alone
-OFF_AXIS = 0.2  # and its square, in those of the contrast, is at least this
-SHIFT_ALONE, SHIFT = 0.6, 3.0  # square of the shift that both kinds have in common, in squares of the contrast
-NO_SHIFT = 0.05  # difference that needs no shift to be believed; a larger one must be smaller than the common shift
+# When clusters of two batches are of one kind: squared lengths, in those of the contrast, where not said otherwise
+CLOSE = 0.35  # distance, in those to the closest cluster of the own batch: less than 0.6 times as far
+LARGE = 0.3  # contrasts that are looked at, in the largest that both batches have
+AGREE = 0.7  # correlation of two contrasts: half of the variance of one is explained by the other
+NO_SHIFT = 0.05  # difference of two contrasts that is believed anyhow; a larger one must not exceed the common shift
+# A contrast that stands alone must be alike in both batches, or there must be a gap between its two clusters:
+ALIKE, ALIKE_GAP, GAP = 0.15, 0.25, 4.0  # difference without and with a gap of so many standard deviations
+SHIFT_ALONE = 1.0  # and the shift must not exceed the contrast: a program that many kinds share would agree, too
+# One that stands not alone: what a third cluster adds, at right angles, agrees as well
+SECOND_AXIS, OFF_AXIS, SHIFT = 0.75, 0.2, 3.0  # correlation of it, its least square, and the largest shift
 
 
 @dataclass(frozen=True)
@@ -126,11 +127,11 @@ class Kinds(NamedTuple):
     center: NDArray[np.float64]  # clusters x components
     covariance: NDArray[np.float64]  # of the cells of each cluster; clusters x components x components
 
-    def gap(self, i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Distance of the clusters i and j in standard deviations of their cells along the line between them."""
+    def gap(self, i: int, j: int) -> float:
+        """Distance of two clusters in standard deviations of their cells along the line between them."""
         contrast = self.center[i] - self.center[j]
-        variance = np.einsum("np,npq,nq->n", contrast, self.covariance[i] + self.covariance[j], contrast) / 2
-        return (contrast**2).sum(1) / np.sqrt(np.maximum(variance, 1e-12))
+        variance = contrast @ (self.covariance[i] + self.covariance[j]) @ contrast / 2
+        return float(contrast @ contrast / np.sqrt(max(variance, 1e-12)))
 
 
 def _log_expression(counts: Counts, parts: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.float32]], NDArray]:
@@ -211,7 +212,7 @@ def shared(first: Kinds, second: Kinds) -> tuple[float, float]:
     closest = np.minimum(_closest(gram_a)[:, None], _closest(gram_b))
     same = np.isfinite(closest) & (between <= CLOSE * closest)
     if not same.any():
-        pairs = _agreeing(gram_a, gram_b, cross, between)
+        pairs = _agreeing(first, second, cross, between)
         if pairs is None:
             return 0.0, 0.0
         anchors = np.array(pairs)
@@ -236,52 +237,46 @@ def _closest(gram: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _agreeing(
-    gram_a: NDArray[np.float64], gram_b: NDArray[np.float64], cross: NDArray[np.float64], between: NDArray[np.float64]
+    first: Kinds, second: Kinds, cross: NDArray[np.float64], between: NDArray[np.float64]
 ) -> list[tuple[int, int]] | None:
     """Two pairs of clusters whose contrasts agree well enough to be the same kinds in both batches, if any."""
+    gram_a, gram_b = _gram(first), _gram(second)
     if min(len(gram_a), len(gram_b)) < 2:
         return None
     square_a, square_b = (np.diag(g)[:, None] + np.diag(g) - 2 * g for g in (gram_a, gram_b))
-    large = LARGE * min(square_a.max(), square_b.max())
-    i, j = np.nonzero(np.triu(square_a >= max(large, 1e-9), 1))
-    k, l = np.nonzero(square_b >= max(large, 1e-9))  # noqa: E741 (the fourth cluster)
-    p, q = np.divmod(np.arange(len(i) * len(k)), max(len(k), 1))
-    i, j, k, l = i[p], j[p], k[q], l[q]  # noqa: E741
-    product = cross[i, k] - cross[i, l] - cross[j, k] + cross[j, l]
-    size = (square_a[i, j] + square_b[k, l]) / 2
-    agreement = product / np.sqrt(square_a[i, j] * square_b[k, l])
+    large = max(LARGE * min(square_a.max(), square_b.max()), 1e-9)
+    pairs_a, pairs_b = np.argwhere(np.triu(square_a >= large, 1)), np.argwhere(square_b >= large)
+    i, j = np.repeat(pairs_a, len(pairs_b), axis=0).T
+    k, m = np.tile(pairs_b, (len(pairs_a), 1)).T
+    product = cross[i, k] - cross[i, m] - cross[j, k] + cross[j, m]
+    size = (square_a[i, j] + square_b[k, m]) / 2
+    agreement = product / np.sqrt(square_a[i, j] * square_b[k, m])
     difference = (size - product) / size
-    shift = (between[i, k] + between[j, l]) / 2 / size - difference
-    possible = (agreement >= AGREE) & (difference <= NO_SHIFT + shift) & (shift <= SHIFT)
-    for c in np.flatnonzero(possible)[np.argsort(difference[possible], kind="stable")]:
-        alone = difference[c] <= AGREE_ALONE and shift[c] <= SHIFT_ALONE
-        if alone or _second_axis(gram_a, gram_b, cross, i[c], j[c], k[c], l[c]) >= SECOND_AXIS:
-            return [(int(i[c]), int(k[c])), (int(j[c]), int(l[c]))]
+    shift = (between[i, k] + between[j, m]) / 2 / size - difference  # what both kinds have in common
+    possible = np.flatnonzero((agreement >= AGREE) & (difference <= NO_SHIFT + shift) & (shift <= SHIFT))
+    for c in possible[np.argsort(difference[possible], kind="stable")]:
+        a, b = (i[c], j[c]), (k[c], m[c])
+        gap = min(first.gap(*a), second.gap(*b))
+        alone = difference[c] <= (ALIKE_GAP if gap >= GAP else ALIKE) and shift[c] <= SHIFT_ALONE
+        if alone or _second_axis(gram_a, gram_b, cross, *a, *b) >= SECOND_AXIS:
+            return list(zip(a, b, strict=True))
     return None
 
 
 def _second_axis(
-    gram_a: NDArray[np.float64],
-    gram_b: NDArray[np.float64],
-    cross: NDArray[np.float64],
-    i: int,
-    j: int,
-    k: int,
-    l: int,  # noqa: E741
+    gram_a: NDArray[np.float64], gram_b: NDArray[np.float64], cross: NDArray[np.float64], i: int, j: int, k: int, m: int
 ) -> float:
-    """The best correlation of third clusters' contrasts with i and k, at right angles to the contrasts i-j and k-l."""
+    """The best correlation of third clusters' contrasts with i and k, at right angles to the contrasts j-i and m-k."""
     along_a, rest_a = _off_axis(gram_a, i, j)
-    along_b, rest_b = _off_axis(gram_b, k, l)
-    centred = cross - cross[[i]] - cross[:, [k]] + cross[i, k]
-    product = (
-        centred - along_a[:, None] * centred[j] - centred[:, [l]] * along_b + along_a[:, None] * along_b * centred[j, l]
-    )
-    rest_a[j] = rest_b[l] = 0  # they are the axis
+    along_b, rest_b = _off_axis(gram_b, k, m)
     others_a = np.flatnonzero(rest_a > OFF_AXIS * _square(gram_a, i, j))
-    others_b = np.flatnonzero(rest_b > OFF_AXIS * _square(gram_b, k, l))
+    others_b = np.flatnonzero(rest_b > OFF_AXIS * _square(gram_b, k, m))
     if not len(others_a) or not len(others_b):
         return -1.0
-    return float((product[np.ix_(others_a, others_b)] / np.sqrt(np.outer(rest_a[others_a], rest_b[others_b]))).max())
+    centred = cross - cross[[i]] - cross[:, [k]] + cross[i, k]
+    off = centred - np.outer(along_a, centred[j]) - np.outer(centred[:, m], along_b)
+    off += np.outer(along_a, along_b) * centred[j, m]
+    return float((off[np.ix_(others_a, others_b)] / np.sqrt(np.outer(rest_a[others_a], rest_b[others_b]))).max())
 
 
 def _square(gram: NDArray[np.float64], i: int, j: int) -> float:
@@ -292,5 +287,6 @@ def _off_axis(gram: NDArray[np.float64], i: int, j: int) -> tuple[NDArray[np.flo
     """Of each cluster's contrast with i: how much of the contrast j-i is in it, and the square of the rest."""
     product = gram[:, j] - gram[:, i] - gram[i, j] + gram[i, i]
     along = product / _square(gram, i, j)
-    square = np.diag(gram) + gram[i, i] - 2 * gram[:, i]
-    return along, square - along * product
+    rest = np.diag(gram) + gram[i, i] - 2 * gram[:, i] - along * product
+    rest[[i, j]] = 0  # they are the axis
+    return along, rest

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import posterior
+from .decode import finite, posterior
 from .device import threads_as_asked
 
 
@@ -32,13 +32,13 @@ def foreground(
         for cells, z, _ in posterior(model, counts, device):
             own = torch.from_numpy(counts.condition[cells]).to(device)
             z = model.alignment(z, own) if align and model.alignment is not None else z
-            given = model.given(without_counts(torch.ones(len(z), device=device), own, model.config.n_genes))
+            given = model.given(without_counts(torch.ones_like(z[:, 0]), own, model.config.n_genes))
             total = z.new_zeros(2, len(z), model.config.n_proteins)
             for code in range(weight.shape[1]):
                 found = model.protein.decode(z, given, torch.full_like(own, code)).expected()
                 total += torch.stack(found) * torch.from_numpy(weight[:, code]).to(device)[own]
             out[:, cells] = total.cpu().numpy()
-    return out[0], out[1]
+    return finite(out[0]), finite(out[1])
 
 
 def as_measured(measured: NDArray[np.bool_], group: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ from ..model.alignment import SHARPNESS, Alignment
 from ..model.removal import Removal
 from ..model.vae import CountVAE, ModelConfig
 from .align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
-from .batches import Counts, shuffled
-from .device import own_random_state, threads_as_asked
+from .batches import Counts, cells_by_code, shuffled
+from .device import generator, threads_as_asked
 from .loop import FitConfig, Step
 from .schedule import one_cycle
 
@@ -30,7 +30,7 @@ LEARNING_RATE = 0.02  # a few numbers have to move by about 1
 
 def rebuilt(config: ModelConfig, weights: dict[str, Tensor]) -> CountVAE:
     """The model that has these weights."""
-    with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
+    with torch.device("meta"):  # no weights are drawn
         model = CountVAE(config)
     model.load_state_dict(weights, assign=True)
     return model.eval()
@@ -73,7 +73,7 @@ def with_batches(model: CountVAE, n_new: int) -> CountVAE:
     left = tuple(f"penalties.{name}." for name in removal)
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
     code, n_codes = weights["condition.code"], model.condition.n_codes
-    weights.setdefault("condition.embedding.weight", torch.eye(n_codes))
+    weights.setdefault("condition.embedding.weight", torch.eye(n_codes, dtype=torch.float32))
     weights["condition.code"] = torch.cat([code, torch.arange(n_codes, n_codes + n_new)])
     config = replace(
         config,
@@ -119,8 +119,8 @@ def fit_new(
     minibatches = shuffled(np.arange(len(counts)), batch_size, np.random.default_rng(seed))
     options = FitConfig(n_steps, weight_decay=0.0, batch_size=batch_size, learning_rate=LEARNING_RATE, beta=beta)
     bar = tqdm(range(n_steps), disable=not progress, leave=False, mininterval=0.5)
-    with own_random_state(seed, device), threads_as_asked(), bar:
-        improve = Step(model, counts, options, min(batch_size, len(counts)))
+    with threads_as_asked(), bar:
+        improve = Step(model, counts, options, min(batch_size, len(counts)), generator(seed, device))
         for step in bar:
             improve(next(minibatches), LEARNING_RATE * one_cycle(step, n_steps), beta)
 
@@ -154,8 +154,8 @@ def align_new(
     size = member.sum(0) * len(reference) / len(there)
     centre = member.T @ z / member.sum(0).clamp(min=1e-8).unsqueeze(1)
 
-    for new in np.unique(batch):
-        cells = np.flatnonzero(batch == new)
+    for cells in cells_by_code(batch):
+        new = batch[cells[0]]
         here = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
         z, code = torch.from_numpy(latent[here]), torch.from_numpy(batch[here])
         scale, share = len(cells) / len(here), len(cells) / (len(cells) + len(reference))

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..model.likelihood import NegativeBinomial
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE
-from .batches import Counts
-from .decode import posterior
-from .device import own_random_state, threads_as_asked
+from .batches import Counts, cells_by_code
+from .decode import finite, posterior
+from .device import generator, normal_like, threads_as_asked
 
 PRIOR_COUNTS = 1.0  # what the decoder's own rate is worth beside the counts of a group, in counts
 SMALLEST = 1e-30  # in the place of a zero that is divided by, or whose logarithm is taken
@@ -62,22 +62,21 @@ def stratum_sums(
 
     The cells come stratum by stratum, and block by block within these, so that memory stays bounded.
     """
-    found = {}
-    with threads_as_asked(), own_random_state(seed, device):
-        for code in np.unique(stratum[stratum >= 0]):
-            cells = np.flatnonzero(stratum == code)
-            part = counts.subset(cells)
-            found[int(code)] = _sums(model, part, n_samples, device)
+    found, noise = {}, generator(seed, device)
+    with threads_as_asked():
+        for cells in cells_by_code(stratum):
+            if (code := int(stratum[cells[0]])) >= 0:
+                found[code] = _sums(model, counts.subset(cells), n_samples, device, noise)
     return found
 
 
-def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device) -> Sums:
+def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device, noise: torch.Generator) -> Sums:
     totals = np.zeros((7, counts.matrix.shape[1]))
     for cells, mean, sd in posterior(model, counts, device):
         batch = counts.minibatch(cells, device)
         mu = mean.new_zeros(batch.n_cells, batch.n_genes)
         for _ in range(n_samples):
-            z = mean + sd * torch.randn_like(mean)
+            z = mean + sd * normal_like(mean, noise)
             mu += model.log_mean(z, batch.size_factor, batch.condition, batch.beside).exp_()
         mu /= n_samples
         x, rate, weight = batch.dense(batch.count), mu / batch.size_factor.unsqueeze(1), _weight(model, mu, batch)
@@ -85,7 +84,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device)
         residual = (observed - expected).square()
         for total, values in zip(totals, (rate, rate**2, expected, observed, residual, x, x > 0), strict=True):
             total += values.sum(0).cpu().numpy()
-    return Sums(len(counts), *totals)
+    return Sums(len(counts), *finite(totals))
 
 
 def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:

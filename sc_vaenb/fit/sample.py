@@ -9,25 +9,26 @@ from scipy.sparse import csr_matrix, vstack
 
 from ..model.vae import CountVAE
 from .batches import Counts
-from .decode import draw, posterior
-from .device import own_random_state, threads_as_asked
+from .decode import draw, finite, posterior
+from .device import generator, normal_like, threads_as_asked
 
 
 @torch.inference_mode()
 def states_around(model: CountVAE, counts: Counts, seed: int, device: torch.device) -> NDArray[np.float32]:
     """One state drawn from the posterior of each cell (cells x latent dimensions), not aligned."""
     out = np.empty((len(counts), model.config.n_latent), np.float32)
-    with own_random_state(seed, device), threads_as_asked():
+    noise = generator(seed, device)
+    with threads_as_asked():
         for cells, mean, sd in posterior(model, counts, device):
-            out[cells] = (mean + sd * torch.randn_like(mean)).cpu().numpy()
+            out[cells] = (mean + sd * normal_like(mean, noise)).cpu().numpy()
     return out
 
 
 @torch.inference_mode()
 def states_of_prior(model: CountVAE, condition: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
     """One state drawn from the prior for each batch code (cells x latent dimensions)."""
-    generator = torch.Generator().manual_seed(seed)
-    return model.prior.cpu().draw(torch.from_numpy(condition), generator).numpy()
+    noise = generator(seed, torch.device("cpu"))
+    return finite(model.prior.cpu().draw(torch.from_numpy(condition), noise).numpy())
 
 
 @torch.inference_mode()
@@ -40,5 +41,6 @@ def draw_counts(
     device: torch.device,
 ) -> csr_matrix:
     """Counts drawn from the likelihood given states, size factors (1: the mean of the fit) and batch codes, as CSR."""
-    with own_random_state(seed, device), threads_as_asked():
-        return vstack([csr_matrix(block) for _, block in draw(model, z, size_factor, condition, device)], format="csr")
+    with threads_as_asked():
+        blocks = draw(model, z, size_factor, condition, device, generator(seed, device))
+        return vstack([csr_matrix(block) for _, block in blocks], format="csr")

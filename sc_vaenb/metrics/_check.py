@@ -6,10 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
+
+
+LARGEST = 1e100  # squares of larger numbers leave float64
 
 
 class Groups(NamedTuple):
@@ -29,14 +33,17 @@ def check_embedding(values: ArrayLike, what: str = "embedding", *, min_cells: in
     if hasattr(values, "toarray"):
         raise ValueError(f"{what} is a sparse matrix: metrics need a dense (cells x dimensions) array, such as a PCA.")
     try:
-        array = np.ascontiguousarray(values, dtype=np.float64)
+        raw = np.ma.filled(values, np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
+        if raw.dtype.kind not in "biufO" or (raw.dtype.kind == "O" and any(isinstance(v, str) for v in raw.ravel())):
+            raise TypeError(f"it holds {'text' if raw.dtype.kind in 'USO' else raw.dtype}")
+        array = np.ascontiguousarray(raw, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} cannot be read as numbers ({error}): pass a (cells x dimensions) array.") from error
     if array.ndim != 2 or array.shape[1] == 0:
-        raise ValueError(f"{what} has shape {array.shape}: pass a 2-D array of cells x dimensions.")
+        raise ValueError(f"{what} has shape {np.shape(values)}: pass a 2-D array of cells x dimensions.")
     if array.shape[0] < min_cells:
         raise ValueError(f"{what} has {array.shape[0]} cells: at least {min_cells} are needed.")
-    finite = np.isfinite(array)
+    finite = np.abs(array) <= LARGEST  # False for NaN too
     if not finite.all():
         cell, dimension = np.argwhere(~finite)[0]
         raise ValueError(
@@ -46,8 +53,20 @@ def check_embedding(values: ArrayLike, what: str = "embedding", *, min_cells: in
     return array
 
 
+def check_graph(graph: Any) -> csr_array:
+    """Return a square sparse matrix of finite weights, none negative, as float64 CSR, or raise ValueError."""
+    if graph.ndim != 2 or graph.shape[0] != graph.shape[1] or graph.shape[0] < 2:
+        raise ValueError(f"graph has shape {graph.shape}: pass a square one, cells x cells, such as of fuzzy_graph.")
+    if graph.dtype.kind not in "biuf":
+        raise ValueError(f"graph holds {graph.dtype}: pass one of weights, such as of fuzzy_graph.")
+    found = csr_array(graph, dtype=np.float64)
+    if not (np.isfinite(found.data).all() and (found.data >= 0).all()):
+        raise ValueError("graph holds weights that are negative or not finite: pass one such as of fuzzy_graph.")
+    return found
+
+
 def _is_missing(value: Any) -> bool:
-    return value is None or type(value).__name__ in {"NAType", "NaTType"} or bool(value != value)
+    return value is None or type(value).__name__ in {"NAType", "NaTType"} or (np.isscalar(value) and value != value)
 
 
 def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int = 1) -> Groups:
@@ -55,7 +74,12 @@ def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int 
 
     Group names are the values' text; codes follow the sorted order of names (of numbers, for numbers).
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # a list of lists of different lengths
+        raise ValueError(f"{what} is no array ({error}): pass a 1-D array with one entry per cell.") from error
+    if isinstance(values, np.ma.MaskedArray):
+        array = np.ma.filled(values.astype(object), None)
     if array.ndim != 1:
         raise ValueError(f"{what} has shape {array.shape}: pass a 1-D array with one entry per cell.")
     if array.shape[0] != n_cells:
@@ -67,6 +91,8 @@ def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int 
                 f"{what} has {int(missing.sum())} missing values (first: cell {int(np.argmax(missing))}): "
                 "drop these cells, or give them a name such as 'unknown'."
             )
+        if odd := next((value for value in array if not np.isscalar(value) and not hasattr(value, "year")), None):
+            raise ValueError(f"{what} holds a {type(odd).__name__}: pass names or numbers, one for each cell.")
         if array.dtype.kind != "f":
             array = np.array([str(value) for value in array])
     names, codes = np.unique(array, return_inverse=True)
@@ -76,10 +102,3 @@ def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int 
             f"{min_groups} are needed: pass another annotation, or leave out the metrics that need {what}."
         )
     return Groups(codes.astype(np.intp), [str(name) for name in names])
-
-
-def check_positive(value: int, what: str) -> int:
-    """Return `value` if it is an integer of at least 1, else raise ValueError."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{what} is {value!r}: pass an integer of at least 1.")
-    return int(value)

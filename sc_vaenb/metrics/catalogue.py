@@ -10,6 +10,8 @@ from typing import Literal, TypeVar
 import numpy as np
 from scipy.sparse import csr_array
 
+from .._checks import checked
+from .._session import own_state
 from ._check import FloatArray, IntArray
 from .clustering import RESOLUTIONS, ClusterScore, best_nmi, cluster_scores
 from .connectivity import graph_connectivity
@@ -175,6 +177,8 @@ BIO_WEIGHT = 0.6
 """Weight of the bio mean in scIB's total; the rest is the batch mean's."""
 
 
+@own_state()
+@checked
 def aggregate(values: Mapping[str, float]) -> dict[str, float]:
     """Summarise metric values as scIB does: total = 0.6 bio + 0.4 batch, each the mean of its metrics.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,12 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, triu
 
-from ._check import IntArray, check_groups
+from .._checks import checked
+from .._session import own_state, shared
+from ._check import IntArray, check_graph, check_groups
 
 RESOLUTIONS: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
 """The resolutions that scIB and scib-metrics search."""
-
-_igraph_generator = threading.Lock()
 
 
 class ClusterScore(NamedTuple):
@@ -38,7 +37,7 @@ def _igraph_seed(seed: int) -> Iterator[None]:
     """
     import igraph
 
-    with _igraph_generator:
+    with shared():
         igraph.set_random_number_generator(random.Random(seed))
         try:
             yield
@@ -46,6 +45,8 @@ def _igraph_seed(seed: int) -> Iterator[None]:
             igraph.set_random_number_generator(random)
 
 
+@own_state()
+@checked
 def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int = 0) -> list[IntArray]:
     """Cluster a weighted graph by the Leiden algorithm, maximising modularity at each resolution.
 
@@ -71,6 +72,7 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     """
     import igraph
 
+    graph = check_graph(graph)
     upper = triu(graph, k=1).tocoo()
     edges = np.stack([upper.row, upper.col], axis=1)
     network = igraph.Graph(n=graph.shape[0], edges=edges, edge_attrs={"weight": upper.data})
@@ -84,6 +86,8 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     return clusters
 
 
+@own_state()
+@checked
 def cluster_scores(
     graph: csr_array, labels: ArrayLike, *, resolutions: Sequence[float] = RESOLUTIONS, seed: int = 0
 ) -> list[ClusterScore]:
@@ -91,6 +95,7 @@ def cluster_scores(
 
     NMI is normalised by the arithmetic mean of the entropies, ARI is corrected for chance; both as in scikit-learn.
     """
+    graph = check_graph(graph)
     groups = check_groups(labels, graph.shape[0], "labels", min_groups=2)
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -104,6 +109,10 @@ def cluster_scores(
     ]
 
 
+@own_state()
+@checked
 def best_nmi(scores: Sequence[ClusterScore]) -> ClusterScore:
     """Pick the score with the best NMI (the lowest resolution among equals); its ARI goes with it, as in scIB."""
+    if not scores:
+        raise ValueError("scores is empty: pass those of cluster_scores, with one resolution or more.")
     return max(scores, key=lambda score: score.nmi)

@@ -7,10 +7,14 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
+from .._checks import checked
+from .._session import own_state
 from ._check import check_groups
 from .neighbors import Neighbors
 
 
+@own_state()
+@checked
 def graph_connectivity(neighbors: Neighbors, labels: ArrayLike) -> float:
     """Mean over labels of the share of its cells in the largest component of the label's own neighbour graph.
 

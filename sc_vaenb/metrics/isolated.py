@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._check import FloatArray, Groups, IntArray, check_groups
+from .._checks import checked
+from .._session import own_state
+from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups
 from .silhouette import silhouette_samples
 
 
@@ -16,6 +18,8 @@ def batches_per_label(labels: Groups, batch: Groups) -> IntArray:
     return np.asarray(table.sum(axis=1), dtype=np.intp)
 
 
+@own_state()
+@checked
 def isolated_labels(
     embedding: ArrayLike,
     labels: ArrayLike,
@@ -50,6 +54,8 @@ def isolated_labels(
     """
     if widths is None:
         widths = silhouette_samples(embedding, labels)
+    elif len(widths := check_embedding(np.asarray(widths)[:, None], "widths", min_cells=1)[:, 0]) != np.size(labels):
+        raise ValueError(f"widths has {len(widths)} entries, labels has {np.size(labels)}: pass one of each per cell.")
     label_groups = check_groups(labels, len(widths), "labels", min_groups=2)
     n_batches = batches_per_label(label_groups, check_groups(batch, len(widths), "batch"))
     chosen = n_batches <= (n_batches.min() if max_batches is None else max_batches)

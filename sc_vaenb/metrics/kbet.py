@@ -8,7 +8,9 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc
 
-from ._check import FloatArray, IntArray, check_groups
+from .._checks import checked
+from .._session import own_state
+from ._check import FloatArray, IntArray, check_graph, check_groups
 from .neighbors import knn
 
 _MIN_CELLS = 10
@@ -58,6 +60,8 @@ def _diffusion_map(graph: csr_array, n_components: int) -> FloatArray:
     return np.asarray(vectors * np.where(trivial, 1.0, values / np.where(trivial, 1.0, 1 - values)))
 
 
+@own_state()
+@checked
 def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> float:
     """Compute the acceptance rate of kBET among the cells of one label; see :func:`kbet_per_label`.
 
@@ -75,6 +79,7 @@ def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> fl
     NaN for fewer than 10 cells or a single batch. 0 (all rejected) if more than a quarter of the cells are in
     components of fewer than 3 k0 cells, k0 being a quarter of the mean batch size, between 10 and 70.
     """
+    graph = check_graph(graph)
     groups = check_groups(batch, graph.shape[0], "batch")
     n = graph.shape[0]
     if n < _MIN_CELLS or len(groups.names) < 2:
@@ -91,6 +96,8 @@ def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> fl
     return _acceptance(knn(embedding, k0 + 1).indices, groups.codes[cells], alpha)
 
 
+@own_state()
+@checked
 def kbet_per_label(graph: csr_array, labels: ArrayLike, batch: ArrayLike, *, alpha: float = 0.05) -> float:
     """Test whether batches are mixed within each label (kBET).
 
@@ -123,6 +130,7 @@ def kbet_per_label(graph: csr_array, labels: ArrayLike, batch: ArrayLike, *, alp
     .. [1] Buettner et al. (2019), A test metric for assessing single-cell RNA-seq batch correction,
        Nature Methods 16:43-49. Per label and by diffusion: Luecken et al. (2022), Nature Methods 19:41-50.
     """
+    graph = check_graph(graph)
     label_groups = check_groups(labels, graph.shape[0], "labels")
     batch_groups = check_groups(batch, graph.shape[0], "batch", min_groups=2)
     scores = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
+from .._session import own_state
 from ._check import FloatArray, Groups, check_groups
 from .neighbors import Neighbors
 
@@ -57,6 +59,8 @@ def _effective_number(neighbors: Neighbors, groups: Groups, perplexity: float | 
     return np.asarray(1 / np.square(shares).sum(axis=1))
 
 
+@own_state()
+@checked
 def lisi(neighbors: Neighbors, groups: ArrayLike, *, perplexity: float | None = None) -> FloatArray:
     """Local inverse Simpson index: the effective number of groups around each cell.
 
@@ -86,6 +90,8 @@ def lisi(neighbors: Neighbors, groups: ArrayLike, *, perplexity: float | None = 
     return _effective_number(neighbors, check_groups(groups, neighbors.n_cells, "groups"), perplexity)
 
 
+@own_state()
+@checked
 def ilisi(neighbors: Neighbors, batch: ArrayLike, *, perplexity: float | None = None) -> float:
     """Integration LISI: median over cells of the effective number of batches, scaled (LISI - 1) / (n_batches - 1).
 
@@ -96,6 +102,8 @@ def ilisi(neighbors: Neighbors, batch: ArrayLike, *, perplexity: float | None = 
     return float((np.median(_effective_number(neighbors, groups, perplexity)) - 1) / (len(groups.names) - 1))
 
 
+@own_state()
+@checked
 def clisi(neighbors: Neighbors, labels: ArrayLike, *, perplexity: float | None = None) -> float:
     """Cell-type LISI: median effective number of labels, scaled (n_labels - LISI) / (n_labels - 1).
 

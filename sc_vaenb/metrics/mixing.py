@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
+from .._session import own_state
 from ._check import Groups, check_embedding, check_groups
 from .neighbors import knn_within
 
@@ -23,6 +25,8 @@ class Mixing(NamedTuple):
         return (self.share - self.expected) / (1 - self.expected) if self.expected < 1 else float("nan")
 
 
+@own_state()
+@checked
 def same_batch_share(embedding: ArrayLike, batch: ArrayLike, labels: ArrayLike | None = None, *, k: int = 30) -> Mixing:
     """Share of a cell's `k` nearest cells of its own label that come from its own batch, averaged over cells.
 

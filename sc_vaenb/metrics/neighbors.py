@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
-from ._check import FloatArray, Groups, IntArray, check_embedding, check_positive
+from .._checks import checked
+from .._session import own_state
+from ._check import FloatArray, Groups, IntArray, check_embedding
 
 _BLOCK = 2_000_000  # floats held at once while distances are recomputed
 _UMAP_TOLERANCE = 1e-5
@@ -32,6 +34,19 @@ class Neighbors:
     indices: IntArray
     distances: FloatArray
 
+    def __post_init__(self) -> None:
+        indices, distances = np.asarray(self.indices), np.asarray(self.distances)
+        n = indices.shape[0] if indices.ndim == 2 else 0
+        if not (n and indices.dtype.kind in "iu" and indices.shape == distances.shape and indices.shape[1]):
+            raise ValueError(
+                f"indices (shape {indices.shape}, {indices.dtype}) and distances (shape {distances.shape}) are no "
+                "neighbours: pass both as cells x k, indices as whole numbers, such as of knn."
+            )
+        if indices.min() < 0 or indices.max() >= n or not (np.isfinite(distances).all() and distances.min() >= 0):
+            raise ValueError(
+                f"indices must be from 0 to {n - 1}, the number of cells less 1, and distances finite and not negative."
+            )
+
     @property
     def n_cells(self) -> int:
         """Number of cells."""
@@ -47,6 +62,8 @@ class Neighbors:
         return Neighbors(self.indices[:, :k], self.distances[:, :k])
 
 
+@own_state()
+@checked
 def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     """Find each cell's exact `k` nearest cells (itself included) in Euclidean distance.
 
@@ -65,7 +82,7 @@ def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     The neighbours, with the cell itself in column 0 even where other cells lie on the same point.
     """
     x = check_embedding(embedding)
-    k = min(check_positive(k, "k"), x.shape[0])
+    k = min(k, x.shape[0])
     from sklearn.neighbors import NearestNeighbors  # here, so that importing the package stays light
 
     x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
@@ -115,6 +132,8 @@ def knn_within(embedding: FloatArray, groups: Groups, k: int) -> Iterator[tuple[
             yield code, cells, knn(embedding[cells], capped_k(k, len(cells)) + 1).indices[:, 1:]
 
 
+@own_state()
+@checked
 def fuzzy_graph(neighbors: Neighbors) -> csr_array:
     """Weigh the neighbour graph as UMAP and `scanpy.pp.neighbors` do.
 

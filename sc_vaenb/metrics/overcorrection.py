@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
+from .._session import own_state
 from ._check import BoolArray, FloatArray, Groups, check_embedding, check_groups
 from .isolated import batches_per_label
 from .neighbors import Neighbors, knn_within
@@ -20,6 +22,8 @@ from .pcr import check_reference
 LabelSet = Literal["all", "confounded", "private"]
 
 
+@own_state()
+@checked
 def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike, *, k: int = 30) -> dict[str, float]:
     """Share of each cell's `k` nearest cells of its batch that stay the same, averaged per batch.
 
@@ -51,6 +55,8 @@ def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLi
     return shares
 
 
+@own_state()
+@checked
 def neighborhood_overlap(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike, *, k: int = 30) -> float:
     """Mean over batches of :func:`overlap_per_batch`, each batch counting the same; NaN if all have one cell."""
     shares = list(overlap_per_batch(embedding, reference, batch, k=k).values())
@@ -67,6 +73,8 @@ def _purity(neighbors: Neighbors, labels: Groups) -> FloatArray:
     return purity
 
 
+@own_state()
+@checked
 def purity_per_label(neighbors: Neighbors, labels: ArrayLike) -> dict[str, float]:
     """Share of a cell's neighbours that have its label, averaged per label.
 
@@ -79,9 +87,9 @@ def purity_per_label(neighbors: Neighbors, labels: ArrayLike) -> dict[str, float
 
 def _chosen(labels: Groups, batch: ArrayLike | None, n_cells: int, which: LabelSet) -> BoolArray:
     if which == "all":
+        if batch is not None:
+            check_groups(batch, n_cells, "batch")  # refused here too, although it does not matter
         return np.ones(len(labels.names), dtype=bool)
-    if which not in ("confounded", "private"):
-        raise ValueError(f"which is {which!r}: pass 'all', 'confounded' or 'private'.")
     if batch is None:
         raise ValueError(f"which={which!r} depends on the batches but batch is None: pass one batch per cell.")
     batches = check_groups(batch, n_cells, "batch", min_groups=2)
@@ -89,8 +97,14 @@ def _chosen(labels: Groups, batch: ArrayLike | None, n_cells: int, which: LabelS
     return np.asarray(n_batches == 1 if which == "private" else n_batches < len(batches.names))
 
 
+@own_state()
+@checked
 def label_purity(
-    neighbors: Neighbors, labels: ArrayLike, batch: ArrayLike | None = None, *, which: LabelSet = "all"
+    neighbors: Neighbors,
+    labels: ArrayLike,
+    batch: ArrayLike | None = None,
+    *,
+    which: Literal["all", "confounded", "private"] = "all",
 ) -> float:
     """Mean neighbourhood purity (:func:`purity_per_label`) over labels.
 
@@ -116,13 +130,15 @@ def label_purity(
     return float(purity.mean()) if len(purity) else float("nan")
 
 
+@own_state()
+@checked
 def purity_kept(
     neighbors: Neighbors,
     reference_neighbors: Neighbors,
     labels: ArrayLike,
     batch: ArrayLike | None = None,
     *,
-    which: LabelSet = "private",
+    which: Literal["all", "confounded", "private"] = "private",
 ) -> float:
     """Fate of labels: mean over labels of min(1, purity after / purity before).
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
+from .._session import own_state
 from ._check import FloatArray, Groups, check_embedding, check_groups
 
 
@@ -17,6 +19,8 @@ def _explained(x: FloatArray, groups: Groups) -> float:
     return between / total if total > 0 else 0.0
 
 
+@own_state()
+@checked
 def variance_explained(embedding: ArrayLike, batch: ArrayLike) -> float:
     """Share of an embedding's variance that the batch explains.
 
@@ -36,6 +40,8 @@ def variance_explained(embedding: ArrayLike, batch: ArrayLike) -> float:
     return _explained(x, check_groups(batch, x.shape[0], "batch", min_groups=2))
 
 
+@own_state()
+@checked
 def pcr_comparison(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike) -> float:
     """Reduction of the variance that the batch explains, (before - after) / before.
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._check import FloatArray, IntArray, check_embedding, check_groups, check_positive
+from .._checks import checked
+from .._session import own_state
+from ._check import FloatArray, IntArray, check_embedding, check_groups
 from .catalogue import METRICS, Case, Metric, aggregate
 from .pcr import check_reference
 from .subsample import stratified_draw
@@ -32,6 +34,8 @@ def _values(chosen: dict[str, Metric], case: Case) -> dict[str, float]:
     return values | aggregate(values)
 
 
+@own_state()
+@checked
 def score(
     embedding: ArrayLike,
     labels: ArrayLike | None = None,
@@ -42,7 +46,7 @@ def score(
     k: int = 90,
     max_cells: int | None = 20_000,
     n_draws: int = 3,
-    rng: int | np.random.Generator = 0,
+    rng: int | np.random.Generator | None = 0,
 ) -> dict[str, float]:
     """Score an embedding: is biology kept, are batches mixed, and what did the mixing destroy?
 
@@ -93,9 +97,6 @@ def score(
     label_codes = None if labels is None else check_groups(labels, len(x), "labels", min_groups=2).codes
     batch_codes = None if batch is None else check_groups(batch, len(x), "batch", min_groups=2).codes
     before = None if reference is None else check_reference(reference, x)
-    if check_positive(k, "k") < 6:
-        raise ValueError(f"k is {k}: pass at least 6.")
-    check_positive(n_draws, "n_draws")
     inputs = {"labels": labels, "batch": batch, "reference": reference}
     chosen = _chosen(metrics, {name for name, value in inputs.items() if value is not None})
     generator = np.random.default_rng(rng)
@@ -111,7 +112,7 @@ def score(
         )
         return _values(chosen, case)
 
-    if max_cells is None or len(x) <= check_positive(max_cells, "max_cells"):
+    if max_cells is None or len(x) <= max_cells:
         return values_of(slice(None))
     strata = np.zeros(len(x), dtype=np.intp)
     for codes in (label_codes, batch_codes):

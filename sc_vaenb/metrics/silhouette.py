@@ -5,11 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .._checks import checked
+from .._session import own_state
 from ._check import FloatArray, Groups, check_embedding, check_groups
 
 _BLOCK = 4_000_000  # distances held at once
 
 
+@own_state()
+@checked
 def silhouette_samples(embedding: ArrayLike, labels: ArrayLike) -> FloatArray:
     """Compute each cell's silhouette width, (b - a) / max(a, b), in Euclidean distance.
 
@@ -64,6 +68,8 @@ def silhouette_samples(embedding: ArrayLike, labels: ArrayLike) -> FloatArray:
     return widths
 
 
+@own_state()
+@checked
 def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
     """Average silhouette width of labels, scaled to (s + 1) / 2.
 
@@ -96,6 +102,8 @@ def _batch_widths(unit: FloatArray, batch: Groups) -> FloatArray:
     return np.where(usable, (b - a) / np.where(usable, widest, 1), 0.0)
 
 
+@own_state()
+@checked
 def bras(embedding: ArrayLike, labels: ArrayLike, batch: ArrayLike) -> float:
     """Batch-removal adapted silhouette: within each label, do batches overlap?
 

@@ -27,18 +27,19 @@ class Alignment(nn.Module):
 
     def __init__(self, n_clusters: int, n_batches: int, n_latent: int) -> None:
         super().__init__()
-        self.centroid = nn.Buffer(torch.zeros(n_clusters, n_latent))
-        self.log_weight = nn.Buffer(torch.zeros(n_clusters, n_batches))
-        self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent))
+        self.centroid = nn.Buffer(torch.zeros(n_clusters, n_latent, dtype=torch.float32))
+        self.log_weight = nn.Buffer(torch.zeros(n_clusters, n_batches, dtype=torch.float32))
+        self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent, dtype=torch.float32))
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """Latent states (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
-        cells_of = [(code, torch.nonzero(batch == code).squeeze(1)) for code in batch.unique().tolist()]
-        aligned = z
+        order = batch.argsort(stable=True)  # the cells of a batch side by side: a product for each, however many
+        codes, sizes = (values.tolist() for values in batch.unique(return_counts=True))
+        start, weight = z[order], self.log_weight.T[batch[order]]
+        shift_of = self.shift.unbind(1)
+        aligned = start
         for _ in range(ROUNDS):
-            near = SHARPNESS * normalize(aligned) @ self.centroid.T
-            member = torch.softmax(near + self.log_weight.T[batch], 1)
-            aligned = z.clone()
-            for code, cells in cells_of:
-                aligned[cells] -= member[cells] @ self.shift[:, code]
-        return aligned
+            member = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + weight, 1)
+            parts = zip(codes, member.split(sizes), strict=True)
+            aligned = start - torch.cat([part @ shift_of[code] for code, part in parts])
+        return torch.empty_like(z).index_copy_(0, order, aligned)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .network import Linear
+
 if TYPE_CHECKING:
     from .penalty import Passed
     from .vae import CountVAE, ModelConfig
@@ -26,7 +28,11 @@ class Labels(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = config.penalties["labels"]
-        self.classifier = nn.Linear(config.n_latent, len(config.labels))
+        self.classifier = Linear(config.n_latent, len(config.labels))
+        self.start()
+
+    def start(self) -> None:
+        """All labels equally likely."""
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 

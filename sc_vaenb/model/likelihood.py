@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Gamma
 from torch.nn.functional import softplus
 
 from .distributions import HALF_LOG_2PI, negative_binomial, poisson
@@ -65,7 +64,7 @@ class Poisson(nn.Module):
         mean, variance = gene_moments(batch, scaled)
         self._initialise(mean, variance - mean * (1 / batch.size_factor).mean())
         half_a_count = 0.5 / batch.n_cells  # keeps a gene not seen in these cells finite
-        bias = torch.full((self.heads, self.n_genes), FEW_EXTRA_ZEROS, device=mean.device)
+        bias = mean.new_full((self.heads, self.n_genes), FEW_EXTRA_ZEROS)
         bias[0] = self.inverse_link(mean + half_a_count)
         return bias.view(-1)
 
@@ -92,9 +91,9 @@ class Poisson(nn.Module):
         """Log of the expected counts, (n_cells, n_genes), before any extra zeros."""
         return self.link(raw[:, : self.n_genes]) + offset
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
-        """Counts drawn from the distribution with torch's random state, (n_cells, n_genes), whole numbers."""
-        return torch.poisson(self.log_mean(raw, offset).exp())
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+        """Counts drawn from the distribution, (n_cells, n_genes), whole numbers."""
+        return torch.poisson(self.log_mean(raw, offset).exp(), generator=generator)
 
 
 class NegativeBinomial(Poisson):
@@ -102,7 +101,7 @@ class NegativeBinomial(Poisson):
 
     def __init__(self, n_genes: int, n_dispersions: int, link: str) -> None:
         super().__init__(n_genes, n_dispersions, link)
-        self.log_theta = nn.Parameter(torch.zeros(n_dispersions, n_genes))
+        self.log_theta = nn.Parameter(torch.zeros(n_dispersions, n_genes, dtype=torch.float32))
 
     def _initialise(self, mean: Tensor, extra_variance: Tensor) -> None:
         # A gene without extra variance would have theta = infinity; the bounds keep every gene free to move.
@@ -114,12 +113,13 @@ class NegativeBinomial(Poisson):
             return negative_binomial_cells(raw, offset, self.bounded_log_theta(), batch, shares=True)
         return negative_binomial_cells(self.link(raw), offset, self.bounded_log_theta(), batch)
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         # A negative binomial is a Poisson whose rate varies as a gamma of mean mu and shape theta.
         log_theta = self.log_theta_of(condition)
         rate = (log_theta - self.log_mean(raw, offset)).exp()
-        gamma = Gamma(log_theta.exp().expand_as(rate), rate, validate_args=False)
-        return torch.poisson(gamma.sample())
+        # torch.distributions.Gamma takes no generator
+        gamma = torch._standard_gamma(log_theta.exp().expand_as(rate), generator=generator) / rate
+        return torch.poisson(gamma.clamp(min=torch.finfo(gamma.dtype).tiny), generator=generator)
 
     def log_theta_of(self, condition: Tensor) -> Tensor:
         """Of each cell, (n_cells or 1, n_genes)."""
@@ -145,9 +145,12 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
         seen = negative_binomial(batch.count, batch.at_nonzeros(log_mu), batch.at_nonzeros(log_theta))
         return _sum_cells(kept + torch.logaddexp(inflation, not_seen), batch.at_nonzeros(kept) + seen, batch)
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
-        counts = super().draw(raw, offset, condition)
-        lost = torch.rand(counts.shape, device=raw.device) < raw[:, self.n_genes :].sigmoid()
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+        counts = super().draw(raw, offset, condition, generator)
+        lost = (
+            torch.rand(counts.shape, generator=generator, dtype=raw.dtype, device=raw.device)
+            < raw[:, self.n_genes :].sigmoid()
+        )
         return counts.masked_fill(lost, 0.0)
 
 
@@ -158,7 +161,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, n_genes: int, n_dispersions: int, link: str) -> None:
         super().__init__()
-        self.log_variance = nn.Parameter(torch.zeros(n_dispersions, n_genes))
+        self.log_variance = nn.Parameter(torch.zeros(n_dispersions, n_genes, dtype=torch.float32))
 
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> Tensor:
@@ -176,11 +179,11 @@ class Gaussian(nn.Module):
         """Log of what the mean of log1p(count / size factor) stands for; -inf where that is below zero counts."""
         return torch.expm1(raw.clamp(min=0)).log() + offset
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor) -> Tensor:
+    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         """Values drawn on the log scale, brought back and rounded to counts."""
         log_variance = self.log_variance.clamp(-9.2, 9.2)
         log_variance = log_variance if len(log_variance) == 1 else log_variance[condition]
-        noise = torch.randn(raw.shape, device=raw.device)
+        noise = torch.randn(raw.shape, generator=generator, dtype=raw.dtype, device=raw.device)
         values = raw + (0.5 * log_variance).exp() * noise
         return (torch.expm1(values.clamp(min=0)) * offset.exp()).round()
 

@@ -29,6 +29,8 @@ class Minibatch:
         What else is known of each cell, by name: tensors with one row per cell.
     part_of
         Where these cells are a part of a minibatch: how many cells of it come before them, and how many it has.
+    generator
+        What the random numbers of a step with these cells are drawn from. Without one none can be drawn.
     position
         Derived, `row * n_genes + gene`: where a non-zero lies in the flattened dense matrix.
     """
@@ -41,6 +43,7 @@ class Minibatch:
     n_genes: int
     beside: dict[str, Tensor] = field(default_factory=dict)
     part_of: tuple[int, int] | None = None
+    generator: torch.Generator | None = None
     position: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,10 +62,12 @@ class Minibatch:
         """The entries of a (n_cells, n_genes) matrix at the non-zeros, in their order."""
         return matrix.reshape(-1).index_select(0, self.position)
 
-    def random(self, draw: Callable[..., Tensor], width: int, generator: torch.Generator | None = None) -> Tensor:
+    def random(self, draw: Callable[..., Tensor], width: int) -> Tensor:
         """A row of random numbers for each cell (`draw`: such as torch.randn), as in the minibatch it is a part of."""
+        assert self.generator is not None, "torch's global random state is that of other threads too"
         before, total = self.part_of or (0, self.n_cells)
-        numbers = draw(total, width, device=self.size_factor.device, generator=generator)
+        like = self.size_factor
+        numbers = draw(total, width, generator=self.generator, dtype=like.dtype, device=like.device)
         return numbers[before : before + self.n_cells]
 
     def log_normalised(self) -> Tensor:

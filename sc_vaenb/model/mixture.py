@@ -40,9 +40,9 @@ class Mixture(nn.Module):
 
     def __init__(self, n_latent: int, n_conditions: int, n_components: int = 1) -> None:
         super().__init__()
-        self.weight: Tensor = nn.Buffer(torch.eye(n_components)[0])
-        self.mean: Tensor = nn.Buffer(torch.zeros(n_components, n_latent))
-        self.log_var: Tensor = nn.Buffer(torch.zeros(n_components, n_latent))
+        self.weight: Tensor = nn.Buffer(torch.eye(n_components, dtype=torch.float32)[0])
+        self.mean: Tensor = nn.Buffer(torch.zeros(n_components, n_latent, dtype=torch.float32))
+        self.log_var: Tensor = nn.Buffer(torch.zeros(n_components, n_latent, dtype=torch.float32))
 
     def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
         """The first component is where a normal prior is; the others are born during the fit."""
@@ -113,7 +113,7 @@ class Mixture(nn.Module):
         """States of the prior, (n_cells, n_latent), one for each batch code."""
         weight = (self.weight * self.live()).expand(len(condition), -1)
         component = torch.multinomial(weight, 1, generator=generator).squeeze(1)
-        noise = torch.randn((len(condition), self.mean.shape[1]), generator=generator)
+        noise = torch.randn((len(condition), self.mean.shape[1]), generator=generator, dtype=torch.float32)
         return self.mean[component] + (0.5 * self.log_var[component]).exp() * noise
 
 
@@ -126,12 +126,16 @@ class Vamp(Mixture):
 
     def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
         n_components = len(self.weight)
-        chosen = torch.linspace(0, cells.n_cells - 1, n_components, device=self.weight.device).long()
+        chosen = torch.linspace(
+            0, cells.n_cells - 1, n_components, dtype=torch.float32, device=self.weight.device
+        ).long()
         counts = cells.dense(cells.count)[chosen]
         row, gene = counts.nonzero(as_tuple=True)
         size_factor, condition = cells.size_factor[chosen], cells.condition[chosen]
         beside = {name: values[chosen] for name, values in cells.beside.items()}
-        self.inputs = Minibatch(row, gene, counts[row, gene], size_factor, condition, cells.n_genes, beside)
+        self.inputs = Minibatch(
+            row, gene, counts[row, gene], size_factor, condition, cells.n_genes, beside, generator=cells.generator
+        )
         self.encode = encode
         self.weight.fill_(1 / n_components)
 

@@ -8,6 +8,7 @@ exp and log are written out (the polynomials of Cephes, S. Moshier; relative err
 from __future__ import annotations
 
 import math
+from functools import wraps
 from typing import Any
 
 import numba
@@ -30,11 +31,29 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # without, a 
 
 
 def kept(function: Any) -> Any:
-    """Compiled once, for later sessions too where there is a folder to keep it."""
+    """Compiled once, for later sessions too where there is a folder to keep it.
+
+    Whatever goes wrong with that folder (it is full, or its files are damaged), and when: the function is compiled for
+    this session then. The functions change no argument, so that a call can be made again.
+    """
+    compiled = numba.njit(**OPTIONS)(function)
     try:
-        return numba.njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:
-        return numba.njit(**OPTIONS)(function)
+        cached = numba.njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # there is no folder
+        return compiled
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        nonlocal cached
+        if cached is compiled:
+            return compiled(*arguments)
+        try:
+            return cached(*arguments)
+        except Exception:  # errors of the disk, of unpickling, of compiled code that is cut: each with its own class
+            cached = compiled
+            return compiled(*arguments)
+
+    return call
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)

@@ -159,7 +159,9 @@ def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tenso
     if n:
         k = torch.arange(n, device=theta.device, dtype=theta.dtype)
         factor = theta.view(-1, 1) + k
-        below = torch.ones(n, n + 1, device=theta.device).triu_(1)  # a product with it sums over all k < column
+        below = torch.ones(n, n + 1, dtype=theta.dtype, device=theta.device).triu_(
+            1
+        )  # a product with it sums over all k < column
         at = column.add_(entry, alpha=n + 1)
         value = ((factor.log() - torch.log1p(k)) @ below).view(-1).index_select(0, at)
         slope = ((theta.view(-1, 1) / factor) @ below).view(-1).index_select(0, at)

@@ -27,7 +27,7 @@ class Normal(nn.Module):
 
     def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
         """States of the prior, (n_cells, n_latent), one for each batch code."""
-        return torch.randn((len(condition), self.n_latent), generator=generator)
+        return torch.randn((len(condition), self.n_latent), generator=generator, dtype=torch.float32)
 
 
 class Conditional(Normal):
@@ -35,8 +35,8 @@ class Conditional(Normal):
 
     def __init__(self, n_latent: int, n_conditions: int, n_components: int = 1) -> None:
         super().__init__(n_latent, n_conditions)
-        self.mean = nn.Parameter(torch.zeros(n_conditions, n_latent))
-        self.log_var = nn.Parameter(torch.zeros(n_conditions, n_latent))
+        self.mean = nn.Parameter(torch.zeros(n_conditions, n_latent, dtype=torch.float32))
+        self.log_var = nn.Parameter(torch.zeros(n_conditions, n_latent, dtype=torch.float32))
 
     def kl(self, mean: Tensor, log_var: Tensor, condition: Tensor) -> Tensor:
         prior_mean, prior_log_var = self.mean[condition], self.log_var.clamp(-10, 10)[condition]

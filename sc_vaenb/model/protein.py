@@ -7,6 +7,7 @@ belongs to the batch. A protein that was not measured in a cell (NaN) is neither
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -78,10 +79,11 @@ class Protein(nn.Module):
         self.n_proteins, self.weight = n, config.penalties["protein"]
         style = (config.activation, config.norm, config.dropout)
         self.decoder = MLP(config.n_latent, config.n_covariates, config.decoder_hidden, 2 * n, *style)
-        self.log_theta = nn.Parameter(torch.ones(2 * n))  # a vector, which does not decay
-        self.background, self.bound = (nn.Buffer(torch.zeros(n_batches, n)) for _ in range(2))
-        self.background_shift, self.bound_shift = (nn.Parameter(torch.zeros(n_batches, n)) for _ in range(2))
-        self.centre, self.spread = nn.Buffer(torch.zeros(n)), nn.Buffer(torch.ones(n))
+        self.log_theta = nn.Parameter(torch.ones(2 * n, dtype=torch.float32))  # a vector, which does not decay
+        zeros = partial(torch.zeros, dtype=torch.float32)
+        self.background, self.bound = (nn.Buffer(zeros(n_batches, n)) for _ in range(2))
+        self.background_shift, self.bound_shift = (nn.Parameter(zeros(n_batches, n)) for _ in range(2))
+        self.centre, self.spread = nn.Buffer(zeros(n)), nn.Buffer(zeros(n) + 1)
 
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> None:
@@ -109,9 +111,11 @@ class Protein(nn.Module):
             value = value.masked_fill(batch.random(torch.rand, 1) < HIDDEN, torch.nan)
         return torch.cat([value.nan_to_num(nan=0.0), (~value.isnan()).float()], 1)
 
-    def decode(self, z: Tensor, given: list[Tensor], condition: Tensor) -> Levels:
+    def decode(
+        self, z: Tensor, given: list[Tensor], condition: Tensor, generator: torch.Generator | None = None
+    ) -> Levels:
         """The levels of latent states as in the batches `condition`; `given` as `CountVAE.given` has it."""
-        bound, log_odds = self.decoder(z, given).chunk(2, dim=1)
+        bound, log_odds = self.decoder(z, given, generator).chunk(2, dim=1)
         background = (self.background + self.background_shift)[condition].clamp(*LOG_COUNT)
         bound = (bound + (self.bound + self.bound_shift)[condition]).clamp(*LOG_COUNT)
         return Levels(background, torch.logaddexp(background, bound), log_odds)
@@ -122,7 +126,7 @@ class Protein(nn.Module):
         if "protein" not in batch.beside:
             return passed.z.new_zeros(())
         x = batch.beside["protein"]
-        levels = self.decode(passed.z, model.given(batch), batch.condition)
+        levels = self.decode(passed.z, model.given(batch), batch.condition, batch.generator)
         log_prob = mixture(x.nan_to_num(nan=0.0), levels, self.log_theta.view(2, -1))
         return -self.weight * log_prob.masked_fill(x.isnan(), 0.0).sum(1).mean()
 
@@ -143,6 +147,6 @@ def two_levels(x: Tensor) -> Tensor:
         low, high = (torch.where(part, y, 0.0).sum(0) / part.sum(0).clamp(min=1) for part in (lower, upper))
     below, above = (torch.where(part, x, 0.0).sum(0) / part.sum(0).clamp(min=1) for part in (lower, upper))
     background = below.clamp(min=LEAST_BACKGROUND)
-    share = upper.sum(0) / measured.sum(0)
+    share = upper.sum(0).to(x.dtype) / measured.sum(0)
     levels = torch.stack([background.log(), (above - background).clamp(min=LEAST_BOUND).log(), share])
     return levels.where(measured.sum(0) >= A_FEW, torch.nan)

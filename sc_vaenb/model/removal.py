@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import kl_div, nll_loss
 
+from .network import NORMS, Linear
+
 if TYPE_CHECKING:
     from .penalty import Passed
     from .vae import CountVAE, ModelConfig
@@ -47,7 +49,7 @@ class Adversary(Removal):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, "adversary")
         self.guess = nn.Sequential(
-            nn.Linear(config.n_latent, WIDTH), nn.LayerNorm(WIDTH), nn.GELU(), nn.Linear(WIDTH, config.n_conditions)
+            Linear(config.n_latent, WIDTH), NORMS["layer"](WIDTH), nn.GELU(), Linear(WIDTH, config.n_conditions)
         )
 
     def forward(self, model: CountVAE, passed: Passed) -> Tensor:
@@ -80,7 +82,7 @@ class Discrepancy(Removal):
     def forward(self, model: CountVAE, passed: Passed) -> Tensor:
         batch, z = passed.batch.condition, passed.z
         near = self.near(batch)[:, batch].to(z.dtype)
-        same = near - torch.eye(len(z), device=z.device)  # pairs of two cells of one group
+        same = near - torch.eye(len(z), dtype=z.dtype, device=z.device)  # pairs of two cells of one group
         square = (z * z).sum(1)
         distance = same * (square.unsqueeze(1) + square - 2 * z @ z.T).clamp(min=0)
         width = (near @ distance.sum(1, keepdim=True)) / (near @ same.sum(1, keepdim=True)).clamp(min=1)

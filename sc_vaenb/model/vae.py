@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .alignment import Alignment
+from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import Minibatch, without_counts
-from .network import MLP, Condition
+from .network import MLP, Condition, draw_weights
 from .penalty import PENALTIES, Passed
 from .prior import PRIORS
 from .protein import Protein
@@ -47,6 +48,12 @@ class ModelConfig:
     n_proteins: int = 0  # with "protein" among the penalties
     penalties: dict[str, float] = field(default_factory=dict)  # weight of each
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelConfig:
+        """The configuration that was written as JSON, which knows lists but no tuples."""
+        arguments: dict[str, Any] = {n: tuple(part) if isinstance(part, list) else part for n, part in values.items()}
+        return cls(**arguments)
+
 
 class Terms(NamedTuple):
     """The objective of a minibatch, in nats per cell: reconstruction + beta * kl (with free bits, if any) + penalties.
@@ -63,10 +70,11 @@ class Terms(NamedTuple):
 class CountVAE(nn.Module):
     """A variational autoencoder of counts (Kingma & Welling 2014; for single cells Lopez et al. 2018).
 
-    With `config.n_conditions` > 0 it is conditional: the decoder, and on request the encoder, knows the batch.
+    With `config.n_conditions` > 0 it is conditional: the decoder, and on request the encoder, knows the batch. The
+    first weights are drawn from a generator, by default from one of seed 0.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         conditional = config.n_conditions > 0
@@ -88,7 +96,12 @@ class CountVAE(nn.Module):
         self.alignment = Alignment(*aligned) if config.alignment_clusters else None
         self.penalties = nn.ModuleDict({name: PENALTIES[name](config) for name in config.penalties})
         # With shares of the depth (softmax) the size factor 1 stands for this many counts.
-        self.depth = nn.Buffer(torch.ones(()))
+        self.depth = nn.Buffer(torch.ones((), dtype=torch.float32))
+        draw_weights(self, generator or torch.Generator("cpu").manual_seed(0))
+        if config.labels:
+            labels = self.penalties["labels"]
+            assert isinstance(labels, Labels)
+            labels.start()
 
     @property
     def protein(self) -> Protein | None:
@@ -108,7 +121,7 @@ class CountVAE(nn.Module):
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
-        mean, log_var = self.encoder(batch.log_normalised(), self.encoder_side(batch)).chunk(2, dim=1)
+        mean, log_var = self.encoder(batch.log_normalised(), self.encoder_side(batch), batch.generator).chunk(2, dim=1)
         return mean, log_var.clamp(*LOG_VAR)
 
     def encoder_side(self, batch: Minibatch) -> list[Tensor]:
@@ -122,7 +135,7 @@ class CountVAE(nn.Module):
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""
-        return self.decoder(z, self.decoder_side(batch))
+        return self.decoder(z, self.decoder_side(batch), batch.generator)
 
     def decoder_side(self, batch: Minibatch) -> list[Tensor]:
         """What the decoder sees besides the latent state."""
@@ -165,18 +178,22 @@ class CountVAE(nn.Module):
         return self.likelihood.log_mean(self.decode(z, cells), self.offset(cells))
 
     def draw(
-        self, z: Tensor, size_factor: Tensor, condition: Tensor, beside: dict[str, Tensor] | None = None
+        self,
+        z: Tensor,
+        size_factor: Tensor,
+        condition: Tensor,
+        generator: torch.Generator,
+        beside: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Counts drawn from the likelihood given latent states, (n_cells, n_genes), whole numbers; see `log_mean`."""
         cells = without_counts(size_factor, condition, self.config.n_genes, beside)
-        return self.likelihood.draw(self.decode(z, cells), self.offset(cells), condition)
+        return self.likelihood.draw(self.decode(z, cells), self.offset(cells), condition, generator)
 
     def loss(
         self,
         batch: Minibatch,
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
-        generator: torch.Generator | None = None,
         warmth: float | Tensor = 1.0,
     ) -> Terms:
         """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension.
@@ -184,7 +201,7 @@ class CountVAE(nn.Module):
         `warmth`: share of its final value that the weight of the KL has reached, for the penalties that rise with it.
         """
         mean, log_var = self.encode(batch)
-        noise = batch.random(torch.randn, mean.shape[1], generator)
+        noise = batch.random(torch.randn, mean.shape[1])
         z = mean + (0.5 * log_var).exp() * noise
         raw = self.decode(z, batch)
         reconstruction = -self.likelihood.log_prob(raw, self.offset(batch), batch).mean()

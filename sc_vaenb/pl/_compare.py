@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._checks import checked
+from .._results import check_result
 from ._embedding import embedding
 from ._history import prepared, shown
+from ._text import as_label
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked
 def compare(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> NDArray[np.object_] | None:
@@ -44,6 +48,7 @@ def compare(
     if not (isinstance(record, dict) and "methods" in record):
         msg = f"uns[{key!r}] holds no comparison; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
+    record = check_result(record, key, "compare", "params")
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
     by = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
@@ -55,5 +60,5 @@ def compare(
         assert panels is not None  # not shown
         axes[row] = panels[0]
         for ax, title in zip(axes[row], [*by, "leiden"], strict=True):
-            ax.set_title(f"{method} · {title}", fontsize="medium")
+            ax.set_title(f"{as_label(method)} · {as_label(title)}", fontsize="medium")
     return shown(axes, show)

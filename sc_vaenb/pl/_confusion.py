@@ -8,9 +8,11 @@ import matplotlib as mpl
 import numpy as np
 
 from .. import _adata
+from .._checks import checked
 from ._embedding import PLAIN
 from ._history import prepared, shown
 from ._scores import read_scores
+from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +26,7 @@ READ = 0.05  # share of a label from which its number is written
 MOST = 100  # rows or columns that can be read
 
 
+@checked
 def confusion(
     adata: AnnData,
     clusters: str | None = None,
@@ -80,8 +83,9 @@ def confusion(
         raise ValueError(msg)
     columns = _categories(adata, "clusters", clusters)
     label_key = _label_key(adata, key) if label_key is None else label_key
-    counts, names, numbers, n_missing = _count(_categories(adata, "label_key", label_key), columns)
+    counts, rows, at_bottom, n_missing = _count(_categories(adata, "label_key", label_key), columns)
 
+    names, numbers = as_labels(rows), as_labels(at_bottom)
     longest = [max(map(len, found)) for found in (names, numbers)]
     width = CELL_WIDTH * len(numbers) + LETTER * longest[0] + 1.3
     figure = prepared(fig, (max(width, 4.0), ROW_HEIGHT * len(names) + LETTER * longest[1] + 2.0))
@@ -90,10 +94,14 @@ def confusion(
     _shares(ax, shares)
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.set_xticks(range(len(numbers)), numbers, fontsize=8, rotation=90 if longest[1] > 4 else 0)
-    ax.set_xlabel(clusters, fontsize=9)
-    ax.set_ylabel(label_key, fontsize=9)
+    ax.set_xlabel(as_label(clusters), fontsize=9)
+    ax.set_ylabel(as_label(label_key), fontsize=9)
     _margins(ax, counts)
-    said = [*([title] if title else []), "share of each label's cells in each cluster", f"{counts.sum():,} cells"]
+    said = [
+        *([as_label(title)] if title else []),
+        "share of each label's cells in each cluster",
+        f"{counts.sum():,} cells",
+    ]
     if n_missing:
         said[-1] += f"; {n_missing:,} without label or cluster are left out"
     figure.suptitle("\n".join(said), x=0.01, ha="left", fontsize="small", color=PLAIN, linespacing=1.4)
@@ -135,8 +143,7 @@ def _label_key(adata: AnnData, key: str) -> str:
 
 
 def _categories(adata: AnnData, name: str, column: str) -> pd.Series:
-    _adata.check_obs_key(adata, name, column)
-    found = adata.obs[column].astype("category").cat.remove_unused_categories()
+    found = _adata.read_categories(adata, name, column)
     if not 0 < len(found.cat.categories) <= MOST:
         msg = (
             f"obs[{column!r}] holds {len(found.cat.categories):,} categories; a plot that can be read has 1 to {MOST}. "

@@ -16,7 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 from scanpy import logging
 
+from .. import _adata
+from .._checks import checked, seed_of
 from ._history import prepared, shown
+from ._text import as_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +61,7 @@ class Colouring(NamedTuple):
     extend: str
 
 
+@checked
 def embedding(
     adata: AnnData,
     keys: str | Sequence[str] = "X_vae",
@@ -65,7 +69,7 @@ def embedding(
     color: str | Sequence[str] | None = None,
     layer: str | None = None,
     size: float | None = None,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     fig: Figure | SubFigure | None = None,
     show: bool | None = None,
 ) -> NDArray[np.object_] | None:
@@ -109,6 +113,7 @@ def embedding(
     ValueError
         If an embedding holds a non-finite value, or a colour has more categories than can be told apart.
     """
+    rng = seed_of(rng)
     keys = [keys] if isinstance(keys, str) else list(keys)
     colors = [color] if color is None or isinstance(color, str) else list(color)
     _validate(adata, keys, colors, layer)
@@ -129,7 +134,7 @@ def embedding(
         for i, (name, xy) in enumerate(planes):
             axes[i, j] = ax = figure.add_subplot(grid[i, 2 * j])
             ax.scatter(xy[order, 0], xy[order, 1], c=colouring.rgba[order], s=area, linewidths=0, rasterized=True)
-            ax.set_title(" · ".join(filter(None, [name, colouring.name])), fontsize="medium")
+            ax.set_title(" · ".join(map(as_label, filter(None, [name, colouring.name]))), fontsize="medium")
             ax.set(xticks=[], yticks=[])
             ax.set_aspect("equal", adjustable="datalim")
             ax.spines[:].set_color(MISSING)
@@ -151,7 +156,7 @@ def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], lay
                 f"obsm has no {key!r}; found: {list(adata.obsm)}. "
                 f"Run sc_vaenb.tl.cvae(adata, ..., key_added={key.removeprefix('X_')!r}) first, or pass one of these."
             )
-        finite = np.isfinite(np.asarray(adata.obsm[key], dtype=float)).all(axis=1)
+        finite = np.isfinite(_adata.read_embedding(adata, key, finite=False)).all(axis=1)
         if not finite.all():
             cell = adata.obs_names[np.argmin(finite)]
             raise ValueError(
@@ -173,7 +178,17 @@ def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring
     if name is None:
         n_cells = adata.n_obs
         return Colouring("", np.tile(to_rgba(PLAIN), (n_cells, 1)), np.zeros(n_cells, bool), {}, None, "neither")
-    values = adata.obs[name] if name in adata.obs else sc.get.obs_df(adata, [name], layer=layer)[name]
+    if name in adata.obs:
+        _adata.check_obs_key(adata, "color", name)
+        values = adata.obs[name]
+        if not pd.api.types.is_numeric_dtype(values):
+            _adata.read_categories(adata, "color", name)  # refuses what has no names of its own
+    else:
+        if (adata.var_names == name).sum() > 1:
+            raise ValueError(f"var_names holds {name!r} more than once. Call adata.var_names_make_unique() first.")
+        if layer is None and adata.X is None:
+            raise ValueError("adata.X is empty: name the layer with the values of genes.")
+        values = pd.Series(adata.obs_vector(name, layer=layer))
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return _numbers(name, values.to_numpy(dtype=float, na_value=np.nan))
     return _categories(name, values.astype("category"), adata.uns.get(f"{name}_colors"))
@@ -218,12 +233,12 @@ def _categories(name: str, values: pd.Series, stored: Sequence[str] | None) -> C
 
 def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]]:
     """Two coordinates a cell, and how to call them."""
-    coordinates = np.asarray(adata.obsm[key], dtype=float)
+    coordinates = _adata.read_embedding(adata, key).astype(float)
     if coordinates.shape[1] == 2:
         return key, coordinates
     stored = f"X_umap_{key.removeprefix('X_')}"
-    if stored in adata.obsm:
-        return f"UMAP of {key}", np.asarray(adata.obsm[stored], dtype=float)[:, :2]
+    if stored in adata.obsm and (plane := _adata.read_embedding(adata, stored)).shape[1] >= 2:
+        return f"UMAP of {key}", plane[:, :2].astype(float)
     start = logging.info(f"computing a UMAP of obsm[{key!r}], for this plot alone")
     umap = _umap(coordinates, rng)
     logging.info(
@@ -261,7 +276,7 @@ def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
         bar = figure.colorbar(
             colouring.scale, cax=strip.inset_axes((0, -1.65, 0.12, 1.3), transform=inches), extend=colouring.extend
         )
-        bar.ax.set_title(colouring.name, loc="left", fontsize="small")
+        bar.ax.set_title(as_label(colouring.name), loc="left", fontsize="small")
         bar.ax.tick_params(labelsize="small")
         bar.outline.set_visible(False)
         top = -1.8
@@ -269,10 +284,10 @@ def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
     if entries:
         strip.legend(
             handles=[
-                Line2D([], [], color=colour, marker="o", markersize=5, linestyle="", label=label)
-                for label, colour in entries.items()
+                Line2D([], [], color=colour, marker="o", markersize=5, linestyle="", label=as_label(name))
+                for name, colour in entries.items()
             ],
-            title=colouring.name if colouring.scale is None else None,
+            title=as_label(colouring.name) if colouring.scale is None else None,
             ncols=-(-len(entries) // (14 * n_rows)),
             loc="upper left",
             bbox_to_anchor=(0, top),

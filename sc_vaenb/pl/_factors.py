@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from .. import _adata
+from .._checks import checked
+from .._results import check_result
 from ._embedding import PLAIN
 from ._history import prepared, shown
+from ._text import as_label, as_labels, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
 
 CELL_WIDTH, ROW_HEIGHT, LETTER = 0.55, 0.34, 0.068  # inches
 TITLE = "genes that rise ▲ and fall ▼"
+LONGEST_LINE = 200  # letters
 SHOWN = 0.01  # share of the variance
 KINDS = {"eta2": ("η²", "Blues", (0, 1)), "spearman": ("\N{GREEK SMALL LETTER RHO}", "RdBu_r", (-1, 1))}
 
 
+@checked
 def factors(
     adata: AnnData,
     key: str = "vae",
@@ -67,16 +71,18 @@ def factors(
     about, association = record["dimensions"], record["association"]
     if n_dimensions is None:
         n_dimensions = max(int((about["active"] & (about["variance"] >= SHOWN)).sum()), 1)
-    _adata.check_number("n_dimensions", n_dimensions, 1, len(about), whole=True)
+    if n_dimensions > len(about):
+        msg = f"n_dimensions={n_dimensions} is not possible. The model in uns[{key!r}] has {len(about)}."
+        raise ValueError(msg)
     left_out = len(about) - n_dimensions
     about = about.iloc[:n_dimensions]
     tables = {kind: association.loc[association["measure"] == kind, list(about.index)].T for kind in KINDS}
     tables = {kind: table.astype(float) for kind, table in tables.items() if table.shape[1]}
 
-    text = [f"▲ {row.up}\n▼ {row.down}" for row in about.itertuples()]
+    text = [f"▲ {_short(row.up)}\n▼ {_short(row.down)}" for row in about.itertuples()]
     widths = {"variance": 1.3} | {kind: CELL_WIDTH * table.shape[1] for kind, table in tables.items()}
     widths["genes"] = LETTER * max(len(line) for line in [TITLE, *"\n".join(text).split("\n")])
-    longest = max((len(name) for table in tables.values() for name in table), default=0)
+    longest = max((len(as_label(name)) for table in tables.values() for name in table), default=0)
     size = (sum(widths.values()) + 1.0, ROW_HEIGHT * len(about) + 0.05 * longest + 1.1)
     figure = prepared(fig, size)
     grid = figure.add_gridspec(1, len(widths), width_ratios=list(widths.values()))
@@ -92,12 +98,16 @@ def factors(
         ax.set_ylim(len(about) - 0.5, -0.5)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-    title = f"Latent dimensions of {key}" + (f"; {left_out} more are not shown" if left_out else "")
+    title = f"Latent dimensions of {as_label(key)}" + (f"; {left_out} more are not shown" if left_out else "")
     figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
     return shown(axes, show)
 
 
-def read_factors(adata: AnnData, key: str) -> dict[str, Any]:
+def _short(genes: str) -> str:
+    return plain(genes if len(genes) <= LONGEST_LINE else f"{genes[: LONGEST_LINE - 1]}…")
+
+
+def read_factors(adata: AnnData, key: str, *needed: str) -> dict[str, Any]:
     """What :func:`sc_vaenb.tl.factors` wrote."""
     record = adata.uns.get(f"{key}_factors")
     if not (isinstance(record, dict) and "dimensions" in record and "association" in record):
@@ -106,7 +116,7 @@ def read_factors(adata: AnnData, key: str) -> dict[str, Any]:
             f"Run sc_vaenb.tl.factors(adata, {key!r}) first."
         )
         raise KeyError(msg)
-    return record
+    return check_result(record, f"{key}_factors", "factors", *needed)
 
 
 def _bars(ax: Axes, share: pd.Series) -> None:
@@ -129,7 +139,9 @@ def _table(ax: Axes, table: pd.DataFrame, kind: str) -> None:
         said = f"{number:.2f}".replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
         ax.text(column, row, said, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     ax.set_yticks([])
-    ax.set_xticks(range(table.shape[1]), table.columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    ax.set_xticks(
+        range(table.shape[1]), as_labels(table.columns), rotation=45, ha="right", rotation_mode="anchor", fontsize=8
+    )
     ax.set_title(name, fontsize="small", loc="left")
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import scanpy as sc
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from .. import _adata
+from .._checks import checked
+from .._record import read_history
+from ._text import as_label, plain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +27,7 @@ TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion
 PANELS = ("loss", "reconstruction", "kl"), ("learning_rate", "active_units", "kl_per_dim")
 
 
+@checked
 def history(
     adata: AnnData, key: str = "vae", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -98,11 +101,11 @@ def shown(axes: T, show: bool | None) -> T | None:
 
 def _record(adata: AnnData, key: str) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]]:
     """The curves, in the order of their steps, and the verdict of the fit in ``adata.uns[key]``."""
-    record = _adata.find_record(adata, key)
-    curves = {name: np.asarray(values) for name, values in record["history"].items()}
+    history, verdict = read_history(adata, key)
+    curves = {name: np.asarray(values) for name, values in history.items()}
     if not len(curves["step"]):
         raise ValueError(f"the fit in uns[{key!r}] ended before its first evaluation: there is nothing to plot.")
-    return curves, record["verdict"]
+    return curves, verdict
 
 
 def _losses(ax: Axes, curves: dict[str, NDArray[Any]], name: str, title: str) -> None:
@@ -205,10 +208,10 @@ def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None
 
 def _title(key: str, curves: dict[str, NDArray[Any]], verdict: Mapping[str, Any]) -> str:
     parts = [
-        f"{key}: {str(verdict['status']).replace('_', ' ')}",
+        f"{as_label(key)}: {str(verdict['status']).replace('_', ' ')}",
         *(["posterior collapse"] if verdict["posterior_collapse"] else []),
         f"{curves['step'][-1]:,} steps",
         f"{curves['epoch'][-1]:,.3g} epochs",
         f"{curves['seconds'][-1]:,.3g} s",
     ]
-    return "\n".join([" · ".join(parts), *textwrap.wrap(str(verdict["message"]), 125)])
+    return "\n".join([" · ".join(parts), *textwrap.wrap(plain(verdict["message"]), 125)])

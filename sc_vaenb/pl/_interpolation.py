@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .. import _adata
+from .._checks import checked
+from .._results import check_result
 from ._embedding import PLAIN
 from ._history import prepared, shown
+from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,6 +23,7 @@ ROW_HEIGHT, LETTER = 0.17, 0.075  # inches
 FAR = 2.0  # z-score at the ends of the colours: what only falls or rises reaches 1.7, and a spike must not pale all
 
 
+@checked
 def interpolation(
     adata: AnnData,
     key: str = "interpolation",
@@ -66,22 +69,23 @@ def interpolation(
     if not (isinstance(record, dict) and {"expression", "points", "stops", "params"} <= set(record)):
         msg = f"uns[{key!r}] holds no interpolation; uns has {list(adata.uns)}. Run sc_vaenb.tl.interpolate first."
         raise KeyError(msg)
+    record = check_result(record, key, "interpolation")
     expression: pd.DataFrame = record["expression"]
-    _adata.check_number("n_genes", n_genes, 1, whole=True)
     logged = np.log1p(_of_genes(expression, genes, key))
     if genes is None:
         logged = logged.loc[logged.std(axis=1).sort_values(ascending=False, kind="stable").index[:n_genes]]
     scores = _ordered(_z_scores(logged))
 
-    letters = max(map(len, scores.index))
+    names = as_labels(scores.index)
+    letters = max(map(len, names))
     figure = prepared(fig, (5.0 + LETTER * letters, 1.4 + ROW_HEIGHT * max(len(scores), 6)))
     ax: Axes = figure.add_subplot()
     half = 0.5 / (scores.shape[1] - 1)  # so that the centre of each column is at its position
     edges = (-half, 1 + half, len(scores) - 0.5, -0.5)
     image = ax.imshow(scores, cmap="RdBu_r", vmin=-FAR, vmax=FAR, aspect="auto", extent=edges, interpolation="nearest")
-    ax.set_yticks(range(len(scores)), scores.index, fontsize=7)
+    ax.set_yticks(range(len(scores)), names, fontsize=7)
     stops = record["stops"]
-    ax.set_xticks(stops["position"], stops["name"])
+    ax.set_xticks(stops["position"], as_labels(stops["name"]))
     ends = ax.get_xticklabels()
     ends[0].set_horizontalalignment("left")  # long names would hang out to the sides
     ends[-1].set_horizontalalignment("right")
@@ -129,5 +133,5 @@ def _ordered(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _title(params: dict[str, Any]) -> str:
-    batch = f"as in batch {params['batch']}" if "batch" in params else "averaged over batches"
-    return f"{params['path']} way in the latent space of {params['key']}; {batch}"
+    batch = f"as in batch {as_label(params['batch'])}" if "batch" in params else "averaged over batches"
+    return f"{params['path']} way in the latent space of {as_label(params['key'])}; {batch}"

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _adata
+from .._checks import checked
 from ._confusion import _categories
 from ._embedding import MISSING, OKABE_ITO, PLAIN
 from ._factors import read_factors
 from ._history import prepared, shown
+from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,7 @@ ROW_HEIGHT = 0.27  # inches
 FEWEST = 5  # cells from which a density can be drawn
 
 
+@checked
 def latent(
     adata: AnnData,
     key: str = "vae",
@@ -69,10 +72,9 @@ def latent(
     ValueError
         If there is no such dimension, or nothing to group by, or too many groups.
     """
-    record = read_factors(adata, key)
+    record = read_factors(adata, key, "sweep")
     about = record["dimensions"]
     name = _dimension(about, dimension)
-    _adata.check_number("n_genes", n_genes, 1, whole=True)
     groups = _categories(adata, "groupby", _groupby(record["association"], name) if groupby is None else groupby)
     state = _adata.read_embedding(adata, f"X_{key}_factors")[:, int(name.removeprefix("z"))]
     at = list(about.index).index(name)
@@ -90,7 +92,7 @@ def latent(
     below.set_xlim(min(low - room, state.min()), max(high + room, state.max()))
     above.tick_params(labelbottom=False)
     below.set_xlabel(name)
-    share = f"{name} of {key}: explains {100 * about.loc[name, 'variance']:.1f} % of the variance"
+    share = f"{name} of {as_label(key)}: explains {100 * about.loc[name, 'variance']:.1f} % of the variance"
     figure.suptitle(share, x=0.01, ha="left", fontsize="medium")
     return shown({"cells": above, "genes": below}, show)
 
@@ -127,10 +129,10 @@ def _cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None:
         body = parts["bodies"][0]
         body.set(facecolor=MISSING, edgecolor=PLAIN, linewidth=0.6, alpha=1)
         ax.plot([median[code]] * 2, [row - 0.3, row + 0.3], color="black", linewidth=1.5)
-    ax.set_yticks(range(len(names)), [str(names[code]) for code in order], fontsize=8)
+    ax.set_yticks(range(len(names)), as_labels(names[code] for code in order), fontsize=8)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.tick_params(axis="y", length=0)
-    ax.set_title(f"cells by {groups.name}", fontsize="small", loc="left")
+    ax.set_title(f"cells by {as_label(groups.name)}", fontsize="small", loc="left")
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
@@ -144,10 +146,10 @@ def _genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
     for row, gene in enumerate(chosen):
         rises = gene < half
         colour = OKABE_ITO[row % 6]  # without yellow, and black
-        ax.plot(sweep["z"], lines[row], color=colour, linewidth=1.5, label=str(sweep["genes"][gene]))
+        ax.plot(sweep["z"], lines[row], color=colour, linewidth=1.5, label=as_label(sweep["genes"][gene]))
         end = -1 if rises else 0
         ax.annotate(
-            str(sweep["genes"][gene]),
+            as_label(sweep["genes"][gene]),
             (sweep["z"][end], place[row]),
             (6 if rises else -6, 0),
             textcoords="offset points",

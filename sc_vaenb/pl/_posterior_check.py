@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks import checked
+from .._results import check_result
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._text import plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +28,7 @@ COLOURS = {
 }  # fmt: skip
 
 
+@checked
 def posterior_check(
     adata: AnnData, key: str = "posterior_check", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -64,6 +68,7 @@ def posterior_check(
     if not (isinstance(record, dict) and "coverage" in record and "verdict" in record):
         msg = f"uns[{key!r}] holds no posterior check. Run sc_vaenb.tl.posterior_check(adata) first."
         raise KeyError(msg)
+    record = check_result(record, key, "posterior_check", "genes", "cells", "correlations", "pit")
     panels: list[Any] = [["variance", "zeros", "depth", "detected"], ["correlation", "coverage", "pit", "likelihoods"]]
     compared = "likelihoods" in record
     if not compared:
@@ -80,7 +85,7 @@ def posterior_check(
         _likelihoods(axes["likelihoods"], record["likelihoods"])
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
-    lines = [part for line in str(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
+    lines = [part for line in plain(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="small", linespacing=1.4)
     return shown(axes, show)
 

@@ -8,7 +8,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 
+from .._checks import checked
+from .._results import check_result
 from ._history import prepared, shown
+from ._text import as_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,6 +22,7 @@ KINDS = {"bio": "#0072B2", "batch": "#E69F00", "total": "#4D4D4D"}
 CELL_WIDTH, ROW_HEIGHT = 0.62, 0.36  # inches
 
 
+@checked
 def scores(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -71,6 +75,11 @@ def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, p
     if not (isinstance(found, dict) and isinstance(found.get("values"), pd.DataFrame)):
         msg = f"uns[{key!r}] holds no scores; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
+    if found is record:
+        found = check_result(record, key, "scores")
+    else:
+        record = check_result(record, key, "compare", "methods")
+        found = record["scores"]
     values, seconds = found["values"].copy(), pd.Series(dtype=float)
     values["method"] = values.index.str.removeprefix("X_")
     if "methods" in record:
@@ -95,7 +104,7 @@ def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
     for tick, name in zip(ax.get_xticklabels(), mean, strict=True):
         counts = metrics.loc[name, "in_total"]
         tick.set_color(KINDS[str(metrics.loc[name, "kind"])] if counts else "0.4")
-    ax.set_yticks(range(len(mean)), mean.index)
+    ax.set_yticks(range(len(mean)), as_labels(mean.index))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax

@@ -12,10 +12,12 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from .._checks import checked
 from ..metrics.catalogue import BIO_WEIGHT
 from ._embedding import PALETTES, PLAIN
 from ._history import prepared, shown
 from ._scores import read_scores
+from ._text import as_label
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +33,7 @@ FAINT = "0.55"
 REACH = (11, 17, 24, 32, 41, 52, 64, 80, 100)  # points from a mean to its label, nearest first
 
 
+@checked
 def tradeoff(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> Axes | None:
@@ -95,7 +98,7 @@ def tradeoff(
         ax.plot(x, y, "o", markersize=12, color=(colour, 0.2), markeredgecolor=colour, clip_on=False, zorder=3)
         ax.plot(seeds["batch"], seeds["bio"], "o", markersize=4, color=colour, clip_on=False, zorder=4)
         labels.append(ax.annotate(
-            f"{method} (uncorrected)" if method == reference else str(method),
+            f"{as_label(method)} (uncorrected)" if method == reference else as_label(method),
             (x, y), xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
             color=np.multiply(to_rgb(colour), 0.6), zorder=5,
             arrowprops={"arrowstyle": "-", "linewidth": 0.7, "color": colour, "shrinkA": 0, "shrinkB": 0},

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from .._checks import checked
+from .._results import check_result
 from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._text import as_labels, plain
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,6 +23,7 @@ LEAST_SPAN = 0.1  # of an axis of scores: no difference looks larger than it is 
 PER_ROW = 3  # panels of parameters beside that of the criteria
 
 
+@checked
 def tune(
     adata: AnnData, key: str = "tune", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> dict[str, Axes] | None:
@@ -66,7 +70,7 @@ def tune(
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes["criteria"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
-    figure.suptitle(verdict.splitlines()[-1], x=0.01, ha="left", fontsize="medium")
+    figure.suptitle(plain(verdict.splitlines()[-1]), x=0.01, ha="left", fontsize="medium")
     return shown(axes, show)
 
 
@@ -75,7 +79,8 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     if not (isinstance(record, dict) and isinstance(record.get("trials"), pd.DataFrame)):
         msg = f"uns[{key!r}] holds no search; uns has {list(adata.uns)}. Run sc_vaenb.tl.tune(adata, ...) first."
         raise KeyError(msg)
-    return record["trials"][record["trials"]["score"].notna()], record["seeds"], str(record["verdict"])
+    found = check_result(record, key, "tune", "seeds", "verdict")
+    return found["trials"][found["trials"]["score"].notna()], found["seeds"], found["verdict"]
 
 
 def _marks(ax: Axes, x: Any, y: Any, table: pd.DataFrame) -> None:
@@ -126,7 +131,9 @@ def _parameter(ax: Axes, name: str, table: pd.DataFrame, seeds: pd.DataFrame) ->
     else:
         levels = sorted(values.astype(str).unique(), key=lambda text: (text.count(","), len(text), text))
         place = values.astype(str).map({level: at for at, level in enumerate(levels)}).astype(float)
-        ax.set_xticks(range(len(levels)), levels, rotation=20 if max(map(len, levels)) > 6 else 0, fontsize="small")
+        ax.set_xticks(
+            range(len(levels)), as_labels(levels), rotation=20 if max(map(len, levels)) > 6 else 0, fontsize="small"
+        )
         ax.set_xlim(-0.5, len(levels) - 0.5)
     _marks(ax, place, table["score"], table)
     of_trial = dict(zip(table["trial"], place, strict=True))

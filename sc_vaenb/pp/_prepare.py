@@ -15,9 +15,12 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .. import _adata
-from .._adata import check_adata, check_number, keys, matrix_of, read_batches
+from .._adata import keys, matrix_of, read_batches
+from .._checks import checked
 from .._disk import DiskCounts, on_disk
 from .._matrix import from_a_file, read_matrix
+from .._session import own_state, shared
+from .._sparse import sound
 from ..fit.stored import scan
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
@@ -54,6 +57,8 @@ class Genes(NamedTuple):
     left_out: str = ""
 
 
+@own_state()
+@checked
 def prepare(
     adata: AnnData,
     batch_key: str | None = None,
@@ -135,8 +140,6 @@ def prepare(
     >>> sc_vaenb.pp.prepare(adata, batch_key="sample")
     >>> sc_vaenb.tl.cvae(adata, batch_key="sample")
     """
-    check_adata(adata, copy=copy)
-    check_number("n_top_genes", n_top_genes, 1, whole=True)
     if adata.isbacked and log1p:
         msg = "log1p=True would replace X, but adata is backed by a file. Call adata = adata.to_memory() first."
         raise ValueError(msg)
@@ -245,7 +248,7 @@ def _raw(adata: AnnData) -> tuple[Any, str]:
         lost = adata.var_names[at < 0]
         msg = f"raw lacks {len(lost)} of the {adata.n_vars} genes (first: {str(lost[0])!r})."
         raise ValueError(msg)
-    return adata.raw.X[:, at], "raw"
+    return sound(adata.raw.X, "raw")[:, at], "raw"
 
 
 def _check_kept(adata: AnnData, counts: sparse.csr_matrix | Tally, source: str) -> None:
@@ -430,7 +433,7 @@ def _scanpy_genes(
     data = sc.AnnData(matrix)
     if batches is not None:
         data.obs["batch"] = pd.Categorical(batches)
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         # genes that are constant in a batch give scanpy divisions by zero, which it ranks last, and batches where fewer
         # than n_top_genes vary a warning; neither calls for action
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -455,7 +458,7 @@ def _write(
 ) -> None:
     from anndata import ImplicitModificationWarning
 
-    with warnings.catch_warnings():
+    with shared(), warnings.catch_warnings():
         # writing to a view makes it an AnnData of its own, as everywhere in scanpy
         warnings.simplefilter("ignore", ImplicitModificationWarning)
         adata.obs["size_factor"] = size_factor

@@ -15,6 +15,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from .. import pl
+from .._record import read_record
+from ..pl._text import printable
 from ._code import call_of, way_on
 from ._figures import Figure, draw
 from ._tables import facts, over_draws, score_table, size_tables
@@ -48,7 +50,9 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
     scores = score_table(record)
     best = best_method(record)
     embedding = str(methods.set_index(methods["method"].astype(str)).loc[[best], "embedding"].iloc[0])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_printable
+    )
     template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8"))
     return template.render(
         title=title or "Comparison of embeddings",
@@ -76,10 +80,18 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
     )
 
 
+def _printable(value: Any) -> Any:
+    """What goes into the page, without control characters: HTML may hold none."""
+    return printable(value) if type(value) is str else value
+
+
 def best_method(record: Mapping[str, Any]) -> str:
     """The method that the verdict names: the page must not judge a second time."""
     first = str(record["verdict"]).partition("\n")[0]
     names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]
+    if not names:
+        msg = "the verdict of the comparison names none of its methods: it is damaged. Run sc_vaenb.tl.compare again."
+        raise ValueError(msg)
     return max(names, key=len)
 
 
@@ -134,6 +146,7 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
         record = adata.uns.get(name)
         if not (isinstance(record, Mapping) and {"history", "verdict", "params", "model"} <= set(record)):
             continue
+        record = read_record(adata, name)
         verdict = record["verdict"]
         status = str(verdict["status"]).replace("_", " ")
         collapsed, overfitted = bool(verdict["posterior_collapse"]), "has risen" in str(verdict["message"])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._names import means_no_label
 from ._meaning import FROM_BEFORE, GROUPS, MEANING
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ def score_table(record: Mapping[str, Any]) -> Scores:
     spread = spread.loc[mean.index]
     uncorrected = method_of.get(record["scores"]["params"].get("reference", ""))
 
+    measured = [name for name in metrics.index if name in mean]
     groups: dict[str, list[Row]] = {title: [] for title in GROUPS.values()}
-    for name in [name for name in ("total", "bio", "batch") if name in mean] + metrics.index.tolist():
+    for name in [name for name in ("total", "bio", "batch") if name in mean] + measured:
         if mean[name].isna().all():
             continue
         known = metrics.loc[name] if name in metrics.index else None
@@ -91,7 +93,7 @@ def score_table(record: Mapping[str, Any]) -> Scores:
         methods=mean.index.tolist(),
         groups={title: rows for title, rows in groups.items() if rows},
         seconds=[_cell(m, s, digits=1 if m >= 10 else 2) for m, s in took.itertuples(index=False)],
-        undefined=[str(name).replace("_", " ") for name in metrics.index if mean[name].isna().all()],
+        undefined=[str(name).replace("_", " ") for name in measured if mean[name].isna().all()],
     )
 
 
@@ -131,8 +133,9 @@ def facts(adata: AnnData, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = [("Cells", f"{adata.n_obs:,}"), ("Genes", f"{adata.n_vars:,}")]
     for name, what in (("batch_key", "Batches"), ("label_key", "Cell types")):
         if name in params:
-            found.append((what, f"{len(_sizes(adata, params[name]).drop(NO_LABEL, errors='ignore'))} "
-                                f"in obs[{params[name]!r}]"))  # fmt: skip
+            names = _sizes(adata, params[name]).index
+            known = [text for text in names if name == "batch_key" or not means_no_label(text)]
+            found.append((what, f"{len(known)} in obs[{params[name]!r}]"))
     if "label_key" not in params:
         found.append(("Cell types", "none given: biology could not be scored"))
     scored = int(record["scores"]["params"]["n_cells"])

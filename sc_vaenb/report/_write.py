@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 from scanpy import logging as logg
 
+from .._checks import checked
+from .._results import check_result
 from ._page import page
 from ._tables import score_file
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+@checked
 def write(
     adata: AnnData,
     path: str | os.PathLike[str],
@@ -73,8 +76,7 @@ def write(
     """
     _check_comparison(adata, key)
     html = Path(path)
-    csv = html.with_suffix(".csv")
-    _check_files(html, csv, force=force)
+    csv = _check_files(html, force=force)
     if data is None:
         data = adata.filename if adata.isbacked else "adata.h5ad"
 
@@ -85,10 +87,11 @@ def write(
     return [html, csv]
 
 
-def _check_comparison(adata: object, key: str) -> None:
-    if not isinstance(adata, AnnData):
-        msg = f"adata is a {type(adata).__name__}, not an AnnData. Read one with anndata.read_h5ad first."
-        raise TypeError(msg)
+def _check_comparison(adata: AnnData, key: str) -> None:
+    twice = adata.obs.columns[adata.obs.columns.duplicated()]
+    if len(twice):
+        msg = f"obs holds several columns named {twice[0]!r}. Rename all but one of them, or keep one."
+        raise ValueError(msg)
     record = adata.uns.get(key)
     if not (isinstance(record, dict) and "made" in record):
         msg = f"uns[{key!r}] holds no comparison; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
@@ -97,6 +100,7 @@ def _check_comparison(adata: object, key: str) -> None:
     if "verdict" not in record:
         msg = f"the comparison in uns[{key!r}] was interrupted before its end. {again}"
         raise KeyError(msg)
+    record = check_result(record, key, "compare", "scores", "methods", "params", "failed")
     gone = _gone(adata, record)
     if gone:
         msg = f"the comparison in uns[{key!r}] is of {', '.join(gone)}, which adata has no longer. {again}"
@@ -125,13 +129,15 @@ def _gone(adata: AnnData, record: Mapping[str, Any]) -> list[str]:
     return gone + [f"obs[{name!r}]" for name in columns if name not in adata.obs]
 
 
-def _check_files(html: Path, csv: Path, *, force: bool) -> None:
+def _check_files(html: Path, *, force: bool) -> Path:
+    """Refuse files that cannot be written; the one of the scores."""
     if html.suffix.lower() not in {".html", ".htm"}:
         msg = f"path={str(html)!r} does not end in .html. Give the page a name that does; the scores get .csv."
         raise ValueError(msg)
     if not html.parent.is_dir():
         msg = f"there is no folder {str(html.parent)!r} to write {html.name!r} into. Make it first."
         raise FileNotFoundError(msg)
+    csv = html.with_suffix(".csv")
     for file in (html, csv):
         if file.is_dir():
             msg = f"{str(file)!r} is a folder. Choose another path."
@@ -139,6 +145,7 @@ def _check_files(html: Path, csv: Path, *, force: bool) -> None:
         if file.exists() and not force:
             msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
             raise FileExistsError(msg)
+    return csv
 
 
 def _replace(files: dict[Path, str]) -> None:

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
-from ._arguments import check_arguments
+from .._checks import ArgumentError, check_seeds, check_values, checked, seed_of
+from .._names import is_writable
+from .._results import check_result
+from .._session import own_state
+from ._arguments import check_together
 from ._cvae import cvae
 from ._graph import downstream
 from ._harmony import harmony
@@ -43,6 +47,8 @@ class Run:
     compute: Callable[[], Any]
 
 
+@own_state()
+@checked
 def compare(
     adata: AnnData,
     batch_key: str,
@@ -54,7 +60,7 @@ def compare(
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
     resolution: float = 1.0,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "compare",
     copy: bool = False,
 ) -> AnnData | None:
@@ -125,7 +131,8 @@ def compare(
     >>> sc_vaenb.tl.compare(adata, "batch", label_key="cell_type")
     >>> print(adata.uns["compare"]["verdict"])
     """
-    _check(adata, batch_key, label_key, n_seeds, resolution, rng, key_added, copy=copy)
+    rng = seed_of(rng)
+    _check(adata, batch_key, label_key, n_seeds, rng, key_added)
     counts = _adata.read_counts(adata, layer, _adata.gene_mask(adata, mask_var), allow_non_integer=False)
     codes = _adata.read_batches(adata, batch_key)[0]
     data = _checksum(counts.data, counts.indices, counts.indptr, codes)
@@ -186,29 +193,28 @@ def _check(
     batch_key: str,
     label_key: str | None,
     n_seeds: int,
-    resolution: float,
     rng: int,
     key_added: str,
-    *,
-    copy: bool,
 ) -> None:
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
     _adata.read_batches(adata, batch_key)
     check_scored(adata, batch_key, label_key)
-    _adata.check_number("n_seeds", n_seeds, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**31, whole=True)
-    _adata.check_number("resolution", resolution, 0, above=True)
+    if label_key is not None:
+        _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
+    check_seeds(rng, n_seeds)
     taken = adata.uns.get(key_added)
     if taken is not None and not (isinstance(taken, dict) and "made" in taken):
         msg = f"uns[{key_added!r}] holds something that is no comparison. Choose another key_added."
         raise ValueError(msg)
+    if taken is not None:
+        check_result({"made": taken["made"]}, key_added, "compare")
 
 
 def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     defaults = cvae.__kwdefaults__ or {}
     for name, arguments in variants.items():
-        _adata.check_key(name)
+        if not (isinstance(name, str) and is_writable(name)):
+            msg = f"variants has the name {name!r}, which is not possible. Give a text without '/'."
+            raise ArgumentError(msg)
         if name in OWN_LABELS or name.startswith(("umap", "pca", "vae", "cvae_seed")) or name == "cvae":
             msg = f"variants has {name!r}, which is or looks like a name of tl.compare's own. Choose another name."
             raise ValueError(msg)
@@ -219,7 +225,12 @@ def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any],
         if unknown:
             msg = f"variants[{name!r}] has {unknown}, which cannot be set here. Give arguments of sc_vaenb.tl.cvae."
             raise TypeError(msg)
-        check_arguments(adata, {**defaults, **options, **arguments, "batch_key": batch_key})
+        given = {**defaults, **options, **arguments, "batch_key": batch_key}
+        try:
+            check_together(adata, check_values(cvae, given))
+        except (TypeError, ValueError) as error:
+            msg = f"variants[{name!r}]: {error}"
+            raise type(error)(msg) from error
 
 
 def _beside(adata: AnnData, params: Mapping[str, Any]) -> list[int]:

@@ -5,17 +5,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import _adata
+from .._checks import checked
+from .._session import own_state
 from ..fit.express import AsIn, as_in_all, as_in_one
 from ._express import describe, express
+from ._sample import batch_code
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from .._record import FittedModel
     from ..fit.batches import Counts
-    from ._model import Stored
 
 
+@own_state()
+@checked
 @describe
 def corrected(
     adata: AnnData,
@@ -29,7 +33,7 @@ def corrected(
     threshold: float | None = None,
     key_added: str | None = None,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Expression without batch effects: denoised as if every cell came from one batch, or from all alike.
@@ -92,18 +96,17 @@ def corrected(
     >>> sc_vaenb.tl.corrected(adata, batch="batch_0", counts=True)
     """
 
-    def decode_in(stored: Stored, cells: Counts) -> AsIn:
+    def decode_in(stored: FittedModel, cells: Counts) -> AsIn:
         if not stored.batches:
             msg = (
                 f"The model in uns[{key!r}] knows no batches, so there is nothing to correct. Fit one with "
                 "sc_vaenb.tl.cvae(adata, batch_key), or use sc_vaenb.tl.normalized(adata)."
             )
             raise ValueError(msg)
-        group = _adata.read_groups(_adata.find_record(adata, key), key, len(stored.batches))
+        group = stored.groups
         if batch is None:
             return as_in_all(group)
-        _adata.check_choice("batch", batch, stored.batches)
-        target = stored.batches.index(batch)
+        target = batch_code(stored, batch, key)
         other = np.flatnonzero(group[cells.condition] != group[target])
         if len(other):
             own = stored.batches[cells.condition[other[0]]]
@@ -116,9 +119,9 @@ def corrected(
             raise ValueError(msg)
         return as_in_one(len(stored.batches), target)
 
-    if not isinstance(counts, bool):
-        msg = f"counts={counts!r} is not possible. Choose True or False."
-        raise TypeError(msg)
+    if counts and n_samples > 1:
+        msg = f"n_samples={n_samples} is not possible with counts=True, which draws from one state. Give 0 or 1."
+        raise ValueError(msg)
     name = "corrected_counts" if counts else "corrected"
     return express(
         adata,

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .. import _adata
+from .._names import texts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -36,7 +37,7 @@ def _learned(adata: AnnData, key: str, batch_key: str | None) -> dict[str, Any]:
             msg = f"obs[{key!r}] is {values[0]:g} for every cell: nothing can be learned of it. Leave it out."
             raise ValueError(msg)
         return {"key": key, "mean": float(values.mean()), "sd": float(values.std())}
-    shares = column.astype(str).value_counts(normalize=True).sort_index()
+    shares = pd.Series(texts(column)).value_counts(normalize=True).sort_index()
     if not 1 < len(shares) <= MOST_CATEGORIES:
         msg = (
             f"obs[{key!r}] has {len(shares)} categories (first: {str(shares.index[0])!r}); give columns with 2 to "
@@ -58,12 +59,12 @@ def read_covariates(adata: AnnData, learned: Sequence[Mapping[str, Any]]) -> NDA
                 raise ValueError(msg)
             parts.append((column.to_numpy(dtype=np.float64)[:, None] - covariate["mean"]) / covariate["sd"])
             continue
-        texts = column.astype(str).to_numpy(dtype=str)
-        new = sorted(set(texts.tolist()) - set(covariate["names"]))
+        found = texts(column).astype(str)
+        new = sorted(set(found.tolist()) - set(covariate["names"]))
         if new:
             msg = f"obs[{key!r}] holds {new}, which the model was not fitted on. It knows {covariate['names']}."
             raise ValueError(msg)
-        parts.append((texts[:, None] == np.array(covariate["names"])) - np.array(covariate["shares"]))
+        parts.append((found[:, None] == np.array(covariate["names"])) - np.array(covariate["shares"]))
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .._checks import checked
+from .._session import own_state
 from ._fit import fit_into
 from ._parameters import describe
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
+@checked
 @describe
 def cvae(
     adata: AnnData,

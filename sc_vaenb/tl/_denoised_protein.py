@@ -7,6 +7,9 @@ import pandas as pd
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
+from .._names import column_names
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.protein import as_measured, foreground
 from ._model import counts_of, load_model
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
+@checked
 def denoised_protein(
     adata: AnnData,
     key: str = "vae",
@@ -72,10 +77,6 @@ def denoised_protein(
     >>> sc_vaenb.tl.denoised_protein(adata)
     >>> adata.obsm["vae_protein"]["protein_0"].groupby(adata.obs["cell_type"], observed=True).mean()
     """
-    _adata.check_adata(adata, copy=copy)
-    if not isinstance(corrected, bool):
-        msg = f"corrected={corrected!r} is not possible. Choose True or False."
-        raise TypeError(msg)
     where = resolve_device(device)
     stored = load_model(adata, key)
     if not stored.proteins:
@@ -83,11 +84,9 @@ def denoised_protein(
         raise ValueError(msg)
     counts = counts_of(adata, key, stored)
     measured, n_batches = np.array(stored.proteins["measured"]), max(len(stored.batches), 1)
-    group = np.zeros(n_batches, np.int64)
-    if stored.batches:
-        group = _adata.read_groups(_adata.find_record(adata, key), key, n_batches)
+    group = stored.groups if stored.batches else np.zeros(n_batches, np.int64)
 
-    names = [name.replace("/", "|") for name in stored.proteins["names"]]  # which no file can hold in a column's name
+    names = column_names(stored.proteins["names"])
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")
     tables = {f"{key}_protein": "what is bound", f"{key}_protein_foreground": "the probability that anything is"}
     for name in tables:

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
+from .._names import is_writable, name_of, names_of
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.rates import Sums, difference, excess, stratum_sums
 from ..fit.shrink import false_discovery_rate, shrink
@@ -28,6 +31,8 @@ SCANPY = {
 }
 
 
+@own_state()
+@checked
 def differential(
     adata: AnnData,
     groupby: str,
@@ -38,7 +43,7 @@ def differential(
     delta: float = 0.25,
     n_samples: int = 4,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "differential",
     copy: bool = False,
 ) -> AnnData | None:
@@ -97,7 +102,7 @@ def differential(
     `names`, `scores`, `logfoldchanges`, `pvals`, `pvals_adj`, `pts`, `pts_rest`, `params`
         The same as :func:`scanpy.tl.rank_genes_groups` has it, for :func:`scanpy.get.rank_genes_groups_df` and
         scanpy's plots, given `key="differential"`: `pvals` is the local_fdr and `pvals_adj` the fdr.
-        (`pts`, `pts_rest` are left out where a group has a slash in its name, which no file takes.)
+        (`pts`, `pts_rest` are left out where a group has a name, such as one with a slash, that no file takes.)
 
     Raises
     ------
@@ -114,18 +119,16 @@ def differential(
     >>> sc_vaenb.tl.differential(adata, "cell_type")
     >>> sc.get.rank_genes_groups_df(adata, "type_0", key="differential", pval_cutoff=0.05)
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_number("delta", delta, 0, above=True)
-    _adata.check_number("n_samples", n_samples, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     _check_key_added(adata, key_added)
-    where = resolve_device(device)
+    where, reference = resolve_device(device), name_of(reference)
     stored = load_model(adata, key)
     codes, names = _group_codes(adata, groupby)
     chosen = _chosen(names, groupby, groups, reference)
     others = {
         g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in chosen
     }
+    _adata.warn_of_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
     counts = counts_of(adata, key, stored)
     used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
     _check_cells(codes[used], counts.condition[used], names, others, reference)
@@ -152,7 +155,6 @@ def differential(
 
 
 def _check_key_added(adata: AnnData, key_added: object) -> None:
-    _adata.check_key(key_added)
     found = adata.uns.get(key_added)
     if isinstance(found, dict) and "model" in found:
         msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
@@ -161,11 +163,10 @@ def _check_key_added(adata: AnnData, key_added: object) -> None:
 
 def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:
     """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
-    _adata.check_obs_key(adata, "groupby", groupby)
-    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    column = _adata.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
-    if len(names) < 2 or len(set(names)) < len(names):
-        msg = f"obs[{groupby!r}] holds the groups {names}: two or more with names of their own are needed."
+    if len(names) < 2:
+        msg = f"obs[{groupby!r}] holds the groups {names}: two or more are needed. Choose another column as groupby."
         raise ValueError(msg)
     return column.cat.codes.to_numpy(dtype=np.int64), names
 
@@ -175,15 +176,18 @@ def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], referen
     if reference != "rest" and reference not in names:
         msg = f"reference={reference!r} is not in obs[{groupby!r}]. Choose 'rest' or one of {names}."
         raise ValueError(msg)
-    if isinstance(groups, str) and groups != "all":
-        msg = f"groups={groups!r} is not possible. Give a list of groups, such as [{groups!r}], or 'all'."
-        raise TypeError(msg)
-    wanted = names if isinstance(groups, str) else list(groups)
+    wanted = names_of(names if groups == "all" else [groups] if isinstance(groups, str) else groups)
     unknown = [name for name in wanted if name not in names]
     if unknown:
         msg = f"groups={unknown} are not in obs[{groupby!r}], which holds {names}."
         raise ValueError(msg)
-    chosen = [code for code, name in enumerate(names) if name in wanted and name != reference]
+    if reference == "rest" and reference in names:
+        logg.warning(
+            f"obs[{groupby!r}] has a group named 'rest', but reference='rest' means all cells of other groups. To "
+            "compare with that group, give it another name."
+        )
+    other = [name for name in names if reference == "rest" or name != reference]
+    chosen = [code for code, name in enumerate(names) if name in wanted and name in other]
     if not chosen:
         msg = f"groups={wanted} leaves nothing to compare with reference={reference!r}. Name other groups."
         raise ValueError(msg)
@@ -260,7 +264,7 @@ def _record(tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> dict[str
         frame = pd.DataFrame({group: table[column] for group, table in tables.items()})
         record[name] = frame.to_records(index=False)
     # A column of a table may not have a slash in its name in a file, and scanpy reads the rest without these two.
-    shares = {} if any("/" in group for group in tables) else {"pts": "pct_nz_group", "pts_rest": "pct_nz_reference"}
+    shares = {} if not all(map(is_writable, tables)) else {"pts": "pct_nz_group", "pts_rest": "pct_nz_reference"}
     for name, column in shares.items():
         record[name] = pd.DataFrame({group: table.set_index("names")[column] for group, table in tables.items()})
     table = pd.concat(tables, names=["group"]).reset_index(level="group").reset_index(drop=True)

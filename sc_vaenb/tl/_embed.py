@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked
 from .._disk import on_disk
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import aligned
 from ..fit.embed import embed as embed_cells
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
+@checked
 def embed(
     adata: AnnData,
     key: str = "vae",
@@ -56,13 +60,11 @@ def embed(
         `adata` is unchanged.
     """
     name = key if key_added is None else key_added
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(name)
     where = resolve_device(device)
     stored = load_model(adata, key)
     model = stored.model
     batches = model.config.encode_batch or model.alignment is not None
-    from_disk = on_disk(*_adata.matrix_of(adata, _adata.find_record(adata, key)["params"].get("layer")))
+    from_disk = on_disk(*_adata.matrix_of(adata, stored.params.get("layer")))
     counts = (counts_to_embed if from_disk else counts_of)(adata, key, stored, batches=batches)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")

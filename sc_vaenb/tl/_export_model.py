@@ -1,23 +1,22 @@
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from scanpy import logging as logg
 
-from .. import _adata
-from ._model import load_model
+from .._checks import checked
+from .._record import FittedModel, checksum, read_record, to_text
+from .._session import own_state
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
+@checked
 def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae", *, force: bool = False) -> None:
     """Write a fitted model to one file, for use without the data.
 
@@ -55,8 +54,8 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
     >>> sc_vaenb.tl.vae(adata)
     >>> sc_vaenb.tl.export_model(adata, "model.safetensors")
     """
-    record = _adata.find_record(adata, key)
-    load_model(adata, key)  # a damaged model is found here, not by who gets the file
+    record = read_record(adata, key)
+    fitted = FittedModel.from_uns(adata, key)  # a damaged model is found here, not by who gets the file
     file = Path(path)
     if file.suffix != ".safetensors":
         msg = f"path={str(file)!r} does not end in .safetensors. Give the file such a name."
@@ -67,37 +66,11 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
     if file.exists() and not force:
         msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
         raise FileExistsError(msg)
-    model = record["model"]
-    weights = {name: np.ascontiguousarray(value) for name, value in model["weights"].items()}
-    text = {
-        "format": str(model["format"]),
-        "config": str(model["config"]),
-        "genes": json.dumps([str(gene) for gene in model["genes"]]),
-        "batches": json.dumps([str(batch) for batch in model["batches"]]),
-        # a mask of genes is of use with its own AnnData alone
-        "params": json.dumps({k: _plain(v) for k, v in record["params"].items() if np.size(v) < len(model["genes"])}),
-        "verdict": json.dumps({name: _plain(value) for name, value in record.get("verdict", {}).items()}),
-        "overlap": json.dumps({name: _plain(value) for name, value in record.get("overlap", {}).items()}),
-    }
+    weights, texts = fitted.to_uns()["weights"], to_text(record)
     partial = file.with_name(f".{file.name}.partial")
     try:
-        save_file(weights, partial, metadata={**text, "sha256": checksum(weights, text)})
+        save_file(weights, partial, metadata={**texts, "sha256": checksum(weights, texts)})
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
     logg.info(f"written {file}, the model in uns[{key!r}]")
-
-
-def checksum(weights: dict[str, NDArray], text: dict[str, str]) -> str:
-    """Of all arrays, with their names and shapes, and all texts."""
-    digest = hashlib.sha256()
-    for name in sorted(text):
-        digest.update(f"{name}\n{text[name]}\n".encode())
-    for name in sorted(weights):
-        digest.update(f"{name} {weights[name].dtype} {weights[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

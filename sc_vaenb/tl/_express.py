@@ -13,10 +13,13 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import seed_of
+from .._names import column_names
+from .._record import FittedModel
 from ..fit.batches import Counts
-from ..fit.device import own_random_state, resolve_device, threads_as_asked
+from ..fit.device import generator, resolve_device, threads_as_asked
 from ..fit.express import AsIn, collect, drawn, expected
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,24 +71,18 @@ def express(
     *,
     what: str,
     key_added: str,
-    decode_in: Callable[[Stored, Counts], AsIn],
+    decode_in: Callable[[FittedModel, Counts], AsIn],
     genes: Sequence[str] | None,
     target_sum: float,
     n_samples: int,
     threshold: float | None,
     device: str,
-    rng: int,
+    rng: int | np.random.Generator | None,
     copy: bool,
     counts: bool = False,
 ) -> AnnData | None:
     """Validate, decode, write: the body of both functions; `decode_in` says in which batches."""
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
-    _adata.check_number("target_sum", target_sum, 0, above=True)
-    _adata.check_number("n_samples", n_samples, 0, 1 if counts else np.inf, whole=True)
-    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
-    if threshold is not None:
-        _adata.check_number("threshold", threshold, 0)
+    rng = seed_of(rng)
     where = resolve_device(device)
     stored = load_model(adata, key)
     as_csr = genes is None and (counts or threshold is not None)
@@ -103,9 +100,9 @@ def express(
     if key_added in getattr(adata, slot):
         logg.warning(f"replacing {slot}[{key_added!r}]; pass key_added to keep several results side by side")
     adata = adata.copy() if copy else adata
-    with own_random_state(rng, where), threads_as_asked(), torch.inference_mode():
+    with threads_as_asked(), torch.inference_mode():
         values = collect(
-            (drawn if counts else expected)(stored.model, cells, as_in, n_samples, where),
+            (drawn if counts else expected)(stored.model, cells, as_in, n_samples, where, generator(rng, where)),
             (adata.n_obs, place.n_columns),
             place.in_model,
             place.columns,
@@ -117,13 +114,17 @@ def express(
     if genes is None:
         _adata.write_layer(adata, key_added, values)
     else:
-        _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=place.names))
+        columns = column_names(place.names)
+        if columns != place.names:
+            other = {name: column for name, column in zip(place.names, columns, strict=True) if name != column}
+            logg.info(f"    obsm[{key_added!r}] has columns with names that files can hold: {other}")
+        _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=columns))
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, {what} (adata.{slot})")
     return adata if copy else None
 
 
-def _layer(adata: AnnData, key: str, stored: Stored, key_added: str, as_csr: bool) -> Place:
-    if key_added == _adata.find_record(adata, key)["params"].get("layer"):
+def _layer(adata: AnnData, key: str, stored: FittedModel, key_added: str, as_csr: bool) -> Place:
+    if key_added == stored.params.get("layer"):
         msg = f"key_added={key_added!r} is the layer with the counts of the model in uns[{key!r}]. Give another name."
         raise ValueError(msg)
     at = _adata.locate_genes(adata, stored.genes, key)
@@ -139,7 +140,7 @@ def _layer(adata: AnnData, key: str, stored: Stored, key_added: str, as_csr: boo
     return Place([stored.genes[i] for i in in_model], in_model, at[in_model], adata.n_vars)
 
 
-def _table(key: str, stored: Stored, genes: Sequence[str]) -> Place:
+def _table(key: str, stored: FittedModel, genes: Sequence[str]) -> Place:
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     unknown = [gene for gene in names if gene not in stored.genes]
     if unknown:

@@ -11,6 +11,8 @@ from scanpy import logging as logg
 from scipy.stats import rankdata
 
 from .. import _adata
+from .._checks import checked, seed_of
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.explain import mean_jacobian, states, sweep, variance_explained
 from ..metrics import variance_explained as between_groups
@@ -26,6 +28,8 @@ MANY = 50  # categories of a column that nobody named
 Measure = Literal["spearman", "eta2"]
 
 
+@own_state()
+@checked
 def factors(
     adata: AnnData,
     key: str = "vae",
@@ -33,7 +37,7 @@ def factors(
     covariates: str | Sequence[str] | None = None,
     n_top: int = 5,
     max_cells: int = 1_000,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     device: str = "auto",
     copy: bool = False,
 ) -> AnnData | None:
@@ -103,10 +107,7 @@ def factors(
     >>> sc_vaenb.tl.factors(adata)
     >>> adata.uns["vae_factors"]["loadings"]["z0"].nlargest(10)
     """
-    _adata.check_adata(adata, copy=copy)
-    for name, value, low in (("n_top", n_top, 1), ("max_cells", max_cells, 2)):
-        _adata.check_number(name, value, low, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     where = resolve_device(device)
     stored = load_model(adata, key)
     columns = _covariates(adata, covariates)

@@ -16,6 +16,8 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import seed_of
+from .._record import FittedModel
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity
@@ -29,7 +31,7 @@ from ..fit.overlap import Overlap, find_overlap, one_group
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
-from ._arguments import DIALS, builtin, check_arguments, check_shareable, folder_of, plain, seed_of
+from ._arguments import DIALS, builtin, check_shareable, check_together, folder_of, plain
 from ._components import in_order, write_components
 from ._inputs import Inputs, read_inputs
 from ._labels import classifier_of, write_labels
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
 CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
+MAX_GROUPS_NAMED = 10  # in a message
 
 
 def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
@@ -46,9 +49,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     not_of_the_result = {"adata", "copy", "key_added", "checkpoint"}
     params = {name: builtin(value) for name, value in arguments.items() if name not in not_of_the_result}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
-    _adata.check_adata(adata, copy=arguments["copy"])
-    _adata.check_key(key)
-    check_arguments(adata, params)
+    check_together(adata, params)
     rank, n_processes = place()
     if n_processes > 1:
         check_shareable(params, n_processes)
@@ -113,9 +114,6 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
             msg = f"The fit broke down: {error}. {advice}"
             raise FloatingPointError(msg) from error
 
-    weights = {name: value.cpu().numpy() for name, value in model.state_dict().items()}
-    of_inputs = ("size_factor_mean", "covariates", "proteins")
-    model_config = asdict(config) | {name: getattr(inputs, name) for name in of_inputs}
     used = params | {
         "rng": seed,
         "n_steps": options.n_steps,
@@ -125,14 +123,25 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     }
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = _adata.gene_mask(adata, params["mask_var"])
+    written = plain(used | {"method": method, "version": version("sc_vaenb")})
+    fitted_model = FittedModel(
+        model,
+        genes.tolist(),
+        batches.tolist(),
+        float(inputs.size_factor_mean),
+        inputs.covariates,
+        inputs.proteins,
+        written,
+        overlap.group,
+    )
     record = {
-        "params": plain(used | {"method": method, "version": version("sc_vaenb")}),
+        "params": written,
         "history": history.columns(),
         "verdict": asdict(verdict),
-        "model": _adata.pack_model(model_config, weights, genes, batches),
+        "model": fitted_model.to_uns(),
     }
     if member is not None:
-        member, record["components"] = in_order(member, weights["prior.weight"])
+        member, record["components"] = in_order(member, record["model"]["weights"]["prior.weight"])
     if labels:
         record["labels"] = {"names": np.array(labels, dtype=object), **told}
     if len(batches):
@@ -152,11 +161,23 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
 
 def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    groups = [", ".join(batches[overlap.group == g]) for g in np.unique(overlap.group)]
+    n_groups = int(overlap.group.max()) + 1
+    names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]
+    listed = " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
+    if n_groups == len(batches):
+        what = (
+            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So nothing "
+            "is corrected: the embedding is that of sc_vaenb.tl.vae."
+        )
+    else:
+        what = (
+            f"The batches fall into {n_groups} groups without a kind of cell in common: {listed}. Batch effects are "
+            "taken out within each group; the differences between the groups are kept."
+        )
     return (
-        f"The batches fall into {len(groups)} groups that seem to have no kind of cell in common: "
-        f"{' | '.join(groups)}. Batch effects are taken out within each; the differences between the groups stay in. "
-        "If the groups do have cells of the same kinds (two protocols, say), fit with overlap='all'."
+        f"{what} The data cannot tell whether these differences are biological or technical. If they are biological "
+        "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
+        "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import scanpy as sc
+
+from .._session import shared
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -16,13 +18,14 @@ def downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again:
     """Neighbours, Leiden clusters and UMAP of `obsm["X_" + key]`, where they are not there or `again`."""
     graph, plane, clusters = f"neighbors_{key}", f"X_umap_{key}", f"leiden_{key}"
     again = again or graph not in adata.uns
-    with sc.settings.verbosity.override("error"):
+    with shared(), sc.settings.verbosity.override("error"):
         if again:
             exact = {"transformer": "sklearn"} if adata.n_obs <= EXACT_NEIGHBOURS else {}
             k = min(15, adata.n_obs - 1)
             sc.pp.neighbors(adata, k, use_rep=f"X_{key}", key_added=graph, random_state=seed, **exact)
-        kept = adata.uns.get(clusters, {}).get("params", {}) if clusters in adata.obs else {}
-        if again or kept.get("resolution") != resolution:
+        stored: Any = adata.uns.get(clusters) if clusters in adata.obs else None
+        kept = stored.get("params") if isinstance(stored, dict) else None
+        if again or not isinstance(kept, dict) or kept.get("resolution") != resolution:
             sc.tl.leiden(
                 adata, resolution, neighbors_key=graph, key_added=clusters, random_state=seed,
                 flavor="igraph", n_iterations=2, directed=False,

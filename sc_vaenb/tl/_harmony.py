@@ -9,14 +9,19 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
+from .._session import own_state
 from ._pca import log_pca
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 KEY = "pca_harmony"
+FEWEST = 15  # cells, below which harmonypy makes no cluster or does not end
 
 
+@own_state()
+@checked
 def harmony(
     adata: AnnData,
     batch_key: str,
@@ -24,7 +29,7 @@ def harmony(
     basis: str = "X_pca",
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
@@ -76,9 +81,7 @@ def harmony(
     >>> sc_vaenb.tl.harmony(adata, "batch")
     """
     key = KEY if key_added is None else key_added
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     if key == "pca" or f"X_{key}" == basis:
         msg = f"key_added={key!r} would replace the components that are corrected. Choose another name."
         raise ValueError(msg)
@@ -90,6 +93,10 @@ def harmony(
     else:
         msg = f"basis={basis!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these, or 'X_pca'."
         raise KeyError(msg)
+
+    if adata.n_obs < FEWEST:
+        msg = f"adata has {adata.n_obs} cells: Harmony, which makes a cluster of every 30, needs {FEWEST} at least."
+        raise ValueError(msg)
 
     start = logg.info(f"correcting {basis} for {len(names)} batches with Harmony")
     adata = adata.copy() if copy else adata
@@ -108,13 +115,16 @@ def _harmonised(components: NDArray[np.float32], codes: NDArray[np.int64], seed:
 
     batches = pd.DataFrame({"batch": codes.astype(str)})
     components = np.ascontiguousarray(components, dtype=np.float64)
+    square = components.shape[0] == components.shape[1]  # harmonypy could not tell cells from components
+    if square:
+        components = np.pad(components, ((0, 0), (0, 1)))  # zeros change no distance
     options: dict[str, Any] = {"verbose": False, "random_state": seed}
     if "ncores" in signature(harmonypy.run_harmony).parameters:  # since 0.1
         options["ncores"] = _cores()  # its default starts a thread for every core of the machine, also in a container
     corrected = np.asarray(harmonypy.run_harmony(components, batches, "batch", **options).Z_corr)
     if corrected.shape != components.shape:  # versions before 0.1: components x cells
         corrected = corrected.T
-    return np.ascontiguousarray(corrected, dtype=np.float32)
+    return np.ascontiguousarray(corrected[:, :-1] if square else corrected, dtype=np.float32)
 
 
 def _cores() -> int:

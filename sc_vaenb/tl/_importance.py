@@ -11,6 +11,9 @@ from scanpy import settings
 from tqdm import tqdm
 
 from .. import _adata
+from .._checks import checked, seed_of
+from .._names import column_names
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.explain import integrated_gradients, mean_jacobian, states
 from ._model import counts_of, load_model
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
+@checked
 def importance(
     adata: AnnData,
     key: str = "vae",
@@ -26,7 +31,7 @@ def importance(
     groupby: str | None = None,
     of: str | int | Sequence[str | int] | None = None,
     max_cells: int = 1_000,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str | None = None,
     device: str = "auto",
     copy: bool = False,
@@ -93,10 +98,7 @@ def importance(
     >>> adata.uns["vae_importance"]["values"]["type_0"].nlargest(10)
     """
     name = f"{key}_importance" if key_added is None else key_added
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(name)
-    _adata.check_number("max_cells", max_cells, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     where = resolve_device(device)
     stored = load_model(adata, key)
     if name == key:
@@ -131,7 +133,7 @@ def importance(
             values.append(found.attribution)
             change.append(found.change)
             rows.append((int(own.sum()), len(cells), found.attribution.sum(), found.difference))
-        columns = writable(chosen)
+        columns = column_names(chosen)
         record = {
             "values": pd.DataFrame(np.stack(values, 1), index=stored.genes, columns=columns),
             "change": pd.DataFrame(np.stack(change, 1), index=stored.genes, columns=columns),
@@ -154,17 +156,11 @@ def drawn(cells: NDArray[np.int64], most: int, rng: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(rng).choice(cells, most, replace=False))
 
 
-def writable(names: list[str]) -> list[str]:
-    """Names of columns as h5ad files can hold them."""
-    return [name.replace("/", "|") for name in names]
-
-
 def _groups(adata: AnnData, groupby: str) -> tuple[list[str], NDArray[np.object_]]:
     """Names of the groups that have cells, and the group of each cell (None where it has none)."""
-    _adata.check_obs_key(adata, "groupby", groupby)
-    column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
+    column = _adata.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
-    if len(names) < 2 or len(set(writable(names))) < len(names):
+    if len(names) < 2 or len(set(names)) < len(names):
         msg = (
             f"obs[{groupby!r}] holds the groups {names}: two or more that differ in name are needed. "
             "Choose another column as groupby."

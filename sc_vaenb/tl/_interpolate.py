@@ -12,6 +12,8 @@ from scanpy import logging as logg
 from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
 
 from .. import _adata
+from .._checks import checked
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import embed
 from ..fit.path import along_cells, equal_steps, mean_expression, straight
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 PER = 1e4  # expression is in counts per so many
 
 
+@own_state()
+@checked
 def interpolate(
     adata: AnnData,
     start: str,
@@ -109,11 +113,6 @@ def interpolate(
     >>> sc_vaenb.tl.interpolate(adata, "type_0", "type_1", groupby="cell_type")
     >>> sc_vaenb.pl.interpolation(adata)
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
-    _adata.check_choice("path", path, ("linear", "manifold"))
-    _adata.check_number("n_points", n_points, 2, whole=True)
-    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
     where = resolve_device(device)
     names = [str(name) for name in (start, *([via] if isinstance(via, str) else via), end)]
     masks = [_cells_of(adata, name, groupby) for name in names]
@@ -162,6 +161,9 @@ def _cells_of(adata: AnnData, name: str, groupby: str | None) -> NDArray[np.bool
     mask = np.asarray(adata.obs_names == name)
     if not mask.any():
         msg = f"{name!r} is not in obs_names. Give the name of a cell, or with groupby a label of a column of obs."
+        raise ValueError(msg)
+    if mask.sum() > 1:
+        msg = f"obs_names holds {name!r} {mask.sum()} times. Call adata.obs_names_make_unique() first."
         raise ValueError(msg)
     return mask
 

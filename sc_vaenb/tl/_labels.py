@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .. import _adata
+from .._names import column_names, means_no_label, names_of
 from ..model.labels import UNKNOWN, Labels
 from ..model.vae import CountVAE
 
@@ -25,19 +26,15 @@ def read_labels(
     if key == batch_key:
         msg = f"labels_key={key!r} is the batch_key: what is to be left out would be kept. Name another column."
         raise ValueError(msg)
-    if not isinstance(unlabeled, str):
-        msg = f"unlabeled={unlabeled!r} is not possible. Give the text that stands for no label."
-        raise TypeError(msg)
     column = adata.obs[key]
+    _adata.warn_of_words(adata, key, _adata.NOT_A_LABEL, known=unlabeled)
     if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
         msg = f"obs[{key!r}] holds numbers with fractions, not labels. Name a column of categories."
         raise ValueError(msg)
+    _adata.read_categories(adata, "labels_key", key)  # refuses what has no names of its own
     codes, values = pd.factorize(column, sort=False)
-    texts = np.array([str(value) for value in values], dtype=object)
-    if len(set(texts)) < len(texts):
-        msg = f"obs[{key!r}] holds labels of one name and different types: {sorted(texts)}. Make all of them strings."
-        raise ValueError(msg)
-    names = sorted(set(texts) - {unlabeled})
+    texts = names_of(values)
+    names = sorted(text for text in texts if text != unlabeled and not means_no_label(text))
     if len(names) < 2:
         found = f"only one label ({names[0]!r}): there is nothing to tell it from" if names else "no label"
         msg = (
@@ -45,7 +42,8 @@ def read_labels(
             "more, or leave labels_key out."
         )
         raise ValueError(msg)
-    code_of = np.array([names.index(text) if text != unlabeled else UNKNOWN for text in texts] + [UNKNOWN], np.int64)
+    place = {name: code for code, name in enumerate(names)}
+    code_of = np.array([place.get(text, UNKNOWN) for text in texts] + [UNKNOWN], np.int64)
     return code_of[codes], tuple(names)  # the last of code_of is for NaN, which pandas codes as -1
 
 
@@ -67,8 +65,8 @@ def write_labels(adata: AnnData, key: str, model: CountVAE, latent: NDArray[np.f
     label, probability, table = f"{key}_label", f"{key}_label_probability", f"{key}_label_probabilities"
     adata.obs[label] = pd.Categorical.from_codes(probabilities.argmax(1), categories=names)
     adata.obs[probability] = probabilities.max(1)
-    columns = [name.replace("/", "|") for name in names]  # which no file can hold in the name of a column
-    _adata.write_table(adata, table, pd.DataFrame(probabilities, index=adata.obs_names, columns=columns))
+    values = pd.DataFrame(probabilities, index=adata.obs_names, columns=column_names(names))
+    _adata.write_table(adata, table, values)
     return [
         f"{label!r}, the predicted labels, and {probability!r} (adata.obs)",
         f"{table!r}, the probability of each label (adata.obsm)",

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,16 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import check_adata, checked, seed_of
+from .._names import means_no_label
+from .._record import FittedModel, read_record
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
 from ..fit.transfer import nearest, novelty, vote
 from ._labels import write_labels
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 from ._proteins import with_batches as where_measured
 
 if TYPE_CHECKING:
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 FEWEST_GENES = 0.5  # of the model's
 
 
+@own_state()
+@checked
 def map_query(
     adata: AnnData,
     reference: AnnData,
@@ -39,7 +45,7 @@ def map_query(
     n_neighbors: int = 15,
     n_steps: int = 300,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Embed new cells with the model of a reference, in its space, and transfer its labels to them.
@@ -68,7 +74,8 @@ def map_query(
         Where the raw counts of `adata` are: a layer, or `None` for `X`. `"auto"`: the layer that the model was fitted
         on if `adata` has it, else `X`.
     label_key
-        Column of `reference.obs` with labels to transfer. Cells without a label have no vote.
+        Column of `reference.obs` with labels to transfer. Cells without a label (NaN, or words such as "Unknown" and
+        "NA", which a warning names) have no vote.
     n_neighbors
         Cells of the reference that say what a new cell is, and how novel.
     n_steps
@@ -113,16 +120,15 @@ def map_query(
     >>> sc_vaenb.tl.cvae(reference, "batch")
     >>> sc_vaenb.tl.map_query(query, reference, label_key="cell_type")
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key)
-    _adata.check_number("n_neighbors", n_neighbors, 1, whole=True)
-    _adata.check_number("n_steps", n_steps, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**63 - 1, whole=True)
+    rng = seed_of(rng)
     where = resolve_device(device)
     with _naming_the_reference():
-        _adata.check_adata(reference)
-        record, stored = _adata.find_record(reference, key), load_model(reference, key)
+        check_adata(reference)
+        record, stored = read_record(reference, key), load_model(reference, key)
         labels = None if label_key is None else _labels(reference, label_key)
+    if reference.n_obs < 2:
+        msg = "reference has one cell: how near its cells are to each other, by which novelty is measured, needs two."
+        raise ValueError(msg)
     found = _found_genes(adata, stored, key)
     params = _params(adata, record["params"], stored, batch_key, layer)
     new = _new_batches(adata, params, stored)
@@ -131,13 +137,13 @@ def map_query(
         part, share = stored.model, 1.0
         if not found.all():
             part, share = of_genes(part, np.flatnonzero(found), counts_of(reference, key, stored))
-    mapped = Stored(
-        with_batches(part, len(new)) if new else part,
-        list(np.array(stored.genes)[found]),
-        stored.batches + new,
-        stored.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
-        stored.covariates,
-        stored.proteins,
+    mapped = replace(
+        stored,
+        model=with_batches(part, len(new)) if new else part,
+        genes=list(np.array(stored.genes)[found]),
+        batches=stored.batches + new,
+        size_factor_mean=stored.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
+        params=params,
     )
     model, counts = mapped.model, counts_of(adata, key, mapped, params=params)
 
@@ -164,11 +170,9 @@ def map_query(
     columns = {"novelty": novelty(asked, embedding, n_neighbors)}
     if label_key is not None and labels is not None:
         columns |= _predicted(label_key, labels, asked, embedding, n_neighbors)
-    config = asdict(model.config) | {"size_factor_mean": mapped.size_factor_mean, "covariates": mapped.covariates}
     if stored.proteins:
         their = counts.beside["protein"], counts.condition, max(len(mapped.batches), 1)
-        config |= {"proteins": where_measured(stored.proteins, *their)}
-    weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
+        mapped = replace(mapped, proteins=where_measured(stored.proteins, *their))
     query = {
         "n_reference": reference.n_obs,
         "n_genes": len(found),
@@ -179,12 +183,11 @@ def map_query(
         query["label_key"] = label_key
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
-    packed = _adata.pack_model(config, weights, mapped.genes, mapped.batches)
     told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
     if new and "overlap" in told:
         told["overlap"] = _with_new(told["overlap"], counts.condition, asked, embedding, codes, new)
     _adata.remove_extras(adata, key)
-    _adata.write_result(adata, key, latent, {**told, "params": params, "model": packed, "query": query})
+    _adata.write_result(adata, key, latent, {**told, "params": params, "model": mapped.to_uns(), "query": query})
     predicted = write_labels(adata, key, model, latent)
     for name, values in columns.items():
         adata.obs[name] = values
@@ -204,7 +207,7 @@ def _naming_the_reference() -> Iterator[None]:
         raise type(error)(msg) from error
 
 
-def _found_genes(adata: AnnData, stored: Stored, key: str) -> NDArray[np.bool_]:
+def _found_genes(adata: AnnData, stored: FittedModel, key: str) -> NDArray[np.bool_]:
     """Which of the model's genes are in `adata`."""
     found = adata.var_names.get_indexer(stored.genes) >= 0
     if found.mean() < FEWEST_GENES:
@@ -219,7 +222,7 @@ def _found_genes(adata: AnnData, stored: Stored, key: str) -> NDArray[np.bool_]:
 
 
 def _params(
-    adata: AnnData, fitted: Mapping[str, Any], stored: Stored, batch_key: str | None, layer: str | None
+    adata: AnnData, fitted: Mapping[str, Any], stored: FittedModel, batch_key: str | None, layer: str | None
 ) -> dict[str, Any]:
     """The parameters of the fit, with where the new cells' counts and batches are."""
     params = {name: value for name, value in fitted.items() if name not in {"layer", "batch_key"}}
@@ -232,7 +235,7 @@ def _params(
     return params
 
 
-def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: Stored) -> list[str]:
+def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: FittedModel) -> list[str]:
     """Batches of `adata` that the model does not know."""
     if not stored.batches:
         return []
@@ -241,8 +244,10 @@ def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: Stored) -> l
 
 def _labels(reference: AnnData, label_key: str) -> pd.Series:
     """Labels of the reference as categories; a cell may have none."""
-    _adata.check_obs_key(reference, "label_key", label_key)
-    labels = reference.obs[label_key].astype("category").cat.remove_unused_categories()
+    labels = _adata.read_categories(reference, "label_key", label_key)
+    _adata.warn_of_words(reference, label_key, _adata.NOT_A_LABEL)
+    known = [label for label in labels.cat.categories if not means_no_label(label)]
+    labels = labels.cat.set_categories(known).cat.remove_unused_categories()
     if labels.isna().all():
         msg = f"obs[{label_key!r}] holds no label. Choose another column."
         raise ValueError(msg)
@@ -250,10 +255,10 @@ def _labels(reference: AnnData, label_key: str) -> pd.Series:
 
 
 def _space(
-    reference: AnnData, key: str, stored: Stored, device: torch.device
+    reference: AnnData, key: str, stored: FittedModel, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The reference's embedding, computed if it is not there, and its batch codes."""
-    model, name, params = stored.model, f"X_{key}", _adata.find_record(reference, key)["params"]
+    model, name, params = stored.model, f"X_{key}", stored.params
     codes = np.zeros(reference.n_obs, np.int64)
     if stored.batches:
         codes = _adata.batch_codes(reference, params["batch_key"], stored.batches)

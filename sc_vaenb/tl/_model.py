@@ -1,54 +1,27 @@
-"""From the record in `uns` back to a model that computes."""
+"""The cells of an AnnData as a fitted model takes them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from .. import _adata
+from .._record import FittedModel
 from ..fit.batches import Counts
-from ..model.vae import CountVAE, ModelConfig
 from ._covariates import read_covariates
 from ._proteins import read_proteins
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-
-class Stored(NamedTuple):
-    model: CountVAE
-    genes: list[str]
-    batches: list[str]
-    size_factor_mean: float
-    covariates: list[dict[str, Any]]
-    proteins: dict[str, Any]  # names and where they were measured; empty where the model knows none
-
-
-def load_model(adata: AnnData, key: str) -> Stored:
-    """The fitted model in `uns[key]`; only strings, numbers and arrays are read, nothing is executed."""
-    config, weights, genes, batches = _adata.unpack_model(_adata.find_record(adata, key), key)
-    try:
-        mean, covariates = float(config.pop("size_factor_mean")), list(config.pop("covariates", []))
-        proteins = dict(config.pop("proteins", {}))
-        for name in ("hidden", "decoder_hidden", "condition_code", "condition_group", "labels"):
-            config[name] = tuple(config.get(name, ()))
-        with torch.device("meta"):  # no weights are drawn, so the global random state stays as it was
-            model = CountVAE(ModelConfig(**config))
-        model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()}, assign=True)
-    except (KeyError, TypeError, RuntimeError) as error:
-        msg = (
-            f"uns[{key!r}]['model'] is damaged ({' '.join(str(error).split())}). Fit it again, or read the file again."
-        )
-        raise ValueError(msg) from error
-    return Stored(model.eval(), genes, batches, mean, covariates, proteins)
+load_model = FittedModel.from_uns
 
 
 def counts_of(
-    adata: AnnData, key: str, stored: Stored, *, batches: bool = True, params: Mapping[str, Any] | None = None
+    adata: AnnData, key: str, stored: FittedModel, *, batches: bool = True, params: Mapping[str, Any] | None = None
 ) -> Counts:
     """The cells' counts, size factors and batch codes, read from where the model in `uns[key]` was fitted on them.
 
@@ -56,7 +29,7 @@ def counts_of(
 
     Genes are matched by name. Codes are zero where the model does not know batches, or these are not asked for.
     """
-    params = _adata.find_record(adata, key)["params"] if params is None else params
+    params = stored.params if params is None else params
     order = _adata.locate_genes(adata, stored.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True
@@ -72,7 +45,7 @@ def counts_of(
 
 
 def beside_of(
-    adata: AnnData, stored: Stored, params: Mapping[str, Any], codes: NDArray[np.int64]
+    adata: AnnData, stored: FittedModel, params: Mapping[str, Any], codes: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float32]]:
     """What else a model is told of each cell."""
     beside = {"covariates": read_covariates(adata, stored.covariates)} if stored.covariates else {}

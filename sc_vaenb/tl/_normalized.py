@@ -3,6 +3,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from .._checks import checked
+from .._session import own_state
 from ..fit.express import as_it_is
 from ._express import describe, express
 
@@ -10,6 +14,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@own_state()
+@checked
 @describe
 def normalized(
     adata: AnnData,
@@ -21,7 +27,7 @@ def normalized(
     threshold: float | None = None,
     key_added: str = "normalized",
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
     """Denoised expression: what the model expects of each gene in each cell, at the same depth for all cells.

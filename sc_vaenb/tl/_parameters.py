@@ -46,7 +46,8 @@ layer
         shape the embedding (Xu et al. 2021, scANVI). Cells of a label that no cell is known to have get one of the
         others.
     unlabeled
-        What stands for no label in that column, beside missing values.
+        What stands for no label in that column, beside missing values. Other words for it ("Unassigned", "NA", "" and
+        the like, in whatever case) are taken as no label too, and a warning names them.
     n_latent
         Dimensions of the embedding.
     hidden
@@ -139,7 +140,7 @@ RETURNS = """\
         (the mean of their probabilities), and whether it is `live`, that is used.
     `obs["vae_label"]`, `obs["vae_label_probability"]`, `obsm["vae_label_probabilities"]` (with `labels_key` only)
         The most probable label of every cell, those with a known label included; its probability; and a table with the
-        probability of each label (a "/" in its name becomes "|").
+        probability of each label (a "/" in its name becomes "|"; columns are in the order of `names` below).
     `uns["vae"]["labels"]` (with `labels_key` only)
         `names`, `n_known` (cells with a label), and `temperature`, by which the logits are divided. Where 250 labels
         or more are known, a tenth of them (`n_held_back`; 50 to 1,000) is held back from the fit to choose it, so that

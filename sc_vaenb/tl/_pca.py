@@ -9,6 +9,7 @@ import scanpy as sc
 from numpy.typing import NDArray
 
 from .. import _adata
+from .._session import shared
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -23,9 +24,12 @@ def log_pca(
     from anndata import AnnData as New
 
     mask = _adata.gene_mask(adata, mask_var)
+    if min(adata.n_obs, mask.sum()) < 2:
+        msg = f"adata has {adata.n_obs} cells and {mask.sum()} genes to use: a PCA needs two of each at least."
+        raise ValueError(msg)
     counts: Any = _adata.read_counts(adata, layer, mask, allow_non_integer=True)
     plain = New(counts)
-    with sc.settings.verbosity.override("error"):
+    with shared(), sc.settings.verbosity.override("error"):
         sc.pp.normalize_total(plain)
         sc.pp.log1p(plain)
         sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)

@@ -12,6 +12,9 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import check_seeds, checked, seed_of
+from .._record import FittedModel, read_record
+from .._session import own_state
 from ..fit.batches import Counts, split
 from ..fit.check import compare_replicates, held_out_again
 from ..fit.device import resolve_device
@@ -20,7 +23,7 @@ from ..fit.marginal import Fitness, refit
 from ..model.vae import ModelConfig
 from ._check_tables import batch_table, likelihood_table, tables
 from ._check_verdict import verdict_in_words
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +34,8 @@ PATIENCE = 10  # looks without gain, after which a refit stops
 SHARE = 0.1  # of the cells, held out where the fit's own cannot be told
 
 
+@own_state()
+@checked
 def posterior_check(
     adata: AnnData,
     key: str = "vae",
@@ -39,7 +44,7 @@ def posterior_check(
     likelihoods: Sequence[Literal["nb", "zinb", "poisson"]] | None = None,
     n_seeds: int = 3,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "posterior_check",
     copy: bool = False,
 ) -> AnnData | None:
@@ -130,18 +135,15 @@ def posterior_check(
     >>> sc_vaenb.tl.posterior_check(adata, likelihoods=("nb", "zinb", "poisson"))
     >>> print(adata.uns["posterior_check"]["verdict"])
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
     if key_added == key:
         msg = f"key_added={key_added!r} is the key of the model, which would be lost. Choose another name."
         raise ValueError(msg)
-    _adata.check_number("n_samples", n_samples, 10, whole=True)
-    _adata.check_number("n_seeds", n_seeds, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
+    check_seeds(rng, n_seeds)
     where = resolve_device(device)
     stored = load_model(adata, key)
     names = _check_likelihoods(likelihoods, stored.model.config)
-    options = _fit_config(_adata.find_record(adata, key)["params"], key) if names else None
+    options = _fit_config(stored.params, key) if names else None
     fewest = round(FEWEST / SHARE) if names else FEWEST
     if adata.n_obs < fewest:
         msg = f"adata has {adata.n_obs} cells: a check {'of likelihoods ' if names else ''}needs {fewest} at least."
@@ -151,7 +153,7 @@ def posterior_check(
     start = logg.info(f"checking the model in uns[{key!r}]")
     adata = adata.copy() if copy else adata
     progress = settings.verbosity.value > 0
-    held_out = _held_out(_adata.find_record(adata, key), stored, counts, where)
+    held_out = _held_out(read_record(adata, key), stored, counts, where)
     told = {"key": key, "n_samples": n_samples, "rng": rng, "cells": "given" if held_out is None else "held_out"}
     draw = np.random.default_rng(rng)
     cells = np.sort(draw.permutation(len(counts))[:HELD_OUT]) if held_out is None else held_out
@@ -223,7 +225,7 @@ def _fit_config(params: Mapping[str, Any], key: str) -> FitConfig:
 
 
 def _held_out(
-    record: Mapping[str, Any], stored: Stored, counts: Counts, device: torch.device
+    record: Mapping[str, Any], stored: FittedModel, counts: Counts, device: torch.device
 ) -> NDArray[np.int64] | None:
     """The cells that the fit held out, or None, with a warning, where these cannot be told."""
     params, history = record["params"], record.get("history", {})

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scanpy import logging as logg
-from scipy import sparse
 
 from .. import _adata
-from .._matrix import LARGEST
+from .._matrix import LARGEST, ROUNDING, nearly_whole
+from .._sparse import dense
+from ..fit.batches import cells_by_code
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,8 +89,8 @@ def with_batches(
 def _measured(values: NDArray, codes: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
     """Whether a batch has a count of a protein (batches x proteins)."""
     measured = np.zeros((n_batches, values.shape[1]), dtype=bool)
-    for code in np.unique(codes):
-        measured[code] = (values[codes == code] > 0).any(0)  # never of NaN
+    for cells in cells_by_code(codes):
+        measured[codes[cells[0]]] = (values[cells] > 0).any(0)  # never of NaN
     return measured
 
 
@@ -100,17 +101,17 @@ def _table(adata: AnnData, key: str, allow_non_integer: bool) -> pd.DataFrame:
         raise KeyError(msg)
     found = adata.obsm[key]
     names = _names(adata, key, found)
-    dense = found.toarray() if sparse.issparse(found) else found
+    found = dense(found, f"obsm[{key!r}]")
     try:
-        if isinstance(dense, pd.DataFrame):
-            values = dense.to_numpy(dtype=np.float64, na_value=np.nan)
+        if isinstance(found, pd.DataFrame):
+            values = found.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
-            values = np.asarray(dense, dtype=np.float64)
+            values = np.asarray(found, dtype=np.float64)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a table of numbers ({error}). Give the raw counts of proteins."
         raise ValueError(msg) from error
     _check(adata, key, values, names, allow_non_integer)
-    return pd.DataFrame(values, columns=names)
+    return pd.DataFrame(values if allow_non_integer else np.rint(values), columns=names)
 
 
 def _names(adata: AnnData, key: str, found: Any) -> list[str]:
@@ -139,8 +140,8 @@ def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_no
     """Refuse the first value that is neither a count nor missing."""
     kinds = {
         "values that are not finite": np.isinf(values) | (np.abs(values) > LARGEST),
-        "negative values": values < 0,
-        "non-integer values": (values != np.rint(values)) & ~np.isnan(values),
+        "negative values": values < (0 if allow_non_integer else -ROUNDING),
+        "non-integer values": ~nearly_whole(values) & ~np.isnan(values),
     }
     if allow_non_integer:
         kinds.pop("non-integer values")

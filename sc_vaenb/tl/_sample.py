@@ -13,11 +13,17 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import check_adata, checked, seed_of
+from .._names import name_of, names_of, texts
+from .._record import FittedModel
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.sample import draw_counts, states_around, states_of_prior
-from ._model import Stored, counts_of, load_model
+from ._model import counts_of, load_model
 
 
+@own_state()
+@checked
 def sample(
     adata: AnnData,
     n_cells: int | None = None,
@@ -29,7 +35,7 @@ def sample(
     batch: str | None = None,
     size_factor: float | None = None,
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
 ) -> AnnData:
     """Draw new cells from a fitted model: whole numbers, as a sequencer would have counted them.
 
@@ -95,13 +101,8 @@ def sample(
     >>> new = sc_vaenb.tl.sample(adata, 500)
     >>> b = sc_vaenb.tl.sample(adata, 100, groups={"cell_type": "type_1"}, batch="batch_0", size_factor=2000)
     """
-    _adata.check_adata(adata)
-    _adata.check_choice("source", source, ("posterior", "prior"))
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
-    if n_cells is not None:
-        _adata.check_number("n_cells", n_cells, 1, whole=True)
-    if size_factor is not None:
-        _adata.check_number("size_factor", size_factor, 0, above=True)
+    check_adata(adata)
+    rng = seed_of(rng)
     where = resolve_device(device)
     if source == "prior" and not (cells is None and groups is None):
         msg = "source='prior' draws around no cells, so cells and groups mean nothing. Leave them out."
@@ -109,7 +110,7 @@ def sample(
     pool = _chosen(adata, cells, groups)
     stored = load_model(adata, key)
     code = None if batch is None else batch_code(stored, batch, key)
-    fit = deepcopy(dict(_adata.find_record(adata, key)["params"]))
+    fit = deepcopy(stored.params)
     counts = counts_of(adata, key, stored)
     if source == "prior" and code is not None and size_factor is None:
         pool = np.flatnonzero(counts.condition == code)
@@ -152,13 +153,13 @@ def sample(
     return new
 
 
-def batch_code(stored: Stored, batch: str, key: str) -> int:
+def batch_code(stored: FittedModel, batch: str, key: str) -> int:
     """The code of a batch by its name, or an error that lists those the model knows."""
-    if batch not in stored.batches:
+    if name_of(batch) not in stored.batches:
         knows = f"knows {stored.batches}. Choose one of these" if stored.batches else "knows no batches. Leave it out"
         msg = f"batch={batch!r} is no batch of the model in uns[{key!r}], which {knows}."
         raise ValueError(msg)
-    return stored.batches.index(batch)
+    return stored.batches.index(name_of(batch))
 
 
 def _chosen(
@@ -170,9 +171,6 @@ def _chosen(
     mask = np.ones(adata.n_obs, dtype=bool)
     if cells is not None:
         mask &= _named(adata, cells)
-    if not (groups is None or isinstance(groups, Mapping)):
-        msg = f"groups={groups!r} is no mapping. Give a dict from columns of obs to labels, as {{'cell_type': 'B'}}."
-        raise TypeError(msg)
     for column, labels in (groups or {}).items():
         mask &= labelled(adata, "groups", column, _listed(labels))
     if not mask.any():
@@ -201,7 +199,7 @@ def _named(adata: AnnData, cells: Sequence[str] | NDArray[np.bool_]) -> NDArray[
 def labelled(adata: AnnData, name: str, column: str, labels: Sequence[str]) -> NDArray[np.bool_]:
     """Which cells have one of these labels in a column of obs; refuses a label that no cell has."""
     _adata.check_obs_key(adata, name, column)
-    found = adata.obs[column].astype(object).where(adata.obs[column].notna(), None).map(str, na_action="ignore")
+    found = pd.Series(texts(adata.obs[column]), dtype=object)
     unknown = [label for label in labels if not (found == label).any()]
     if unknown:
         there = sorted(found.dropna().unique())
@@ -213,4 +211,4 @@ def labelled(adata: AnnData, name: str, column: str, labels: Sequence[str]) -> N
 def _listed(labels: str | Sequence[str]) -> list[str]:
     """One label or several, as text: clusters are often numbers."""
     several = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str)
-    return [str(label) for label in (labels if several else [labels])]
+    return names_of(labels if several else [labels])

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from .._checks import checked, seed_of
+from .._session import own_state
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 FEWEST = 10  # cells that a score needs
 
 
+@own_state()
+@checked
 def score(
     adata: AnnData,
     embeddings: str | Sequence[str] | None = None,
@@ -27,7 +31,7 @@ def score(
     label_key: str | None = None,
     reference: str | None = "X_pca",
     max_cells: int = 20_000,
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "scores",
     copy: bool = False,
 ) -> AnnData | None:
@@ -46,7 +50,8 @@ def score(
         Column of `obs` with the batch of each cell. `None` leaves out what needs batches.
     label_key
         Column of `obs` with the cell types. `None` leaves out what needs labels: then batch mixing and how much of
-        each batch's own neighbourhoods is kept remain. Cells without a label are left out of the scores.
+        each batch's own neighbourhoods is kept remain. Cells without a label (NaN, or
+        words such as "Unknown" and "NA", which a warning names) are left out of the scores.
     reference
         The embedding before any correction, for what compares with before. It is not needed if it is not there.
     max_cells
@@ -86,15 +91,14 @@ def score(
     >>> sc_vaenb.tl.score(adata, ["X_pca", "X_pca_harmony"], batch_key="batch", label_key="cell_type")
     >>> adata.uns["scores"]["values"]["total"]
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_number("max_cells", max_cells, 100, whole=True)
-    _adata.check_number("rng", rng, 0, 2**32 - 1, whole=True)
+    rng = seed_of(rng)
     keys = _keys(adata, embeddings)
     if batch_key is None and label_key is None:
         msg = "batch_key and label_key are both None: there is nothing to score by. Name a column of obs."
         raise ValueError(msg)
-    _adata.check_key(key_added)
     record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng)
+    if label_key is not None:
+        _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
     adata = adata.copy() if copy else adata
     _adata.write_record(adata, key_added, record)
     logg.hint(f"added\n    {key_added!r}, the scores (adata.uns)")
@@ -114,6 +118,9 @@ def score_embeddings(
     cells, labels, batch = check_scored(adata, batch_key, label_key)
     arrays = {key: _adata.read_embedding(adata, key)[cells] for key in keys}
     before = None
+    if reference not in (None, "X_pca", *adata.obsm):
+        msg = f"reference={reference!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
+        raise KeyError(msg)
     if reference is not None and reference in adata.obsm:
         before = _adata.read_embedding(adata, reference)[cells]
 
@@ -151,11 +158,11 @@ def check_scored(
         msg = f"batch_key and label_key are both {batch_key!r}. Name the column of the batches, and that of the types."
         raise ValueError(msg)
     batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
-    cells = np.ones(adata.n_obs, dtype=bool)
+    cells, labels = np.ones(adata.n_obs, dtype=bool), None
     if label_key is not None:
-        _adata.check_obs_key(adata, "label_key", label_key)
-        cells = adata.obs[label_key].notna().to_numpy()
-    labels = None if label_key is None else adata.obs[label_key][cells].astype(str).to_numpy()
+        known = _adata.read_labels(adata, "label_key", label_key)
+        cells = known != None  # noqa: E711 (of each cell)
+        labels = known[cells].astype(str)
     batch = None if batch is None else batch[cells]
     if cells.sum() < FEWEST:
         msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {FEWEST} at least."

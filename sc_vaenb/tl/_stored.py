@@ -12,10 +12,11 @@ from scipy import sparse
 
 from .. import _adata
 from .._disk import DiskCounts
+from .._record import FittedModel
 from ..fit.distributed import Processes
 from ..fit.loop import FitConfig
 from ..fit.stored import StoredCounts, cells_seen, scan_together
-from ._model import Stored, beside_of
+from ._model import beside_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,7 +39,7 @@ def counts_to_fit(
     disk = _disk_counts(adata, params, mask)
     cells, complete = cells_seen(codes, options, seed)
     found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
-    _adata.check_no_empty(found.depth == 0, disk.where, disk.cells, len(disk.genes))
+    _adata.check_no_empty(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
     genes, matrix = disk.genes.to_numpy(dtype=str), found.matrix
     if not found.seen.all():
         _adata.warn_of_silent(genes, found.seen)
@@ -61,9 +62,9 @@ def counts_to_fit(
     return counts, genes, mean
 
 
-def counts_to_embed(adata: AnnData, key: str, stored: Stored, *, batches: bool) -> StoredCounts:
+def counts_to_embed(adata: AnnData, key: str, stored: FittedModel, *, batches: bool) -> StoredCounts:
     """Counts to be gone through once, in order: checked on the way, and size factors known as they come."""
-    params = _adata.find_record(adata, key)["params"]
+    params = stored.params
     order = _adata.locate_genes(adata, stored.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True
@@ -84,7 +85,7 @@ def counts_to_embed(adata: AnnData, key: str, stored: Stored, *, batches: bool) 
             if column is None:
                 size_factor[cells] = _adata.depth(block) / stored.size_factor_mean
             yield block if sorted_already else block[:, place]
-        _adata.check_no_empty(empty, disk.where, disk.cells, len(disk.genes))
+        _adata.check_no_empty(empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
 
     none = sparse.csr_matrix((0, len(order)), dtype=np.float32)
     nowhere = np.empty(0, np.int64)

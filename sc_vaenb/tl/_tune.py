@@ -13,13 +13,15 @@ from scanpy import logging as logg
 from scanpy import settings
 
 from .. import _adata
+from .._checks import check_seeds, checked, seed_of
+from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.distributed import place
 from ..metrics.subsample import stratified_draw
 from ._covariates import learn_covariates
 from ._cvae import cvae
 from ._tune_fit import MOST_SCORED, Bench, own_clusters
-from ._tune_space import check_given, check_storage, in_words, read_space, start
+from ._tune_space import in_words, read_space, start
 from ._tune_study import Found, finished, import_optuna, open_study, quiet_optuna, search, with_other_seeds
 from ._vae import vae
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 CRITERIA = ("score", "kept", "mixed", "log_likelihood", "seconds")
 
 
+@own_state()
+@checked
 def tune(
     adata: AnnData,
     batch_key: str | None = None,
@@ -41,7 +45,7 @@ def tune(
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
     device: str = "auto",
-    rng: int = 0,
+    rng: int | np.random.Generator | None = 0,
     key_added: str = "tune",
     copy: bool = False,
 ) -> AnnData | None:
@@ -125,10 +129,8 @@ def tune(
     >>> sc_vaenb.tl.tune(adata, "batch", n_trials=10)
     >>> print(adata.uns["tune"]["verdict"])
     """
-    _adata.check_adata(adata, copy=copy)
-    _adata.check_key(key_added)
-    check_given(n_trials, n_seeds, n_jobs, rng)
-    check_storage(storage)
+    rng = seed_of(rng)
+    check_seeds(rng, n_seeds)
     if place()[1] > 1:
         msg = "tl.tune cannot run in one of several processes of torchrun. Start it without torchrun, with n_jobs."
         raise RuntimeError(msg)

@@ -15,6 +15,7 @@ from scanpy import settings
 from scipy.sparse import csr_matrix
 from sklearn.metrics import normalized_mutual_info_score as nmi
 
+from .._session import shared
 from ..fit.batches import split
 from ..fit.loop import HELD_OUT
 from ..fit.marginal import log_likelihood
@@ -72,7 +73,7 @@ def judged(bench: Bench, config: Mapping[str, Any], seed: int) -> dict[str, Any]
     start = time.perf_counter()
     options = {**config, "layer": None, "mask_var": None, "device": bench.device, "rng": seed}
     fitted = AnnData(bench.counts, bench.obs, bench.var)  # shares the counts
-    with settings.verbosity.override("error"):
+    with shared(), settings.verbosity.override("error"):
         try:
             if bench.batch_key is None:
                 vae(fitted, **options)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import _adata
+from .._checks import ArgumentError, check_values
 from ..model.prior import PRIORS
-from ._arguments import check_arguments
+from ._arguments import check_together
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,9 +56,9 @@ def read_space(adata: AnnData, function: Callable, space: Mapping[str, Any] | No
     defaults = function.__kwdefaults__ or {}
     if space is None:
         return default_space(given.get("batch_key") is not None)
-    if not isinstance(space, Mapping) or not space:
+    if not space:
         msg = f"space={space!r} is not possible. Give a dict such as {{'n_latent': [10, 30], 'beta': (0.1, 2.0)}}."
-        raise TypeError(msg)
+        raise ArgumentError(msg)
     known = [name for name in defaults if name not in OF_TUNE]
     unknown = [name for name in space if name not in known]
     if unknown:
@@ -69,7 +69,7 @@ def read_space(adata: AnnData, function: Callable, space: Mapping[str, Any] | No
     for name, values in found.items():
         for value in values:
             try:
-                check_arguments(adata, {**base, name: value})
+                check_together(adata, check_values(function, {**base, name: value}))
             except (TypeError, ValueError) as error:
                 msg = f"space[{name!r}]: {error}"
                 raise type(error)(msg) from error
@@ -139,16 +139,3 @@ def for_optuna(config: Mapping[str, Any], space: Space) -> dict[str, Any]:
 def in_words(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """What of a configuration differs from the defaults, as arguments of a call."""
     return ", ".join(f"{name}={value!r}" for name, value in config.items() if value != _plain(defaults[name]))
-
-
-def check_storage(storage: object) -> None:
-    if storage is not None and (not isinstance(storage, str) or not storage):
-        msg = f"storage={storage!r} is not possible. Give the name of a file, or a URL such as 'sqlite:///tune.db'."
-        raise TypeError(msg)
-
-
-def check_given(n_trials: int, n_seeds: int, n_jobs: int, rng: int) -> None:
-    _adata.check_number("n_trials", n_trials, 1, whole=True)
-    _adata.check_number("n_seeds", n_seeds, 0, whole=True)
-    _adata.check_number("n_jobs", n_jobs, 1, whole=True)
-    _adata.check_number("rng", rng, 0, 2**31, whole=True)

@@ -43,9 +43,16 @@ def open_study(storage: str | None, name: str) -> Any:
     """The study of this name: in memory, in a file, or in a database."""
     optuna = import_optuna()
     where: Any = storage
-    if storage is not None and "://" not in storage:
-        where = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
-    return optuna.create_study(study_name=name, storage=where, direction="maximize", load_if_exists=True)
+    try:
+        if storage is not None and "://" not in storage:
+            where = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+        return optuna.create_study(study_name=name, storage=where, direction="maximize", load_if_exists=True)
+    except Exception as error:  # a database of any kind may run into anything
+        msg = (
+            f"storage={storage!r} cannot be opened ({type(error).__name__}: {error}). Give the name of a file in a "
+            "folder that is there, or a URL such as 'sqlite:///tune.db'."
+        )
+        raise ValueError(msg) from error
 
 
 def finished(study: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .. import _adata
+from .._names import texts
 from ..metrics import knn
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _lead(order: pd.Series, spread: pd.Series) -> str:
 
 def _few_confounded(adata: AnnData, batch_key: str, label_key: str) -> bool:
     """Whether the types that some batch lacks are too few cells for a word on how they fared."""
-    sizes = pd.crosstab(adata.obs[label_key].astype(str), adata.obs[batch_key].astype(str))
+    labels = _adata.read_labels(adata, "label_key", label_key)
+    sizes = pd.crosstab(labels, texts(adata.obs[batch_key]))
     return int(sizes[(sizes == 0).any(axis=1)].to_numpy().sum()) < FEW
 
 
@@ -88,9 +90,10 @@ def _complaints(method: str, row: pd.Series) -> list[str]:
 
 def _blurred(adata: AnnData, methods: pd.DataFrame, label_key: str) -> dict[str, list[str]]:
     """For each method the types whose cells have clearly fewer neighbours of their own type than in PCA."""
-    known = np.flatnonzero(adata.obs[label_key].notna())
+    names = _adata.read_labels(adata, "label_key", label_key)
+    known = np.flatnonzero(names != None)  # noqa: E711 (of each cell)
     cells = np.sort(np.random.default_rng(0).permutation(known)[:MOST_CELLS])
-    labels = adata.obs[label_key].iloc[cells].astype(str).to_numpy()
+    labels = names[cells].astype(str)
     often = [str(name) for name, n in pd.Series(labels).value_counts().items() if n >= FEW]
     own = {
         str(row["method"]): _own_share(_adata.read_embedding(adata, row["embedding"])[cells], labels)

@@ -21,10 +21,9 @@ def generator():
 
 def without_states(likelihood, n_genes=80):
     """A model whose counts do not depend on the latent state, so that its posterior is right whatever was counted."""
-    torch.manual_seed(0)
     model = CountVAE(ModelConfig(n_genes, n_latent=2, hidden=(8,), decoder_hidden=(8,), likelihood=likelihood)).eval()
     model.decoder.output.weight.data.zero_()
-    model.decoder.output.bias.data[:n_genes] = torch.randn(n_genes)
+    model.decoder.output.bias.data[:n_genes] = torch.randn(n_genes, generator=torch.Generator().manual_seed(0))
     model.depth.fill_(200.0)
     return model
 
@@ -34,7 +33,7 @@ def drawn(model, generator, n_cells=300):
     condition = np.zeros(n_cells, np.int64)
     z = torch.zeros(n_cells, model.config.n_latent)
     with torch.inference_mode():
-        x = model.draw(z, torch.from_numpy(size), torch.from_numpy(condition))
+        x = model.draw(z, torch.from_numpy(size), torch.from_numpy(condition), torch.Generator().manual_seed(0))
     return Counts(sparse.csr_matrix(x.numpy()), size, condition)
 
 

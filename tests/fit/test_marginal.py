@@ -23,7 +23,6 @@ def counts():
 
 
 def build(**options):
-    torch.manual_seed(0)
     model = CountVAE(ModelConfig(6, n_latent=1, hidden=(8,), decoder_hidden=(8,), **options)).eval()
     model.depth.fill_(10.0)
     return model

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_array
 
-from sc_vaenb.metrics._check import check_embedding, check_groups, check_positive
+from sc_vaenb.metrics._check import check_embedding, check_groups
 
 
 def test_embedding_becomes_float64_and_contiguous():
@@ -70,10 +70,3 @@ def test_wrong_lengths_and_single_groups_are_named():
         check_groups(["a", "a"], 2, "batch", min_groups=2)
     with pytest.raises(ValueError, match=r"labels has shape \(2, 1\): pass a 1-D array"):
         check_groups([["a"], ["b"]], 2, "labels")
-
-
-@pytest.mark.parametrize("value", [0, -1, 2.0, True, "3"])
-def test_only_positive_integers_pass(value):
-    with pytest.raises(ValueError, match=r"k is .*: pass an integer of at least 1"):
-        check_positive(value, "k")
-    assert check_positive(np.int32(3), "k") == 3

@@ -62,5 +62,5 @@ def test_fuzzy_graph_weights_sum_to_log2_k_before_union():
 
 
 def test_bad_k():
-    with pytest.raises(ValueError, match="k is 0: pass an integer of at least 1"):
+    with pytest.raises(ValueError, match=r"k=0 is not possible. Give a whole number at least 1"):
         knn(np.zeros((5, 2)), 0)

@@ -145,10 +145,10 @@ def test_inputs_are_not_changed(cases):
         ({"embedding": np.ones((9, 2))}, "embedding has 9 cells: at least 10 are needed"),
         ({"metrics": ["nmy"]}, "metrics names 'nmy', which does not exist: choose from isolated_labels, nmi"),
         ({"batch": None, "metrics": ["pcr_comparison"]}, "'pcr_comparison' needs batch and reference: pass them"),
-        ({"k": 5}, "k is 5: pass at least 6"),
-        ({"max_cells": 0}, "max_cells is 0: pass an integer of at least 1"),
+        ({"k": 5}, "k=5 is not possible. Give a whole number at least 6"),
+        ({"max_cells": 0}, "max_cells=0 is not possible. Give a whole number at least 1"),
         ({"max_cells": 7}, "max_cells is 7 but batch and labels form 4 combinations: pass max_cells of at least 8"),
-        ({"n_draws": 0}, "n_draws is 0"),
+        ({"n_draws": 0}, "n_draws=0 is not possible"),
     ],
 )
 def test_errors(change, message):

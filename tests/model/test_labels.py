@@ -22,7 +22,6 @@ def passed(label):
 @pytest.fixture
 def model():
     with torch.random.fork_rng():
-        torch.manual_seed(0)
         model = CountVAE(CONFIG)
         torch.nn.init.normal_(model.penalties["labels"].classifier.weight)
     return model

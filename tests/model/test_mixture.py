@@ -135,7 +135,6 @@ def test_what_is_evaluated_does_not_learn():
 
 
 def test_pseudo_inputs_are_cells_and_their_gradient_reaches_the_encoder(batch):
-    torch.manual_seed(0)
     model = CountVAE(ModelConfig(n_genes=40, n_latent=4, hidden=(16,), prior="vamp", n_components=7))
     model.initialise(batch)
     assert isinstance(model.prior, Vamp)

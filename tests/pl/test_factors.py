@@ -115,7 +115,7 @@ def test_everything_stays_on_the_page_and_apart(adata):
         (
             {"n_dimensions": 4},
             ValueError,
-            r"n_dimensions=4 is not possible. Give a whole number at least 1 and at most 3",
+            r"n_dimensions=4 is not possible. The model in uns\['vae'\] has 3",
         ),
     ],
 )

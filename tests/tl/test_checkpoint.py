@@ -34,7 +34,7 @@ def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, tmp_path, refus
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"checkpoint": 3}, TypeError, r"^checkpoint=3 is not possible\. Give a folder, or None\.$"),
+        ({"checkpoint": 3}, TypeError, r"^checkpoint=3 is not possible\. Give a folder or None\.$"),
         (
             {"checkpoint": "kept", "rng": None},
             ValueError,

@@ -116,7 +116,7 @@ def test_new_cells_are_mapped_with_their_covariates(told, measured, refused):
 @pytest.mark.parametrize(
     ("keys", "error", "text"),
     [
-        ("kit", TypeError, r"covariate_keys='kit' is not possible\. Give a list of columns of obs\."),
+        ("nothing", KeyError, r"covariate_keys='nothing' is not in adata\.obs"),
         ([1], TypeError, r"covariate_keys=\[1\] is not possible"),
         (["kit", "kit"], ValueError, r"covariate_keys=\['kit', 'kit'\] names a column twice"),
         (["nothing"], KeyError, r"covariate_keys='nothing' is not in adata\.obs\. Its columns are"),

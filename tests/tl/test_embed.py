@@ -211,5 +211,5 @@ def test_a_damaged_model_is_refused_in_words(fitted, refused, part):
         del model["weights"]["encoder.first.bias"]
     else:
         model["config"] = "{}"
-    with refused(adata, ValueError, r"uns\['vae'\]\['model'\] is damaged"):
+    with refused(adata, ValueError, r"the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.embed(adata)

@@ -101,7 +101,7 @@ def test_export_refuses(fitted, refused, tmp_path, path, key, error, text):
 
 def test_a_damaged_model_is_not_exported(fitted, tmp_path):
     del fitted.uns["vae"]["model"]["weights"]["depth"]
-    with pytest.raises(ValueError, match=r"uns\['vae'\]\['model'\] is damaged"):
+    with pytest.raises(ValueError, match=r"the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.export_model(fitted, tmp_path / "model.safetensors")
     assert not os.listdir(tmp_path)
 
@@ -125,6 +125,12 @@ def with_text(**changes):
     return change
 
 
+def with_other_seed(file):
+    raw = file.read_bytes()
+    params = json.loads(json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]["params"])
+    with_text(params=json.dumps(params | {"rng": 7}))(file)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
@@ -132,7 +138,14 @@ def with_text(**changes):
         (cut, ValueError, "is cut off, or no safetensors file"),
         (lambda file: file.write_text("{}"), ValueError, "is cut off, or no safetensors file"),
         (tampered, ValueError, "was changed since it was written: its checksum is not"),
-        (with_text(genes='["a"]'), ValueError, "was changed since it was written"),
+        (
+            with_text(genes='["a"]'),
+            ValueError,
+            r"is damaged: model\['config'\]\['n_genes'\] is 100, but there are 1 genes",
+        ),
+        (with_text(params='{"rng": 7}'), ValueError, r"is damaged: params lacks 'batch_key'\. Get it again"),
+        (with_text(verdict="[" * 20_000), ValueError, "is damaged: verdict is no text in JSON"),
+        (with_other_seed, ValueError, "was changed since it was written: its checksum is not"),
         (with_text(format="sc_vaenb model 9"), ValueError, "has the format 'sc_vaenb model 9', this version reads"),
         (lambda file: save_file({"a": np.ones(2)}, file), ValueError, "holds no model of sc_vaenb"),
     ],

@@ -112,5 +112,5 @@ def test_missing_genes_and_damaged_models_are_refused(fitted, refused):
     with refused(part, ValueError, r"2 of the 100 genes of the model in uns\['vae'\] are not in var_names"):
         sc_vaenb.tl.importance(part)
     del fitted.uns["vae"]["model"]["weights"]["encoder.first.bias"]
-    with refused(fitted, ValueError, r"uns\['vae'\]\['model'\] is damaged"):
+    with refused(fitted, ValueError, r"the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.importance(fitted)

@@ -224,7 +224,7 @@ def test_too_few_genes_are_refused(three, refused):
 
 def test_what_is_wrong_with_the_reference_is_said_of_it(three, refused):
     query, reference = three
-    with refused(query, TypeError, "reference: adata is a dict, not an AnnData"):
+    with refused(query, TypeError, "reference is a dict, not an AnnData"):
         sc_vaenb.tl.map_query(query, {})
     with refused(query, KeyError, r"reference: uns\['other'\] holds no model fitted .* uns has \['vae'\]"):
         sc_vaenb.tl.map_query(query, reference, "other")
@@ -238,7 +238,7 @@ def test_what_is_wrong_with_the_reference_is_said_of_it(three, refused):
     with refused(query, ValueError, text):
         sc_vaenb.tl.map_query(query, reference)
     reference.uns["vae"]["model"]["config"] = "{}"
-    with refused(query, ValueError, r"reference: uns\['vae'\]\['model'\] is damaged"):
+    with refused(query, ValueError, r"reference: the model in uns\['vae'\] is damaged"):
         sc_vaenb.tl.map_query(query, reference)
 
 

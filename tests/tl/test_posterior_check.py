@@ -182,7 +182,7 @@ def test_models_that_are_not_there_or_not_whole_are_refused(fitted, refused):
     with refused(fitted, ValueError, r"uns\['vae'\]\['params'\] does not say how .* \(beta is missing\), so that like"):
         checked(fitted, likelihoods=ALL)
     del fitted.uns["vae"]["model"]["weights"]["encoder.first.bias"]
-    with refused(fitted, ValueError, r"uns\['vae'\]\['model'\] is damaged"):
+    with refused(fitted, ValueError, r"the model in uns\['vae'\] is damaged"):
         checked(fitted)
 
 

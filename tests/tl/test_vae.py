@@ -502,7 +502,7 @@ IMPOSSIBLE = {
     "warmup": [-0.1, 1.1],
     "dropout": [-0.1, 1, 0.95],
     "validation_fraction": [-0.1, 1, None],
-    "rng": [-1, 2**63],
+    "rng": [-1, 2**32],
 }
 
 
@@ -522,7 +522,7 @@ def test_impossible_numbers_are_refused(adata, fast, refused, name, value):
         ("activation", ["relu", "gelu", "silu"]),
         ("norm", ["layer", "batch", "none"]),
         ("size_factor_as", ["multiplier", "covariate"]),
-        ("dispersion", ["gene", "gene-batch"]),
+        ("dispersion", ["gene"]),
     ],
 )
 @pytest.mark.parametrize("value", ["NB", None, 3])
@@ -541,8 +541,8 @@ def test_unknown_choices_list_the_valid_ones(adata, fast, refused, name, valid, 
         ),
         ({"hidden": None}, TypeError, r"^hidden=None is not possible\. Give a sequence of widths"),
         ({"decoder_hidden": 16}, TypeError, r"^decoder_hidden=16 is not possible\. Give a sequence of widths"),
-        ({"hidden": (16, 0)}, ValueError, r"^a width in hidden=0 is not possible\. Give a whole number at least 1"),
-        ({"decoder_hidden": (16.0,)}, ValueError, r"^a width in decoder_hidden=16\.0 is not possible"),
+        ({"hidden": (16, 0)}, ValueError, r"^hidden\[1\]=0 is not possible\. Give a whole number at least 1"),
+        ({"decoder_hidden": (16.0,)}, ValueError, r"^decoder_hidden\[0\]=16\.0 is not possible"),
         (
             {"size_factor_as": "covariate"},
             ValueError,
@@ -558,14 +558,10 @@ def test_unknown_choices_list_the_valid_ones(adata, fast, refused, name, valid, 
             ValueError,
             "norm='batch' needs two cells or more in each step. Raise batch",
         ),
-        ({"rng": "0"}, TypeError, r"rng='0' is not possible\. Give a whole number, a numpy\.random\.Generator or None"),
+        ({"rng": "0"}, TypeError, r"rng='0' .* Give a whole number .*, a numpy\.random\.Generator or None"),
         ({"rng": 1.5}, TypeError, "rng=1.5 is not possible. Give a whole number"),
         ({"rng": True}, TypeError, "rng=True is not possible. Give a whole number"),
-        (
-            {"rng": np.random.RandomState(0)},
-            TypeError,
-            "is not possible. Give a whole number, a numpy.random.Generator",
-        ),
+        ({"rng": np.random.RandomState(0)}, TypeError, "is not possible. Give a whole number"),
         ({"key_added": "a/b"}, ValueError, "key_added='a/b' is not possible. Give a name without '/'"),
         ({"key_added": ""}, ValueError, "key_added='' is not possible. Give a name"),
         ({"key_added": 5}, ValueError, "key_added=5 is not possible. Give a name"),

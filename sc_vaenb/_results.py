@@ -1,0 +1,234 @@
+"""What is in the results in `uns` that other functions read: comparisons, scores, searches, checks, ways, factors.
+
+They come out of files as models do, so each kind has a schema (`_schema`), which is looked at before a result is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from . import _schema as schema
+from ._record import damage_told
+from ._schema import Check, Damaged, anything, fields, names, number, plain, sequence, table, text, whole
+
+MOST_ROWS = 1_000  # of methods and embeddings
+MOST_TRIALS = 100_000
+SCORE_PARAMS = {
+    **dict.fromkeys(("n_cells", "max_cells"), whole()),
+    **dict.fromkeys(("reference", "batch_key", "label_key"), text()),
+}
+KINDS = {"bio", "batch", "overcorrection"}
+OF_GENES = ("mean", "variance", "zeros")
+STATISTICS = (*OF_GENES, "depth", "detected", "correlation", "count", "count_expressed")
+
+
+def _words(value: Any, where: str) -> str:
+    found: str = text()(value, where)
+    if not found.strip():
+        raise Damaged(f"{where} is empty")
+    return found
+
+
+def _metrics(value: Any, where: str) -> Any:
+    columns = {"kind": "text", "higher_is_better": "flag", "in_total": "flag"}
+    found = table(columns, optional=columns if np.size(value) == 0 else (), most=MOST_ROWS)(value, where)
+    names()(found.index.to_list(), f"{where}.index")
+    if unknown := sorted(set(found.get("kind", ())) - KINDS):
+        raise Damaged(f"{where}['kind'] holds {schema.brief(unknown[0])}, which is not known")
+    return found
+
+
+def _scores(value: Any, where: str) -> dict[str, Any]:
+    found = fields(
+        {
+            "values": table({}, others="gaps", least=1, most=MOST_ROWS),
+            "metrics": _metrics,
+            "params": fields(
+                {
+                    "n_cells": whole(),
+                    "max_cells": whole(),
+                    "reference": text(),
+                    "batch_key": text(),
+                    "label_key": text(),
+                },
+                optional={"n_cells", "max_cells", "reference", "batch_key", "label_key"},
+                others=plain,
+            ),
+        },
+        optional={"params"},
+    )(value, where)
+    names()(found["values"].index.to_list(), f"{where}['values'].index")
+    return found
+
+
+def _methods(value: Any, where: str) -> Any:
+    columns = {"method": "text", "embedding": "text", "seed": "whole", "seconds": "gaps"}
+    found = table(columns, optional=("seed", "seconds"), least=1, most=MOST_ROWS)(value, where)
+    names()(found["embedding"].to_list(), f"{where}['embedding']")
+    return found
+
+
+def _coverage(value: Any, where: str) -> Any:
+    found = table({"n": "number"}, others="gaps", most=len(STATISTICS))(value, where)
+    if any(name not in STATISTICS for name in found.index) or any(
+        not str(name).rstrip("%").isdecimal() for name in found.columns.drop("n")
+    ):
+        raise Damaged(f"{where} has a row or column that is not known")
+    return found
+
+
+def _pit(value: Any, where: str) -> Any:
+    found = table({"count": "gaps", "count_expressed": "gaps"}, others="gaps", least=1, most=MOST_ROWS)(value, where)
+    edges = sequence(number(0, 1))(found.index.to_list(), f"{where}.index")
+    if edges != sorted(edges):
+        raise Damaged(f"{where}.index does not ascend")
+    return found
+
+
+def _likelihoods(value: Any, where: str) -> Any:
+    columns = dict.fromkeys(("log_likelihood", "difference", "difference_se"), "number")
+    found = table(columns, others="gaps", most=MOST_ROWS, least=2)(value, where)
+    if "nb" not in found.index:
+        raise Damaged(f"{where} lacks the row 'nb'")
+    return found
+
+
+def _beside_replicates(*statistics: str) -> Check:
+    """Data and the means over replicates of these statistics, of which there is one at least."""
+    columns = {name + side: "number" for name in statistics for side in ("", "_replicates")}
+    return table(columns, others="any", least=1, unique=False)
+
+
+def _dimensions(value: Any, where: str) -> Any:
+    found = table({"variance": "number", "active": "flag", "up": "text", "down": "text"}, others="gaps", least=1)(
+        value, where
+    )
+    names()(found.index.to_list(), f"{where}.index")
+    return found
+
+
+def _sweep(n_dimensions: int) -> Check:
+    """Dimensions x genes x points: the genes that rise and those that fall, as many of each."""
+
+    def check(value: Any, where: str) -> Any:
+        parts = {"z": schema.array("fiu", n_dimensions, None), "genes": anything, "log1p": anything}
+        found = fields(parts, others=anything)(value, where)
+        genes, n_points = found["genes"], found["z"].shape[1]
+        if not isinstance(genes, np.ndarray) or genes.ndim != 2 or len(genes) != n_dimensions or genes.shape[1] < 2:
+            raise schema.refuse(f"{where}['genes']", genes, "an array of dimensions x genes")
+        sequence(text())(list(genes.reshape(-1)), f"{where}['genes']")
+        schema.array("fiu", n_dimensions, genes.shape[1], n_points)(found["log1p"], f"{where}['log1p']")
+        if not n_points:
+            raise Damaged(f"{where}['z'] holds no points")
+        return found
+
+    return check
+
+
+MADE = table({"made_from": "text", "checksum": "whole", "seconds": "gaps"}, most=MOST_ROWS * 100)
+PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
+COMPARISON_PARAMS = fields(
+    {"batch_key": text(), "label_key": text(), "n_seeds": whole(1), "rng": whole()},
+    optional={"label_key", "n_seeds", "rng"},
+    others=plain,
+)
+TRIALS = table(
+    {"trial": "whole", "score": "gaps", "kept": "gaps", "mixed": "gaps", "default": "flag", "chosen": "flag"},
+    optional={"mixed"},
+    others="plain",
+    least=1,
+    most=MOST_TRIALS,
+)
+RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
+    "compare": (
+        "comparison",
+        "compare",
+        {
+            "scores": _scores,
+            "methods": _methods,
+            "verdict": text(),
+            "params": COMPARISON_PARAMS,
+            "failed": fields({}, others=text()),
+            "made": MADE,
+        },
+    ),
+    "scores": ("scores", "score", {"values": anything, "metrics": anything, "params": anything}),
+    "tune": (
+        "search",
+        "tune",
+        {
+            "trials": TRIALS,
+            "seeds": table({"trial": "whole", "seed": "whole", "score": "gaps"}, others="gaps", most=MOST_TRIALS),
+            "verdict": _words,
+        },
+    ),
+    "posterior_check": (
+        "posterior check",
+        "posterior_check",
+        {
+            "genes": _beside_replicates(*OF_GENES),
+            "cells": _beside_replicates("depth", "detected"),
+            "correlations": table(
+                {"correlation": "gaps", "correlation_replicates": "gaps"}, others="any", least=1, unique=False
+            ),
+            "coverage": _coverage,
+            "pit": _pit,
+            "likelihoods": _likelihoods,
+            "verdict": text(),
+        },
+    ),
+    "interpolation": (
+        "interpolation",
+        "interpolate",
+        {
+            "expression": table({}, others="counts", least=1),
+            "stops": table({"name": "text", "position": "number"}, least=2, most=MOST_ROWS),
+            "points": anything,
+            "params": PATH_PARAMS,
+        },
+    ),
+    "factors": ("description", "factors", {"dimensions": _dimensions, "association": anything, "sweep": anything}),
+}
+"""By kind: what messages call it, the function of `tl` that makes it, and a check for each part that is read."""
+
+
+def check_result(record: Mapping[str, Any], key: str, kind: str, *needed: str) -> dict[str, Any]:
+    """The parts of a result in `uns[key]` that other functions read, each checked; `needed` are those that must be."""
+    noun, maker, parts = RESULTS[kind]
+    with damage_told(
+        f"the {noun} in uns[{key!r}] is damaged", f"Run sc_vaenb.tl.{maker} again, or read the file again."
+    ):
+        if missing := [name for name in needed if name not in record]:
+            raise Damaged(f"it lacks {missing[0]!r}")
+        if kind == "scores":
+            return _scores(record, key)
+        found = {name: parts[name](record[name], name) for name in record if name in parts}
+        _check_agreement(kind, found)
+        return found
+
+
+def _check_agreement(kind: str, found: Mapping[str, Any]) -> None:
+    """Refuse parts of a result that are at odds with each other."""
+    if kind == "compare" and "scores" in found and "methods" in found:
+        scored, compared = list(found["scores"]["values"].index), list(found["methods"]["embedding"])
+        if set(scored) != set(compared):
+            raise Damaged("scores['values'] and methods are not of the same embeddings")
+    if kind == "factors":
+        dimensions = dict.fromkeys(found["dimensions"].index, "number")
+        association = table({"measure": "text", **dimensions}, most=MOST_TRIALS)(found["association"], "association")
+        if not set(association["measure"]) <= {"eta2", "spearman"}:
+            raise Damaged("association['measure'] holds what is not known")
+        if "sweep" in found:
+            _sweep(len(found["dimensions"]))(found["sweep"], "sweep")
+    if kind == "tune":
+        trials = found["trials"]
+        if not trials["score"].notna().any():
+            raise Damaged("trials['score'] holds no score")
+    if kind == "interpolation":
+        if found["expression"].shape[1] < 2 or not found["expression"].index.is_unique:
+            raise Damaged("expression is not genes x two points or more")
+        if not all(isinstance(name, str) for name in found["expression"].index):
+            raise Damaged("expression.index holds what is no name of a gene")
