@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from anndata import AnnData
 from scanpy import logging as logg
 
+from .._files import move, work_folder
 from ._page import page
 from ._tables import score_file
 
@@ -80,7 +81,11 @@ def write(
 
     start = logg.info("writing a report")
     text = page(adata, key, command=command, title=title, data=os.fspath(data), table=csv.name)
-    _replace({csv: score_file(adata.uns[key]), html: text})
+    with work_folder(html.parent) as work:  # both are written before either takes its place
+        for file, content in ((csv, score_file(adata.uns[key])), (html, text)):
+            (work / file.name).write_bytes(content.encode())
+        for file in (csv, html):
+            move(work / file.name, file)
     logg.info("    finished", time=start, deep=f"written\n    {html}\n    {csv}")
     return [html, csv]
 
@@ -139,16 +144,3 @@ def _check_files(html: Path, csv: Path, *, force: bool) -> None:
         if file.exists() and not force:
             msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
             raise FileExistsError(msg)
-
-
-def _replace(files: dict[Path, str]) -> None:
-    """Write all beside their places, then rename: a failure leaves what was there."""
-    partial = {file: file.with_name(f".{file.name}.partial") for file in files}
-    try:
-        for file, text in files.items():
-            partial[file].write_text(text, encoding="utf-8")
-        for file in files:
-            partial[file].replace(file)
-    finally:
-        for file in partial.values():
-            file.unlink(missing_ok=True)

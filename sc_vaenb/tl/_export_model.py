@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from scanpy import logging as logg
 
 from .. import _adata
+from .._files import atomic_path
 from ._model import load_model
 
 if TYPE_CHECKING:
@@ -79,12 +80,8 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
         "verdict": json.dumps({name: _plain(value) for name, value in record.get("verdict", {}).items()}),
         "overlap": json.dumps({name: _plain(value) for name, value in record.get("overlap", {}).items()}),
     }
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with atomic_path(file) as partial:
         save_file(weights, partial, metadata={**text, "sha256": checksum(weights, text)})
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     logg.info(f"written {file}, the model in uns[{key!r}]")
 
 
