@@ -37,7 +37,7 @@ CASES = {
     "patience": (CONFIG, replace(OPTIONS, learning_rate=2e-2, beta=0.01, warmup=0.01, patience=2)),
 }
 KILLS = 8  # at random moments, for each of these
-FUSES = 12  # calls on the disk that end a life; there are six in writing a state
+FUSES = 12  # calls on the disk that end a life; there are five in writing a state
 FILES = {"a.h5ad": 8, "a.zarr": 8}
 
 
@@ -121,7 +121,6 @@ def light(fuse):
 
     os.fsync, Path.write_bytes = burning(os.fsync), halting
     Path.replace, Path.unlink = burning(Path.replace), burning(Path.unlink)
-    _files._remove = burning(_files._remove)
 
 
 def steps_in(folder):

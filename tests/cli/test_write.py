@@ -47,7 +47,7 @@ def test_a_full_disk_is_said_in_a_line(monkeypatch, small, tmp_path):
 
     monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
     with pytest.raises(
-        OSError, match=r"^a\.h5ad could not be written to .*: No space left on device\. What was there is unchanged\.$"
+        OSError, match=r"^a\.h5ad could not be .*: No space left on device\. What was there is unchanged\.$"
     ):
         _write.write_adata(small, tmp_path / "a.h5ad")
 
