@@ -25,7 +25,7 @@ from ._fit import (
 from ._options import given
 from ._read import choose_key, read
 from ._results import write_results
-from ._run import DATA, REPORT, RUN, check_comparison, method_in, read_run, remove_replaced
+from ._stranger import DATA, REPORT, RUN, check_comparison, method_in, read_run, remove_replaced
 from ._write import (
     check_room,
     echo,
