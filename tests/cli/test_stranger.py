@@ -65,7 +65,7 @@ def cut(out):
 
 
 TAMPERED = {
-    "list": (lambda out: (out / "run.json").write_text("[]"), "it should hold command, input, versions, columns, folders"),
+    "list": (lambda out: (out / "run.json").write_text("[]"), "it should hold command, input, versions, columns"),
     "number": (lambda out: (out / "run.json").write_text("3"), "it should hold command"),
     "nothing": (lambda out: (out / "run.json").write_text("{}"), "it should hold command"),
     "no JSON": (lambda out: (out / "run.json").write_bytes(b"\xff\xfe"), "codec can't decode"),
