@@ -42,7 +42,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         reason = _no_room(error)
         if reason is None:
             raise
-        msg = f"{path.name} could not be written to {path.parent}: {reason}. What was there is unchanged."
+        work = next((parent for parent in path.parents if WORK.fullmatch(parent.name)), path)
+        msg = f"{path.name} could not be written to {work.parent}: {reason}. What was there is unchanged."
         raise OSError(msg) from error
 
 

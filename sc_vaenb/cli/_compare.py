@@ -25,7 +25,7 @@ from ._fit import (
 from ._options import given
 from ._read import choose_key, read
 from ._results import write_results
-from ._stranger import DATA, REPORT, RUN, check_comparison, method_in, read_run, remove_replaced
+from ._stranger import DATA, REPORT, RUN, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
 from ._write import (
     check_room,
     echo,
@@ -112,28 +112,33 @@ def _compute(adata: AnnData, arguments: dict[str, Any], options: argparse.Namesp
     """Compare, and write the AnnData: whatever was computed before an error or Ctrl-C, too."""
     from .. import tl
 
-    data = options.out / DATA
-    if data.exists():
+    data, unfinished = options.out / DATA, options.out / UNFINISHED
+    earlier = next((path for path in (unfinished, data) if path.exists()), None)
+    if earlier is not None:
         before = None
-        with only_warn(f"what {data} holds of an earlier comparison"):
-            before = read(data)
+        with only_warn(f"what {earlier} holds of an earlier comparison"):
+            before = read(earlier)
         if before is not None:
             _take_over(adata, before)
     try:
         tl.compare(adata, **arguments)
     except BaseException:
         if len(adata.uns.get("compare", {}).get("made", ())):
-            write_adata(adata, data)
-            print(f"What is done is kept in {data}: the same command goes on from there.")
+            kept = unfinished if (options.out / RUN).exists() else data  # a comparison that is whole stays whole
+            write_adata(adata, kept)
+            echo(f"What is done is kept in {kept}: the same command goes on from there.")
         raise
     write_adata(adata, data)
+    unfinished.unlink(missing_ok=True)
 
 
 def _take_over(adata: AnnData, before: AnnData) -> None:
     """Bring what an earlier run computed; `tl.compare` takes of it what fits these data and parameters."""
     record = before.uns.get("compare")
     made = record.get("made") if isinstance(record, dict) else None
-    if not isinstance(made, pd.DataFrame) or not adata.obs_names.equals(before.obs_names):
+    if not isinstance(made, pd.DataFrame) or not {"made_from", "checksum", "seconds"} <= set(made):
+        return
+    if not pd.api.types.is_numeric_dtype(made["seconds"]) or not adata.obs_names.equals(before.obs_names):
         return
     adata.uns["compare"] = {"made": made}
     for key in made.index:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 DATA, RUN, REPORT = "comparison.h5ad", "run.json", "report.html"
+UNFINISHED = "unfinished.h5ad"  # of a run that is to replace a comparison, and was interrupted
 MAX_BYTES = 10**6  # of run.json, whose size is a few kilobytes
 FOLDER = re.compile(r"([A-Z0-9_]{1,100})_\d{8}_\d{6}(_\d{1,6})?")  # method, time, number
 KEY = re.compile(r"[a-z0-9_]{1,100}")  # of a method in the AnnData

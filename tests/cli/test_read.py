@@ -185,9 +185,7 @@ def test_a_file_that_is_not_damaged_is_not_called_so(small, tmp_path, monkeypatc
 
 def test_a_file_of_anndata_06_cannot_stay_on_disk(small, tmp_path):
     path = of_anndata_06(tmp_path, small)
-    with pytest.raises(
-        ValueError, match=r"old\.h5ad was written by anndata 0\.6 or older, which --backed"
-    ):
+    with pytest.raises(ValueError, match=r"old\.h5ad was written by anndata 0\.6 or older, which --backed"):
         read(path, backed=True)
 
 
