@@ -43,6 +43,10 @@ def data_in(folder: Path) -> Path:
     return folder / "data.h5ad"
 
 
+def tell(what: object, value: object) -> None:
+    print(f"{what!s:60} {value}", flush=True)
+
+
 def run(*typed: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", "-m", "sc_vaenb", *map(str, typed)]
     return subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload,no-any-return]
@@ -92,7 +96,7 @@ def code_of(process: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def kills(folder: Path, runs: int) -> list[tuple[str, object]]:
+def kills(folder: Path, runs: int) -> None:
     import igraph  # noqa: F401
     import matplotlib.pyplot  # noqa: F401
     import torch
@@ -114,7 +118,6 @@ def kills(folder: Path, runs: int) -> list[tuple[str, object]]:
     os.waitpid(process, 0)
     out, rng = folder / "out", np.random.default_rng(0)
     commands = {"compare": ["--force"], "cvae": FIT}
-    lines: list[tuple[str, object]] = []
     wrong: list[str] = []
     for name, options in commands.items():
         seconds = []
@@ -141,14 +144,15 @@ def kills(folder: Path, runs: int) -> list[tuple[str, object]]:
             os.waitpid(checker, 0)
             wrong += json.loads((folder / "wrong").read_text())
         last = code_of(fork([name, str(folder / "data.h5ad"), "--out", str(out), *options]))
-        lines += [(f"{name}: killed", killed), (f"{name}: killed while files were written", halves)]
-        lines += [(f"{name}: exit code of the same command afterwards", last)]
-    lines += [("left over", len(list(out.rglob(".sc_vaenb-*")))), ("lost or unreadable", len(wrong)), *enumerate(wrong)]
-    return lines
+        tell(f"{name}: killed", killed)
+        tell(f"{name}: killed while files were written", halves)
+        tell(f"{name}: exit code of the same command afterwards", last)
+    tell("left over", len(list(out.rglob(".sc_vaenb-*"))))
+    tell("lost or unreadable", wrong or 0)
 
 
-def signals(folder: Path, runs: int) -> list[tuple[str, object]]:
-    data, lines = data_in(folder), []
+def signals(folder: Path, runs: int) -> None:
+    data = data_in(folder)
     typed = ["cvae", data, "--out", folder / "out", *FIT]
     run(*typed)  # compiles
     began = time.perf_counter()
@@ -168,15 +172,15 @@ def signals(folder: Path, runs: int) -> list[tuple[str, object]]:
                 good += 1
             else:
                 bad.append(f"at {at:.2f}: {process.returncode}, {error[-300:]!r}")
-        lines += [(f"{number.name}: exit code {code} and one line", good), (f"{number.name}: had ended before", done)]
-        lines += [(f"{number.name}: other", len(bad)), *enumerate(bad)]
-    lines += [("left over", len(list((folder / "out").glob(".*")))), ("unreadable", len(check(folder / "out")))]
-    return lines  # type: ignore[return-value]
+        tell(f"{number.name}: exit code {code} and one line", good)
+        tell(f"{number.name}: had ended before", done)
+        tell(f"{number.name}: other", bad or 0)
+    tell("left over", len(list((folder / "out").glob(".*"))))
+    tell("unreadable", check(folder / "out") or 0)
 
 
-def together(folder: Path) -> list[tuple[str, object]]:
+def together(folder: Path) -> None:
     data, out = data_in(folder), folder / "out"
-    lines: list[tuple[str, object]] = []
     for names in (["compare"] * 4, ["cvae"] * 4, ["compare", "compare", "cvae", "vae"]):
         start = [sys.executable, "-W", "ignore", "-m", "sc_vaenb"]
         processes = [
@@ -189,12 +193,15 @@ def together(folder: Path) -> list[tuple[str, object]]:
         said = [process.communicate()[1].strip() for process in processes]
         codes = [process.returncode for process in processes]
         refused = sum("another sc-vaenb compare is writing to" in text for text in said)
-        lines += [(f"{', '.join(names)}: done", codes.count(0)), ("    refused, as another run is at work", refused)]
-        lines += [("    other", len(codes) - codes.count(0) - refused)]
-    wrong = check(out)
-    lines += [("folders of cvae and vae", len(list(out.glob("*/*.h5ad"))))]
-    lines += [("left over", len(list(out.glob(".*")))), ("lost or unreadable", len(wrong)), *enumerate(wrong)]
-    return lines
+        tell(f"{', '.join(names)}: done", codes.count(0))
+        tell("    refused, as another run is at work", refused)
+        others = [
+            text for text, code in zip(said, codes, strict=True) if code and "another sc-vaenb compare" not in text
+        ]
+        tell("    other", others or 0)
+        tell("    lost or unreadable", check(out) or 0)
+    tell("folders of cvae and vae", len(list(out.glob("*/*.h5ad"))))
+    tell("left over", len(list(out.glob(".*"))))
 
 
 LIMITED = """
@@ -206,7 +213,7 @@ sys.exit(main())
 """
 
 
-def full(folder: Path, runs: int, small: Path | None) -> list[tuple[str, object]]:
+def full(folder: Path, runs: int, small: Path | None) -> None:
     data = data_in(folder)
     out = (small or folder) / "out"
     compare = ["compare", str(data), "--out", str(out), "--quiet"]
@@ -239,7 +246,10 @@ def full(folder: Path, runs: int, small: Path | None) -> list[tuple[str, object]
             wrong += [f"{typed[0]} with {limit}: {text}" for text in check(out)]
             if list(out.rglob(".sc_vaenb-*")):
                 wrong.append(f"{typed[0]} with {limit}: something is left over")
-    return [("limits", len(limits)), *sorted(codes.items()), ("wrong", len(wrong)), *enumerate(wrong)]  # type: ignore[list-item]
+    tell("limits", len(limits))
+    for what, number in sorted(codes.items()):
+        tell(what, number)
+    tell("wrong", wrong or 0)
 
 
 def main() -> None:
@@ -251,15 +261,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.attack == "kills":
-            lines = kills(folder, options.runs)
+            kills(folder, options.runs)
         elif options.attack == "signals":
-            lines = signals(folder, options.runs)
+            signals(folder, options.runs)
         elif options.attack == "together":
-            lines = together(folder)
+            together(folder)
         else:
-            lines = full(folder, options.runs, options.folder)
-    for what, value in lines:
-        print(f"{what!s:60} {value}")
+            full(folder, options.runs, options.folder)
 
 
 if __name__ == "__main__":
