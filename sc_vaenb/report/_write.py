@@ -83,7 +83,7 @@ def write(
     text = page(adata, key, command=command, title=title, data=os.fspath(data), table=csv.name)
     with work_folder(html.parent) as work:  # both are written before either takes its place
         for file, content in ((csv, score_file(adata.uns[key])), (html, text)):
-            (work / file.name).write_bytes(content.encode())
+            (work / file.name).write_text(content, encoding="utf-8")
         for file in (csv, html):
             move(work / file.name, file)
     logg.info("    finished", time=start, deep=f"written\n    {html}\n    {csv}")
