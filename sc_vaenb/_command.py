@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+AGAIN = 0.05  # seconds after which a signal that was lost comes again
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
@@ -65,9 +66,11 @@ def running() -> Iterator[None]:
 
 
 def _again(unraisable: Any) -> None:
-    """A signal that came while Python cleared up an object is lost there: have it come again."""
+    """A signal that came while Python cleared up an object is lost there: have it come again, a moment later."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt) and Received.number is not None:
-        signal.raise_signal(Received.number)
+        again = threading.Timer(AGAIN, os.kill, (os.getpid(), Received.number))
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(unraisable)
 

@@ -1,7 +1,9 @@
 """What comes after a fit can cost what it would have made, and no more; what can be refused is refused before."""
 
 import json
+import signal
 import sys
+import time
 
 import anndata as ad
 import numpy as np
@@ -251,14 +253,32 @@ def test_one_state_is_for_one_run_at_a_time(file, tmp_path, refuses):
     assert [path.name for path in (tmp_path / "vae_checkpoint").iterdir()] == ["notes"]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize(("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
-def test_a_signal_ends_a_command_with_its_code_and_one_line(file, tmp_path, monkeypatch, capsys, name, code, word):
-    import signal
+class Cleared:
+    """An object in whose clean-up a signal arrives, where Python takes no exception."""
 
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+def in_cleaning_up(number):
+    del (lambda cleared: [cleared])(Cleared(number))[:]
+    for _ in range(100):
+        time.sleep(0.01)
+    raise AssertionError("the signal is lost")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("stop", [signal.raise_signal, in_cleaning_up])
+@pytest.mark.parametrize(("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_ends_a_command_with_its_code_and_one_line(
+    file, tmp_path, monkeypatch, capsys, name, code, word, stop
+):
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    monkeypatch.setattr(fitting, "write_results", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(fitting, "write_results", lambda *_: stop(number))
     assert cli.main(["vae", str(file), "--out", str(tmp_path), *FIT]) == code
     assert capsys.readouterr().err.endswith(f"sc-vaenb: {word}\n")
     assert list(tmp_path.iterdir()) == []
