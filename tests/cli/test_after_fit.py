@@ -264,7 +264,8 @@ class Cleared:
 
 
 def in_cleaning_up(number):
-    del (lambda cleared: [cleared])(Cleared(number))[:]
+    cleared = Cleared(number)
+    del cleared
     for _ in range(100):
         time.sleep(0.01)
     raise AssertionError("the signal is lost")
