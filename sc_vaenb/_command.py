@@ -12,9 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
+TOLD = (OSError, RuntimeError)  # in cleaning up after a write that failed, whose own error the command tells
 AGAIN = 0.05  # seconds after which a signal that was lost comes again
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -54,13 +55,13 @@ def running() -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    hook = sys.unraisablehook
-    sys.unraisablehook = _again
+    hooks = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook, sys.excepthook = _again, _untold
     listen()
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, sys.excepthook = hooks
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -71,8 +72,14 @@ def _again(unraisable: Any) -> None:
         again = threading.Timer(AGAIN, os.kill, (os.getpid(), Received.number))
         again.daemon = True
         again.start()
-    else:
+    elif not issubclass(unraisable.exc_type, TOLD):
         sys.__unraisablehook__(unraisable)
+
+
+def _untold(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Cython passes errors in clean-up here first, as h5py's on a full disk, once for each object in the file."""
+    if not issubclass(kind, (KeyboardInterrupt, *TOLD)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def ignore_signals() -> None:

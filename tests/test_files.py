@@ -229,13 +229,13 @@ def test_only_one_file_of_the_package_renames_and_removes():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the size of files")
-@pytest.mark.parametrize("limit", [0, 20_000, 100_000])
+@pytest.mark.parametrize("limit", [0, 20_000, 170_000])
 def test_a_full_disk_ends_a_command_with_one_line(tmp_path, limit):
     # a limit of the size of files ends writes in the same places as a full disk, in HDF5 as well
     code = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-sys.argv = ["sc-vaenb", "simulate", "--out", {str(tmp_path / "a.h5ad")!r}, "--n-cells", "300", "--n-genes", "100"]
+sys.argv = ["sc-vaenb", "simulate", "--out", {str(tmp_path / "a.h5ad")!r}, "--n-cells", "400", "--n-genes", "200"]
 from sc_vaenb.cli import main
 sys.exit(main())
 """
