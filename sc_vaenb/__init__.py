@@ -10,6 +10,11 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from . import _command
+
+if _command.is_command():  # before the libraries load, which takes seconds
+    _command.listen()
+
 # Before anything runs numba's parallel code, as much of scanpy does: PyTorch's CPU builds would then find the OpenMP
 # library that numba has loaded, and share its threads with it, which makes the steps of a fit twice as slow.
 import torch as _torch  # noqa: F401

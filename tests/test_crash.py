@@ -29,7 +29,7 @@ def test_a_fit_that_is_killed_goes_on_to_the_same_bits(tmp_path):
         assert case["finished"]
         assert all(case["finished"])  # the same as without a break
     assert any(step > 0 for case in seen.values() for step in case["kills"])
-    # One state takes six calls: write, flush, rename, tidy, flush the name, remove the one before the last.
+    # One state takes five calls: write, flush, rename, flush the name, remove the one before the last.
     assert at_each_call["same"]
     steps = [step for step, _ in at_each_call["deaths"]]
     assert steps == sorted(steps)

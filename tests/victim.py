@@ -4,7 +4,6 @@ Every life is a fork of this process, which has loaded the libraries and started
 JSON; what must not be ends the script.
 """
 
-import io
 import itertools
 import json
 import os
@@ -21,9 +20,11 @@ import torch
 import torch._dynamo  # optimisers load it when they are made
 from scipy import sparse
 
+from sc_vaenb import _files
+from sc_vaenb._files import WORK
 from sc_vaenb.fit import checkpoint
 from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.checkpoint import NAME, PARTIAL, Checkpoint, identity, read
+from sc_vaenb.fit.checkpoint import NAME, Checkpoint, identity, read
 from sc_vaenb.fit.loop import FitConfig, fit
 from sc_vaenb.model.vae import ModelConfig
 
@@ -36,7 +37,7 @@ CASES = {
     "patience": (CONFIG, replace(OPTIONS, learning_rate=2e-2, beta=0.01, warmup=0.01, patience=2)),
 }
 KILLS = 8  # at random moments, for each of these
-FUSES = 12  # calls on the disk that end a life; there are six in writing a state
+FUSES = 12  # calls on the disk that end a life; there are five in writing a state
 FILES = {"a.h5ad": 8, "a.zarr": 8}
 
 
@@ -111,19 +112,14 @@ def light(fuse):
 
         return call
 
-    class Halting(io.FileIO):
-        def write(self, content):
-            half = len(content) // 2
-            super().write(content[:half])
+    def halting(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+            file.flush()
             burn()
-            return half + super().write(content[half:])
+            file.write(content[len(content) // 2 :])
 
-    opened = Path.open
-
-    def opening(path, *mode, **more):
-        return Halting(path, "wb") if path.name == PARTIAL else opened(path, *mode, **more)
-
-    os.fsync, Path.open = burning(os.fsync), opening
+    os.fsync, Path.write_bytes = burning(os.fsync), halting
     Path.replace, Path.unlink = burning(Path.replace), burning(Path.unlink)
 
 
@@ -131,7 +127,9 @@ def steps_in(folder):
     """Steps of the states in a folder, each of which must be whole."""
     paths = sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name))
     assert len(paths) <= 3, paths  # the oldest goes last
-    assert {path.name for path in folder.iterdir()} <= {PARTIAL, *(path.name for path in paths)}
+    works = [path for path in folder.iterdir() if WORK.fullmatch(path.name)]
+    assert len(works) <= 1  # what was left before is cleared
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (*works, *paths)}
     return [0, *(read(path)[1]["state"]["step"] for path in paths)]
 
 
@@ -164,7 +162,7 @@ def fits(folder):
     deaths = []
     for fuse in range(1, FUSES + 1):
         assert not lived(fork(one_fit, "plain", kept, found, fuse))
-        deaths.append([steps_in(kept)[-1], (kept / PARTIAL).exists()])
+        deaths.append([steps_in(kept)[-1], any(kept.glob(".sc_vaenb-*/step_*"))])
     timed(one_fit, "plain", kept, found)
     seen["at each call"] = {"deaths": deaths, "same": same(expected, found), "left": sorted(os.listdir(kept))}
     return seen
@@ -186,8 +184,7 @@ def write_on_and_on(path, times=0):
 def check_file(path):
     import anndata as ad
 
-    before = path.with_name(f".{path.stem}.before{path.suffix}")  # a folder steps aside before it is replaced
-    path = path if path.exists() or path.suffix == ".h5ad" else before
+    _files.clear_leftovers(path.parent)  # a folder that stepped aside comes back
     values = (ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)).X
     assert values.shape == (400, 300)
     assert (values == values[0, 0]).all()
@@ -204,7 +201,7 @@ def files(folder):
         seconds = timed(write_on_and_on, path, 2)
         for _ in range(kills):
             assert not survived(fork(write_on_and_on, path), rng.uniform(0.2, 1.5) * seconds)
-            halves += any("partial" in left for left in os.listdir(folder))
+            halves += any(folder.glob(f".sc_vaenb-*/{name}"))
             timed(check_file, path)
         seen[name] = {"kills": kills, "halves": halves}
     return seen

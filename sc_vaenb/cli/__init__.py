@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from .._caches import ensure_caches
+from .._command import ignore_signals, running, said
 from ._options import add_options
+from ._write import one_line
 
 OUT = Path("results_comparison")
 WITH_SOURCE = ("vae", "cvae", "compare")  # commands that take --adata and --counts
@@ -29,7 +33,7 @@ examples:
   sc-vaenb compare --help
 
 Files: .h5ad, .zarr, 10x .h5, or a folder with matrix.mtx.
-Exit codes: 0 done, 1 refused or failed, 2 not understood, 130 interrupted."""
+Exit codes: 0 done, 1 refused or failed, 2 not understood, 130 interrupted, 143 terminated."""
 FIT_EXAMPLES = """\
 examples:
   sc-vaenb {0} data.h5ad --batch-key sample --label-key celltype
@@ -48,9 +52,37 @@ method. Interrupted, the same command goes on where it was."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 refused or failed, 2 not understood, 130 interrupted."""
-    ensure_caches()
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    """Run a command; returns the exit code: 0 done, 1 refused or failed, 130 interrupted, 143 terminated."""
+    if arguments is not None:
+        return _main(list(arguments))
+    outcome: list[int] = []
+    atexit.register(_leave, outcome)  # first, so that it is the last to be called
+    outcome.append(_main(sys.argv[1:]))
+    ignore_signals()
+    return outcome[0]
+
+
+def _leave(outcome: list[int]) -> None:
+    """End a failed command without the clean-up of C libraries: HDF5 crashes there after a write that failed."""
+    if any(outcome):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(outcome[0])
+
+
+def _main(typed: list[str]) -> int:
+    with running():
+        try:
+            ensure_caches()
+            return _run(typed)
+        except KeyboardInterrupt:
+            code, word = said()
+            print(f"sc-vaenb: {word}", file=sys.stderr)
+            return code
+
+
+def _run(typed: list[str]) -> int:
     options, unknown = _parser(typed).parse_known_args(typed)
     if unknown:
         options.parser.unknown(unknown)
@@ -66,9 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _quiet(options.quiet)
             options.run(options)
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("sc-vaenb: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # as in `sc-vaenb info FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -77,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         # a KeyError's own text is the repr of its message
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"sc-vaenb: {' '.join(str(text).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"sc-vaenb: {one_line(text) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 
@@ -166,7 +195,7 @@ def _out(parser: argparse.ArgumentParser, default: Path | None, what: str, **mor
 
 def _keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-key", metavar="COLUMN", help="column of obs with the batch of each cell")
-    parser.add_argument("--label-key", metavar="COLUMN", help="column of obs with the cell types")
+    parser.add_argument("--label-key", metavar="COLUMN", help="column of obs with the cell types; none: no labels")
 
 
 def _demo_options(parser: argparse.ArgumentParser) -> None:

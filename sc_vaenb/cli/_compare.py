@@ -3,98 +3,146 @@
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._fit import BATCH_NAMES, LABEL_NAMES, about, check_columns, prepare, read_input, say
+import pandas as pd
+
+from .._files import move_new, only_user, work_folder
+from ._fit import (
+    BATCH_NAMES,
+    LABEL_NAMES,
+    about,
+    check_columns,
+    labels_to_score,
+    method_of,
+    prepare,
+    read_input,
+    say,
+)
 from ._options import given
 from ._read import choose_key, read
 from ._results import write_results
-from ._write import check_room, make_folder, save_figure, timestamp, write_adata, write_json
+from ._stranger import DATA, REPORT, RUN, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
+from ._write import (
+    check_room,
+    echo,
+    make_folder,
+    only_warn,
+    save_figure,
+    timestamp,
+    write_adata,
+    write_json,
+)
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from collections.abc import Mapping
 
-DATA, RUN, REPORT = "comparison.h5ad", "run.json", "report.html"
+    from anndata import AnnData
 
 
 def run_compare(options: argparse.Namespace) -> None:
     """Read, prepare, compare, draw and write; or with --save-only draw again what is there."""
     begun = time.perf_counter()
-    before: dict[str, Any] = {}
-    if options.save_only:
-        adata, run = _stored(options.out)
-    else:
-        before = _run_of(options.out)
-        adata, run = _computed(options)
-    say(options, "drawing")
-    _draw(adata, options.out, run)
-    for folder in set(before.get("folders", {}).values()) - set(run["folders"].values()):
-        shutil.rmtree(options.out / folder, ignore_errors=True)  # of the comparison that was replaced
-    print(adata.uns["compare"]["verdict"])
-    print(f"\nwritten to {options.out} in {time.perf_counter() - begun:.0f} s:")
-    for name in (REPORT, "report.csv", DATA, "scores.svg", "umaps.svg", *(f"{f}/" for f in run["folders"].values())):
-        say(options, f"  {name}")
-
-
-def _computed(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any]]:
-    from .. import tl
-
     out: Path = options.out
-    if (out / RUN).exists() and not options.force:
+    if options.save_only:
+        if not (out / RUN).exists() or not (out / DATA).exists():
+            raise FileNotFoundError(
+                f"{out} holds no comparison to draw. Run sc-vaenb compare without --save-only first."
+            )
+        with _only_run(out):
+            adata, run = read(out / DATA), read_run(out)
+            check_comparison(adata, run, out / DATA)
+            say(options, "drawing")
+            _draw_again(adata, out, run)
+    else:
+        _earlier_run(out, options.force)
+        if options.backed:
+            raise ValueError("compare computes PCA, which needs all counts in memory. --backed goes with vae and cvae.")
+        adata, arguments = _read_and_check(options)
+        with _only_run(out):
+            before = _earlier_run(out, options.force)  # once more, as another run may just have ended
+            _compute(adata, arguments, options)
+            say(options, "drawing")
+            run = _draw(adata, arguments, options)
+            for folder in remove_replaced(out, set(before.get("folders", {}).values()) - set(run["folders"].values())):
+                say(options, f"{folder} stays: it holds other files than those of the comparison that was replaced")
+    echo(adata.uns["compare"]["verdict"])
+    echo(f"\nwritten to {out} in {time.perf_counter() - begun:.0f} s:")
+    for name in (REPORT, "report.csv", DATA, "scores.svg", "umaps.svg", *(f"{f}/" for f in run["folders"].values())):
+        if (out / name).exists():
+            say(options, f"  {name}")
+
+
+def _earlier_run(out: Path, force: bool) -> dict[str, Any]:
+    """What run.json holds of an earlier comparison, which is replaced with --force alone."""
+    if (out / RUN).exists() and not force:
         raise FileExistsError(
             f"{out} holds a comparison. Pass --force to replace it (what is unchanged is not computed again), "
             "--save-only to draw it again, or another --out."
         )
-    if options.backed:
-        raise ValueError("compare computes PCA, which needs all counts in memory. --backed goes with vae and cvae.")
+    return read_run(out)
+
+
+def _only_run(out: Path) -> Any:
+    busy = f"another sc-vaenb compare is writing to {out}. Wait until it has ended, or pass another --out."
+    return only_user(out, busy)
+
+
+def _read_and_check(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any]]:
+    """The cells, prepared, and the arguments of `tl.compare`."""
+    from .. import tl
+
     adata = read_input(options)
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=True)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     assert batch_key is not None  # it was needed
     check_columns(batch_key, label_key)
-    make_folder(out)
+    label_key = labels_to_score(adata, batch_key, label_key, options)
+    make_folder(options.out)
     prepare(adata, batch_key, options)
-    check_room(adata, out)
-    if (out / DATA).exists():
-        _take_over(adata, read(out / DATA))
-    arguments = {**given(options, tl.compare), "label_key": label_key, "layer": "counts"}
+    check_room(adata, options.out)
+    arguments = {"batch_key": batch_key, **given(options, tl.compare), "label_key": label_key, "layer": "counts"}
+    return adata, arguments
+
+
+def _compute(adata: AnnData, arguments: dict[str, Any], options: argparse.Namespace) -> None:
+    """Compare, and write the AnnData: whatever was computed before an error or Ctrl-C, too."""
+    from .. import tl
+
+    data, unfinished = options.out / DATA, options.out / UNFINISHED
+    earlier = next((path for path in (unfinished, data) if path.exists()), None)
+    if earlier is not None:
+        before = None
+        with only_warn(f"what {earlier} holds of an earlier comparison"):
+            before = read(earlier)
+        if before is not None:
+            _take_over(adata, before)
     try:
-        tl.compare(adata, batch_key, **arguments)
-    except KeyboardInterrupt:
+        tl.compare(adata, **arguments)
+    except BaseException:
         if len(adata.uns.get("compare", {}).get("made", ())):
-            write_adata(adata, out / DATA)
-            print(f"What is done is kept in {out / DATA}: the same command goes on from there.")
+            kept = unfinished if (options.out / RUN).exists() else data  # a comparison that is whole stays whole
+            write_adata(adata, kept)
+            echo(f"What is done is kept in {kept}: the same command goes on from there.")
         raise
-    methods = adata.uns["compare"]["methods"].drop_duplicates("method")
-    stamp = timestamp()
-    names = {key.removeprefix("X_"): _folder_name(adata, key.removeprefix("X_")) for key in methods["embedding"]}
-    run = {
-        **about(options),
-        "columns": {"sample": batch_key, "celltype": label_key},
-        "folders": {key: f"{name}_{stamp}" for key, name in names.items()},
-    }
-    write_adata(adata, out / DATA)
-    return adata, run
-
-
-def _folder_name(adata: AnnData, key: str) -> str:
-    likelihood = adata.uns.get(key, {}).get("params", {}).get("likelihood")
-    name = "harmony" if key.startswith("pca_harmony") else key.removesuffix("_compare")
-    return (f"{name}_{likelihood}" if likelihood else name).upper()
+    write_adata(adata, data)
+    unfinished.unlink(missing_ok=True)
 
 
 def _take_over(adata: AnnData, before: AnnData) -> None:
     """Bring what an earlier run computed; `tl.compare` takes of it what fits these data and parameters."""
     from .._results import check_result
 
-    stored = before.uns.get("compare")
-    if not isinstance(stored, dict) or "made" not in stored or not adata.obs_names.equals(before.obs_names):
+    record = before.uns.get("compare")
+    made = record.get("made") if isinstance(record, dict) else None
+    if not isinstance(made, pd.DataFrame) or not {"made_from", "checksum", "seconds"} <= set(made):
         return
-    made = check_result({"made": stored["made"]}, "compare", "compare")["made"]
+    if not pd.api.types.is_numeric_dtype(made["seconds"]) or not adata.obs_names.equals(before.obs_names):
+        return
+    made = check_result({"made": made}, "compare", "compare")["made"]
     adata.uns["compare"] = {"made": made}
     for key in made.index:
         for place, name in (
@@ -106,33 +154,48 @@ def _take_over(adata: AnnData, before: AnnData) -> None:
                 getattr(adata, place)[name] = getattr(before, place)[name]
 
 
-def _stored(out: Path) -> tuple[AnnData, dict[str, Any]]:
-    if not (out / RUN).exists() or not (out / DATA).exists():
-        raise FileNotFoundError(f"{out} holds no comparison to draw. Run sc-vaenb compare without --save-only first.")
-    return read(out / DATA), _run_of(out)
+def _draw(adata: AnnData, arguments: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Write a folder for each method, the figures, the report, and last run.json; returns what that holds."""
+    out: Path = options.out
+    methods = adata.uns["compare"]["methods"].drop_duplicates("method")
+    run = {
+        **about(options),
+        "columns": {"sample": arguments["batch_key"], "celltype": arguments["label_key"]},
+        "folders": {},
+    }
+    stamp = timestamp()
+    with work_folder(out) as work:
+        for key in (str(name).removeprefix("X_") for name in methods["embedding"]):
+            run["folders"][key] = f"{method_of(key, adata)}_{stamp}"
+            _write_method(adata, key, work / run["folders"][key], run)
+        run["folders"] = {key: move_new(work / name, out / name).name for key, name in run["folders"].items()}
+    _draw_all(adata, out, run)
+    write_json(run, out / RUN)  # last: its being there says that all is
+    return run
 
 
-def _run_of(out: Path) -> dict[str, Any]:
-    """What an earlier comparison wrote of itself; nothing if there was none."""
-    found = out / RUN
-    return json.loads(found.read_text(encoding="utf-8")) if found.is_file() else {}
+def _draw_again(adata: AnnData, out: Path, run: Mapping[str, Any]) -> None:
+    for key, name in run["folders"].items():
+        if (out / name).is_symlink():
+            raise ValueError(f"{out / name} is a link, not a folder that sc-vaenb compare made. Remove it.")
+        _write_method(adata, key, out / name, run)
+    _draw_all(adata, out, run)
 
 
-def _draw(adata: AnnData, out: Path, run: dict[str, Any]) -> None:
+def _write_method(adata: AnnData, key: str, folder: Path, run: Mapping[str, Any]) -> None:
+    record = adata.uns["compare"]
+    seconds = float(record["methods"].set_index("embedding")["seconds"][f"X_{key}"])
+    facts = {name: run[name] for name in ("command", "input", "versions")} | {"seconds": seconds}
+    write_results(adata, method_in(folder.name), key, folder, run["columns"], record["scores"], facts)
+
+
+def _draw_all(adata: AnnData, out: Path, run: Mapping[str, Any]) -> None:
+    """The figures of all methods, and the report."""
     from .. import pl, report
 
-    record = adata.uns["compare"]
-    facts = {name: run[name] for name in ("command", "input", "versions")}
-    for key, folder in run["folders"].items():
-        seconds = record["methods"].set_index("embedding")["seconds"][f"X_{key}"]
-        method = folder.rsplit("_", 2)[0]
-        write_results(
-            adata, method, key, out / folder, run["columns"], record["scores"], {**facts, "seconds": float(seconds)}
-        )
-    figures: Any = pl.scores(adata, show=False), pl.compare(adata, show=False)
-    save_figure(figures[0]["table"], out / "scores.svg")
-    save_figure(figures[1][0, 0], out / "umaps.svg")
-    if "total" in record["scores"]["values"]:
-        save_figure(pl.tradeoff(adata, show=False), out / "tradeoff.svg")
-    report.write(adata, out / REPORT, command=run["command"], data=DATA, force=True)
-    write_json(run, out / RUN)  # last: its being there says that all is
+    save_figure(lambda: pl.scores(adata, show=False)["table"], out / "scores.svg")  # type: ignore[index]
+    save_figure(lambda: pl.compare(adata, show=False)[0, 0], out / "umaps.svg")  # type: ignore[index]
+    if "total" in adata.uns["compare"]["scores"]["values"]:
+        save_figure(partial(pl.tradeoff, adata, show=False), out / "tradeoff.svg")
+    with only_warn(REPORT):
+        report.write(adata, out / REPORT, command=run["command"], data=DATA, force=True)

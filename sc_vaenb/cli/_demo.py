@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ._results import losses
 from ._write import check_new, make_folder, save_figure, write_adata
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ def run_demo(options: argparse.Namespace) -> None:
     out: Path = options.out
     make_folder(out)
     check_new(out / RESULT, options.force)
-    from .. import datasets, pl, pp, tl
+    from .. import datasets, pp, tl
     from ..tl._graph import downstream
 
     start = time.perf_counter()
@@ -47,12 +49,18 @@ def run_demo(options: argparse.Namespace) -> None:
     print("nearest neighbours of its type that are of its batch, with what perfect mixing would give.\n")
 
     for key in ("vae", "cvae"):
-        save_figure(pl.history(adata, key, show=False)["loss"], out / f"history_{key}.png")  # type: ignore[index]
-    axes = pl.embedding(adata, [f"X_{m.lower()}" for m in methods], color=["batch", "cell_type"], show=False)
-    save_figure(axes[0, 0], out / "umap.png")  # type: ignore[index]
+        save_figure(partial(losses, adata, key), out / f"history_{key}.png")
+    embeddings = [f"X_{name.lower()}" for name in methods]
+    save_figure(partial(_planes, adata, embeddings), out / "umap.png")
     write_adata(adata, out / RESULT)
     files = "".join(f"\n  {out / name}" for name in (RESULT, "history_vae.png", "history_cvae.png", "umap.png"))
     print(f"written in {time.perf_counter() - start:.0f} s:{files}")
+
+
+def _planes(adata: AnnData, embeddings: list[str]) -> Any:
+    from .. import pl
+
+    return pl.embedding(adata, embeddings, color=["batch", "cell_type"], show=False)[0, 0]  # type: ignore[index]
 
 
 def _pca(adata: AnnData, *, key_added: str) -> None:

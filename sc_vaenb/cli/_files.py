@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._files import write_text
 from ._fit import BATCH_NAMES, LABEL_NAMES, warn_of_circular
 from ._options import given
 from ._read import choose_key, read
-from ._write import check_new, make_folder, whole, write_adata
+from ._write import check_new, echo, make_folder, write_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,7 +28,7 @@ def run_simulate(options: argparse.Namespace) -> None:
     make_folder(options.out.parent)
     adata = simulate(options.n_cells, options.n_genes, **given(options, simulate))
     write_adata(adata, options.out)
-    print(f"{options.out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, obs['batch'], obs['cell_type']")
+    echo(f"{options.out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, obs['batch'], obs['cell_type']")
 
 
 def run_score(options: argparse.Namespace) -> None:
@@ -44,11 +45,10 @@ def run_score(options: argparse.Namespace) -> None:
     tl.score(adata, keys, **arguments)
     values = adata.uns["scores"]["values"]
     warn_of_circular(adata, values.index, label_key)
-    print(values.round(3).T.to_string())
+    echo(values.round(3).T.to_string())
     if options.out is not None:
-        with whole(options.out) as partial:
-            values.to_csv(partial)
-        print(f"\nwritten to {options.out}")
+        write_text(values.to_csv(), options.out)
+        echo(f"\nwritten to {options.out}")
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -59,27 +59,27 @@ def run_report(options: argparse.Namespace) -> None:
     make_folder(out.parent)
     adata = read(options.file)
     report.write(adata, out, options.key, data=options.file, force=options.force)
-    print(f"written to {out} and {out.with_suffix('.csv')}")
+    echo(f"written to {out} and {out.with_suffix('.csv')}")
 
 
 def run_info(options: argparse.Namespace) -> None:
     adata = read(options.file)
-    print(f"{options.file}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
+    echo(f"{options.file}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
     matrices = {"X": adata.X, **{f"layers[{name!r}]": layer for name, layer in adata.layers.items() if name}}
     if adata.raw is not None:
         matrices["raw"] = adata.raw.X
     for name, matrix in matrices.items():
         if matrix is not None:
-            print(f"{name}: {_what(matrix)}")
+            echo(f"{name}: {_what(matrix)}")
     for column in map(str, adata.obs.columns):
         values = adata.obs[column]
         kind = "numbers" if values.dtype.kind in "fiu" else f"{values.nunique():,} values"
-        print(f"obs[{column!r}]: {kind}")
+        echo(f"obs[{column!r}]: {kind}")
     for name, array in adata.obsm.items():
-        print(f"obsm[{name!r}]: {' x '.join(f'{size:,}' for size in np.shape(array))}")
+        echo(f"obsm[{name!r}]: {' x '.join(f'{size:,}' for size in np.shape(array))}")
     for key, record in adata.uns.items():
         for line in _fitted(adata, key, record):
-            print(line)
+            echo(line)
 
 
 def _what(matrix: Any) -> str:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._files import move_new, only_user, work_folder
 from ._options import given
 from ._read import beyond_memory, choose_key, read, with_counts
-from ._results import write_results
-from ._write import check_room, in_memory, leave_matrices, make_folder, timestamp, whole, write_adata
+from ._results import params_of, write_results
+from ._writable import leave_out_unwritable
+from ._write import (
+    check_room,
+    echo,
+    in_memory,
+    leave_matrices,
+    make_folder,
+    only_warn,
+    timestamp,
+    write_adata,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from anndata import AnnData
 
 BATCH_NAMES, LABEL_NAMES = ("sample", "batch"), ("celltype", "cell_type")  # columns that need not be named
@@ -26,7 +36,7 @@ PACKAGES = ("sc_vaenb", "torch", "scanpy", "anndata", "numpy", "harmonypy")
 def run_fit(options: argparse.Namespace) -> None:
     """Read, prepare, fit, cluster, score and write."""
     from .. import tl
-    from ..tl._graph import downstream
+    from ..fit.checkpoint import remove_states
 
     if options.mog and getattr(options, "prior", "mog") != "mog":
         raise ValueError(f"--mog and --prior {options.prior} are two priors. Give one.")
@@ -40,6 +50,7 @@ def run_fit(options: argparse.Namespace) -> None:
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=options.method == "cvae")
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     check_columns(batch_key, label_key)
+    label_key = labels_to_score(adata, batch_key, label_key, options)
     writes = options.rank == 0
     if writes:
         make_folder(options.out)
@@ -48,36 +59,104 @@ def run_fit(options: argparse.Namespace) -> None:
         check_room(adata, options.out)
     key = options.method
     arguments = {**given(options, function), "layer": layer_of(adata), "key_added": key}
-    kept = options.out / f"{key}_checkpoint"
-    if options.resume:
-        arguments["checkpoint"] = kept
-    function(adata, *([batch_key] if options.method == "cvae" else []), **arguments)
-    if not writes:
+    with _checkpoint_of(options) as kept:
+        if kept is not None:
+            arguments["checkpoint"] = kept
+        function(adata, *([batch_key] if options.method == "cvae" else []), **arguments)
+        if not writes:
+            return
+        if adata.uns[key]["verdict"]["status"] == "interrupted":
+            if kept is not None:
+                print(f"The state of the fit is kept in {kept}: the same command goes on from there.")
+            raise KeyboardInterrupt  # in a notebook half a fit may be of use; a folder of results must be whole
+        folder = _write_fit(adata, key, batch_key, label_key, options)
+        if kept is not None:
+            remove_states(kept)
+    echo(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
+    for path in sorted(folder.iterdir()):
+        say(options, f"  {path.name}")
+    if options.backed:
+        say(options, f"X and layers stay in {options.file or options.adata}: the .h5ad holds everything else")
+
+
+@contextmanager
+def _checkpoint_of(options: argparse.Namespace) -> Iterator[Path | None]:
+    """The folder for the state of the fit with --resume, for one run at a time."""
+    if not options.resume:
+        yield None
         return
-    if adata.uns[key]["verdict"]["status"] == "interrupted":
-        if options.resume:
-            print(f"The state of the fit is kept in {kept}: the same command goes on from there.")
-        raise KeyboardInterrupt  # in a notebook half a fit may be of use; a folder of results must be whole
-    downstream(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
+    kept = options.out / f"{options.method}_checkpoint"
+    if options.rank > 0:  # the first process holds it for all
+        yield kept
+        return
+    if kept.exists() and not kept.is_dir():
+        raise FileExistsError(f"{kept} is a file, not a folder. Remove it, or pass another --out.")
+    kept.mkdir(exist_ok=True)
+    try:
+        with only_user(kept, f"another run keeps its state in {kept}. Wait until it has ended, or pass another --out."):
+            yield kept
+    finally:
+        with suppress(OSError):  # it holds a state
+            kept.rmdir()
+
+
+def _write_fit(
+    adata: AnnData, key: str, batch_key: str | None, label_key: str | None, options: argparse.Namespace
+) -> Path:
+    """Cluster, score and write. What fails here but for the disk costs what it would have made, and no more."""
+    from .. import tl
+    from ..tl._graph import downstream
+
+    with only_warn("the UMAP with the clusters"):
+        downstream(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
     keys = {name: key for name, key in keys.items() if key is not None and adata.obs[key].nunique() > 1}
     warn_of_circular(adata, [f"X_{key}"], label_key)
     if keys:
-        tl.score(adata, f"X_{key}", **keys, key_added=f"{key}_scores")
-    method = f"{options.method}_{adata.uns[key]['params']['likelihood']}".upper()
-    folder = options.out / f"{method}_{timestamp()}"
+        with only_warn("metrics.csv"):
+            tl.score(adata, f"X_{key}", **keys, key_added=f"{key}_scores")
+    method = method_of(key, adata)
     columns = {"sample": batch_key, "celltype": label_key}
-    with whole(folder) as partial:
-        write_results(adata, method, key, partial, columns, adata.uns.get(f"{key}_scores"), about(options))
+    with work_folder(options.out) as work:
+        name = f"{method}_{timestamp()}"
+        write_results(adata, method, key, work / name, columns, adata.uns.get(f"{key}_scores"), about(options))
         leave_matrices(adata)
-        write_adata(adata, partial / f"{method}.h5ad")
-    if options.resume:
-        shutil.rmtree(kept, ignore_errors=True)
-    print(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
-    for path in sorted(folder.iterdir()):
-        say(options, f"  {path.name}")
-    if options.backed:
-        say(options, f"X and layers stay in {options.file or options.adata}: {method}.h5ad holds everything else")
+        write_adata(adata, work / name / f"{method}.h5ad")
+        return move_new(work / name, options.out / name)
+
+
+def method_of(key: str, adata: AnnData) -> str:
+    """The name of a method in the names of files and folders, such as CVAE_NB."""
+    from ..model.likelihood import LIKELIHOODS
+
+    likelihood = params_of(adata, key).get("likelihood")
+    name = "harmony" if key.startswith("pca_harmony") else key.removesuffix("_compare")
+    return (f"{name}_{likelihood}" if likelihood in list(LIKELIHOODS) else name).upper()
+
+
+def labels_to_score(
+    adata: AnnData, batch_key: str | None, label_key: str | None, options: argparse.Namespace
+) -> str | None:
+    """The column of labels, if scores can be computed from it: found out before a fit, not after it.
+
+    A column that was named is refused; one that was found by its usual name is left out with a warning.
+    """
+    from scanpy import logging as logg
+
+    from ..tl._score import check_scored
+
+    if label_key is None:
+        return None
+    if batch_key is not None and adata.obs[batch_key].nunique() < 2:  # no scores of batches then
+        batch_key = None
+    try:
+        check_scored(adata, batch_key, label_key)
+    except ValueError as error:
+        if options.label_key is not None:
+            raise ValueError(f"{error} With --label-key none there are no scores of labels.") from error
+        logg.warning(f"the labels in obs[{label_key!r}] are left out: {error}")
+        return None
+    return label_key
 
 
 def read_input(options: argparse.Namespace) -> AnnData:
@@ -101,6 +180,7 @@ def read_input(options: argparse.Namespace) -> AnnData:
         adata, found = with_counts(adata, read(options.counts), getattr(options, "layer", None))
         options.layer = "counts"
         say(options, found)
+    leave_out_unwritable(adata)
     return adata
 
 
@@ -147,7 +227,7 @@ def check_columns(batch_key: str | None, label_key: str | None) -> None:
 def say(options: argparse.Namespace, text: str) -> None:
     """What is no result."""
     if not options.quiet:
-        print(text)
+        echo(text)
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anndata import AnnData
 
+LOCKED = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK, errno.ENOLCK}
+CANNOT = {errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENXIO}
 FORMATS = ".h5ad, .zarr, 10x .h5, or a folder with matrix.mtx"
 BACKED = (".h5ad", ".zarr")
 HELD = 2  # times X that a command holds at least: X, and counts of all genes as a layer
@@ -21,13 +25,17 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
     import anndata
     import scanpy as sc
 
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist.")
-    has_mtx = path.is_dir() and (any(path.glob("*matrix.mtx*")))
-    if path.suffix not in {".h5ad", ".zarr", ".h5"} and not has_mtx:
-        what = "is a folder without matrix.mtx" if path.is_dir() else f"has the ending {path.suffix!r}"
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist.") from None
+    except OSError as error:  # as of a name or a path that is too long
+        raise OSError(f"{path} cannot be opened: {error.strerror}.") from error
+    mtx = sorted(path.glob("*matrix.mtx*")) if is_folder else []
+    if path.suffix not in {".h5ad", ".zarr", ".h5"} and not mtx:
+        what = "is a folder without matrix.mtx" if is_folder else f"has the ending {path.suffix!r}"
         raise ValueError(f"{path} {what}. Give {FORMATS}.")
-    if path.is_dir() and path.suffix in {".h5ad", ".h5"}:
+    if is_folder and path.suffix in {".h5ad", ".h5"}:
         raise IsADirectoryError(f"{path} is a folder, not a file. Give {FORMATS}.")
     if backed and path.suffix not in BACKED:
         raise ValueError(
@@ -38,18 +46,55 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
             warnings.simplefilter("ignore")  # of duplicate names, which are mended below, and of old formats
             if backed:
                 adata = _opened(path)
-            elif has_mtx:
-                adata = sc.read_10x_mtx(path)
+            elif mtx:
+                adata = sc.read_10x_mtx(path, prefix=_prefix(path, mtx))
             elif path.suffix == ".h5":
                 adata = sc.read_10x_h5(path)
             else:
                 adata = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
             adata.var_names_make_unique()
-    except PermissionError:
+    except (PermissionError, Unreadable):
         raise
     except Exception as error:  # whatever h5py, zarr and pandas make of a broken file
-        raise ValueError(f"{path} cannot be read; it may be damaged or incomplete ({error}).") from error
+        raise _explained(path, error) from error
     return adata
+
+
+class Unreadable(ValueError):
+    """A file that is whole and cannot be read all the same, with the reason."""
+
+
+def _prefix(path: Path, mtx: list[Path]) -> str:
+    """What stands before matrix.mtx in the names of the files, as GEO has them."""
+    prefixes = sorted({file.name.partition("matrix.mtx")[0] for file in mtx})
+    if "" in prefixes:
+        return ""
+    if len(prefixes) > 1:
+        raise Unreadable(
+            f"{path} holds the files of {len(prefixes)} samples ({', '.join(f'{p}matrix.mtx' for p in prefixes[:3])}"
+            f"{', ...' if len(prefixes) > 3 else ''}). Put the three files of each into a folder of its own and read "
+            "one, or join them with anndata.concat first."
+        )
+    return prefixes[0]
+
+
+def _explained(path: Path, error: Exception) -> Exception:
+    """The error to raise for one that reading ended in: the true reason where it is known, else a damaged file."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "std::bad_alloc" in text or "Unable to allocate" in text:
+        advice = " Leave the counts in the file: vae or cvae with --backed." if path.suffix in BACKED else ""
+        return MemoryError(f"{path} does not fit into the memory that is free.{advice}")
+    code = getattr(error, "errno", None)
+    if code in LOCKED or "unable to lock file" in text:
+        return OSError(
+            f"{path} is locked: another program has it open for writing, or its file system has no locks. Close that "
+            "program; or if there is none, set HDF5_USE_FILE_LOCKING=FALSE."
+        )
+    if isinstance(error, FileNotFoundError) and path.is_dir() and path.suffix != ".zarr":
+        return FileNotFoundError(f"{path} lacks a file that belongs to matrix.mtx: {error.filename or error}.")
+    if code is not None and code in CANNOT:
+        return OSError(f"{path} cannot be read: {os.strerror(code)}.")
+    return ValueError(f"{path} cannot be read; it may be damaged or incomplete ({error}).")
 
 
 def _store(path: Path) -> Any:
@@ -74,6 +119,12 @@ def _opened(path: Path) -> AnnData:
         return sparse_dataset(found) if hasattr(found, "keys") else found
 
     store, names = _store(path), ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
+    old = [name for name in ("obs", "var") if name in store and not hasattr(store[name], "keys")]
+    if old:
+        raise Unreadable(
+            f"{path} was written by anndata 0.6 or older, which --backed cannot read. Write it again "
+            "(anndata.read_h5ad(...).write_h5ad(...)), or leave out --backed."
+        )
     parts = {name: read_elem(store[name]) for name in names if name in store}
     layers = {name: matrix(store["layers"][name]) for name in store.get("layers", ())}
     raw = store.get("raw")
@@ -131,8 +182,10 @@ def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[Ann
 
 
 def choose_key(adata: AnnData, option: str, key: str | None, usual: tuple[str, ...], *, needed: bool) -> str | None:
-    """A column of obs: the one that was named, or the only one with a usual name."""
+    """A column of obs: the one that was named (none: no column), or the only one with a usual name."""
     columns = list(map(str, adata.obs.columns))
+    if key == "none" and key not in columns and not needed:
+        return None
     if key is not None:
         if key not in columns:
             raise KeyError(f"--{option} {key!r} is not a column of obs, which has {columns}.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._write import save_figure, whole, write_json, write_text
+from .._files import atomic_path
+from ._write import save_figure, save_table, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,35 +39,43 @@ def write_results(
     about
         What goes into params.json beside the parameters of the fit.
     """
-    from scanpy import logging as logg
-
-    from .. import pl
-
     folder.mkdir(parents=True, exist_ok=True)
     latent = np.asarray(adata.obsm[f"X_{key}"], np.float32)
     for name, array in (("latents.npy", latent), ("latents_z.npy", standardised(latent))):
-        with whole(folder / name) as partial:
-            np.save(partial, array)
-    for what, column in {**columns, "leiden": f"leiden_{key}"}.items():
-        if column is not None:
-            figure = f"{method}_umap_{what}.svg"
-            try:
-                axes: Any = pl.embedding(adata, f"X_umap_{key}", color=column, show=False)
-            except ValueError as error:  # hundreds of donors, or clusters: no fit is lost for a figure
-                logg.warning(f"{figure} is not drawn: {error}")
-                continue
-            axes[0, 0].set_title(f"{method} · {column.removesuffix(f'_{key}')}", fontsize="medium")
-            save_figure(axes[0, 0], folder / figure)
-    record = adata.uns.get(key, {})
-    if "history" in record:
-        panels: Any = pl.history(adata, key, show=False)
-        save_figure(panels["loss"], folder / "training_losses.svg")
+        with atomic_path(folder / name) as path:
+            np.save(path, array)
+    write_json({"method": method, **about, "params": params_of(adata, key)}, folder / "params.json")
+    if f"X_umap_{key}" in adata.obsm:
+        for what, column in {**columns, "leiden": f"leiden_{key}"}.items():
+            if column is not None:
+                save_figure(partial(_umap, adata, method, key, column), folder / f"{method}_umap_{what}.svg")
+    if "history" in adata.uns.get(key, ()):
+        save_figure(partial(losses, adata, key), folder / "training_losses.svg")
     if columns["celltype"] is not None:
-        write_text(f"{_silhouette(latent, adata.obs[columns['celltype']]):.6f}\n", folder / "silhouette_celltype.txt")
+        save_table(partial(_silhouette, latent, adata, columns["celltype"]), folder / "silhouette_celltype.txt")
     if scores is not None:
-        with whole(folder / "metrics.csv") as partial:
-            metrics_of(scores, f"X_{key}").to_csv(partial)
-    write_json({"method": method, **about, "params": record.get("params", {})}, folder / "params.json")
+        save_table(lambda: metrics_of(scores, f"X_{key}").to_csv(), folder / "metrics.csv")
+
+
+def params_of(adata: AnnData, key: str) -> dict[str, Any]:
+    """The parameters in the record of a fit; none if there is no fit of this name."""
+    record = adata.uns.get(key)
+    params = record.get("params") if isinstance(record, dict) else None
+    return params if isinstance(params, dict) else {}
+
+
+def losses(adata: AnnData, key: str) -> Any:
+    from .. import pl
+
+    return pl.history(adata, key, show=False)["loss"]  # type: ignore[index]
+
+
+def _umap(adata: AnnData, method: str, key: str, column: str) -> Any:
+    from .. import pl
+
+    axes: Any = pl.embedding(adata, f"X_umap_{key}", color=column, show=False)
+    axes[0, 0].set_title(f"{method} · {column.removesuffix(f'_{key}')}", fontsize="medium")
+    return axes[0, 0]
 
 
 def standardised(latent: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -84,11 +94,13 @@ def metrics_of(scores: dict[str, Any], embedding: str) -> pd.DataFrame:
     return table
 
 
-def _silhouette(latent: NDArray[np.float32], labels: pd.Series) -> float:
+def _silhouette(latent: NDArray[np.float32], adata: AnnData, label_key: str) -> str:
     """The silhouette of the cell types as it is, from -1 to 1 (that in metrics.csv is scaled to 0 to 1)."""
     from ..metrics import silhouette_samples
 
+    labels = adata.obs[label_key]
     known = np.flatnonzero(labels.notna())
     cells = np.sort(np.random.default_rng(0).permutation(known)[:MOST_CELLS])
     names = labels.iloc[cells].astype(str).to_numpy()
-    return float(np.mean(silhouette_samples(latent[cells], names))) if len(set(names)) > 1 else float("nan")
+    mean = float(np.mean(silhouette_samples(latent[cells], names))) if len(set(names)) > 1 else float("nan")
+    return f"{mean:.6f}\n"

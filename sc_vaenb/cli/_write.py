@@ -1,11 +1,12 @@
-"""Files and folders that are there whole or not at all."""
+"""What the commands write: files of results, and folders for them."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,35 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from .._files import atomic_path, work_folder, write_bytes, write_text
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SPACE, SPACE_PER_CELL = 3e7, 3e3  # bytes for models and figures; for embeddings and neighbours of all methods
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to it at the end: a run that fails or is killed leaves what was."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")  # the ending says the format
-    try:
-        yield partial
-        before = path.with_name(f".{path.stem}.before{path.suffix}")
-        if partial.is_dir() and path.is_dir():  # a folder cannot be renamed onto another: that steps aside
-            shutil.rmtree(before, ignore_errors=True)
-            path.replace(before)
-        partial.replace(path)
-        shutil.rmtree(before, ignore_errors=True)
-    except OSError as error:
-        if "No space left" not in str(error):  # HDF5 tells it in a page of text
-            raise
-        raise OSError(
-            f"{path.parent} is full: {path.name} could not be written. What was there is unchanged."
-        ) from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
 
 
 def leave_matrices(adata: AnnData) -> None:
@@ -58,17 +36,12 @@ def in_memory(matrix: Any) -> bool:
 
 
 def write_adata(adata: AnnData, path: Path) -> None:
-    with whole(path) as partial, warnings.catch_warnings():
+    with atomic_path(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Writing zarr v2")  # anndata's plans
         if path.suffix == ".zarr":
             adata.write_zarr(partial)
         else:
             adata.write_h5ad(partial)
-
-
-def write_text(text: str, path: Path) -> None:
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -79,13 +52,53 @@ def _listed(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def save_figure(ax: Any, path: Path) -> None:
+def echo(text: str) -> None:
+    """Print text that may come from a file, without the characters that control a terminal."""
+    print(_printable(text))
+
+
+def one_line(text: object) -> str:
+    return _printable(" ".join(str(text).split()))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@contextmanager
+def only_warn(what: str) -> Iterator[None]:
+    """What comes after the fits (scores, figures) may fail, for whatever reason: results are written without it."""
+    from scanpy import logging as logg
+
+    try:
+        yield
+    except Exception as error:
+        logg.warning(f"{what} is left out of the results: {one_line(error) or type(error).__name__}")
+
+
+def save_figure(draw: Callable[[], Any], path: Path) -> None:
+    """Write the figure of the axes that `draw` returns, or warn that it cannot be drawn.
+
+    It is drawn in memory first, so that what fails then is the drawing, and what fails later is the disk.
+    """
     import matplotlib.pyplot as plt
 
-    figure = ax.figure.figure  # the axes may be of a subfigure
-    with whole(path) as partial:
-        figure.savefig(partial, dpi=150, bbox_inches="tight")
-    plt.close(figure)
+    content, before = io.BytesIO(), set(plt.get_fignums())
+    with only_warn(path.name):
+        draw().figure.figure.savefig(content, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+    for number in set(plt.get_fignums()) - before:
+        plt.close(number)
+    if content.tell():
+        write_bytes(content.getvalue(), path)
+
+
+def save_table(make: Callable[[], str], path: Path) -> None:
+    """Write the text that `make` returns, or warn that it cannot be made."""
+    text = None
+    with only_warn(path.name):
+        text = make()
+    if text is not None:
+        write_text(text, path)
 
 
 def check_new(path: Path, force: bool) -> None:
@@ -102,9 +115,8 @@ def make_folder(out: Path) -> None:
         raise FileExistsError(f"{out} is a file, not a folder. Pass another --out.")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".sc_vaenb.partial"
-        probe.touch()
-        probe.unlink()
+        with work_folder(out):
+            pass
     except OSError as error:
         raise OSError(f"{out} cannot be written to ({error.strerror}). Pass another --out.") from error
 

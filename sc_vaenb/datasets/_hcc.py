@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from .._checks import checked
+from .._files import move, sha256_of, work_folder
 from .._session import own_state
 from ._table import read_counts, read_metadata
 
@@ -112,10 +111,10 @@ def hcc(
         start = logg.info(f"downloading GSE149614 from GEO, to keep it as {cached}")
         cached.parent.mkdir(parents=True, exist_ok=True)
         # a folder of its own, so that whatever happens to the call nothing is left behind
-        with TemporaryDirectory(prefix=".hcc_", dir=cached.parent) as made:
-            adata = _read({name: _download(file, Path(made)) for name, file in FILES.items()}, wanted)
-            adata.write_h5ad(Path(made) / CACHED, compression="lzf")
-            (Path(made) / CACHED).replace(cached)
+        with work_folder(cached.parent) as work:
+            adata = _read({name: _download(file, work) for name, file in FILES.items()}, wanted)
+            adata.write_h5ad(work / CACHED, compression="lzf")
+            move(work / CACHED, cached)
     # made here and not stored: the file is half as large
     adata.layers["counts"] = adata.X.copy()
     logg.info("    finished", time=start)
@@ -179,8 +178,7 @@ def _read(paths: Mapping[str, Path], wanted: Mapping[str, str]) -> AnnData:
 
     sha256 = {}
     for name, path in paths.items():
-        with path.open("rb") as file:
-            sha256[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256[name] = sha256_of(path)
         if sha256[name] != wanted.get(name, sha256[name]):
             raise ValueError(
                 f"{path.name} has sha256 {sha256[name]}, not {wanted[name]} as sha256[{name!r}] asks: it is damaged, "

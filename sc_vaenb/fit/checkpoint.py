@@ -8,7 +8,6 @@ all; the checksum finds what a disk did to it later, and the state before it is 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import zlib
@@ -26,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .. import _schema as schema
+from .._files import move, work_folder
 from .._schema import Damaged
 from ..model.vae import CountVAE, ModelConfig
 from .adapt import MOST_SETBACKS, Adaptation
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 FORMAT = "sc_vaenb checkpoint 1"
 NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
-PARTIAL = ".partial.safetensors"
 SHARE = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured
 BEST, ADAPT = ("step", "loss", "waited"), ("beta", "slower", "setbacks", "looks")
@@ -212,16 +211,9 @@ class Checkpoint:
         facts["batch_size"] = self.batch_size
         content = save(arrays, {"about": json.dumps(self.about), "state": json.dumps(facts)})
         path = self.folder / f"step_{state.step:09d}_{zlib.crc32(content):08x}.safetensors"
-        partial = self.folder / PARTIAL
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        flush_names(self.folder)
+        with work_folder(self.folder) as work:
+            (work / path.name).write_bytes(content)
+            move(work / path.name, path)
         for old in self._states():  # damaged ones too, which may be of later steps
             if old not in {path, self.newest}:
                 old.unlink(missing_ok=True)
@@ -351,12 +343,8 @@ def check_folder(folder: Path) -> None:
         raise OSError(msg) from error
 
 
-def flush_names(folder: Path) -> None:
-    """Have the names in a folder on the disk too, not the contents of files alone."""
-    if os.name == "nt":  # where a folder cannot be opened
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def remove_states(folder: Path) -> None:
+    """Remove the states in a folder, of a fit whose result is written; whatever else is in it stays."""
+    for path in list(folder.iterdir()):
+        if NAME.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from anndata import AnnData
 from scanpy import logging as logg
 
 from .._checks import checked
+from .._files import move, work_folder
 from .._results import check_result
 from ._page import page
 from ._tables import score_file
@@ -82,7 +83,11 @@ def write(
 
     start = logg.info("writing a report")
     text = page(adata, key, command=command, title=title, data=os.fspath(data), table=csv.name)
-    _replace({csv: score_file(adata.uns[key]), html: text})
+    with work_folder(html.parent) as work:  # both are written before either takes its place
+        for file, content in ((csv, score_file(adata.uns[key])), (html, text)):
+            (work / file.name).write_text(content, encoding="utf-8")
+        for file in (csv, html):
+            move(work / file.name, file)
     logg.info("    finished", time=start, deep=f"written\n    {html}\n    {csv}")
     return [html, csv]
 
@@ -146,16 +151,3 @@ def _check_files(html: Path, *, force: bool) -> Path:
             msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
             raise FileExistsError(msg)
     return csv
-
-
-def _replace(files: dict[Path, str]) -> None:
-    """Write all beside their places, then rename: a failure leaves what was there."""
-    partial = {file: file.with_name(f".{file.name}.partial") for file in files}
-    try:
-        for file, text in files.items():
-            partial[file].write_text(text, encoding="utf-8")
-        for file in files:
-            partial[file].replace(file)
-    finally:
-        for file in partial.values():
-            file.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from scanpy import logging as logg
 
 from .._checks import checked
+from .._files import atomic_path
 from .._record import FittedModel, checksum, read_record, to_text
 from .._session import own_state
 
@@ -67,10 +68,6 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
         msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
         raise FileExistsError(msg)
     weights, texts = fitted.to_uns()["weights"], to_text(record)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with atomic_path(file) as partial:
         save_file(weights, partial, metadata={**texts, "sha256": checksum(weights, texts)})
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
     logg.info(f"written {file}, the model in uns[{key!r}]")

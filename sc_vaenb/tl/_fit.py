@@ -166,8 +166,8 @@ def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
     listed = " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
     if n_groups == len(batches):
         what = (
-            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So nothing "
-            "is corrected: the embedding is that of sc_vaenb.tl.vae."
+            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So "
+            "nothing is corrected: the embedding is that of sc_vaenb.tl.vae."
         )
     else:
         what = (

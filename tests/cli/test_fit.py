@@ -107,7 +107,7 @@ def test_more_categories_than_colours_cost_a_figure_and_no_results(file, tmp_pat
     adata.write_h5ad(tmp_path / "a.h5ad")
     typed = ["vae", str(tmp_path / "a.h5ad"), "--batch-key", "donor", "--hidden", "8", "--out", str(tmp_path / "out")]
     assert cli.main(typed) == 0
-    assert "VAE_NB_umap_sample.svg is not drawn: color 'donor' has 100 categories" in log.getvalue()
+    assert "VAE_NB_umap_sample.svg is left out of the results: color 'donor' has 100 categories" in log.getvalue()
     names = {path.name.removeprefix("VAE_NB_umap_") for path in folder_in(tmp_path / "out").iterdir()}
     assert {"celltype.svg", "leiden.svg", "VAE_NB.h5ad", "metrics.csv"} <= names
     assert "sample.svg" not in names

@@ -104,6 +104,91 @@ def test_what_cannot_be_read_is_refused(small, tmp_path, make, error, words):
         read(make(tmp_path, small))
 
 
+def with_prefixes(*prefixes):
+    def make(tmp_path, small):
+        in_mtx(small, tmp_path / "geo")
+        for file in list((tmp_path / "geo").iterdir()):
+            for prefix in prefixes:
+                (tmp_path / "geo" / f"{prefix}{file.name}").write_bytes(file.read_bytes())
+            file.unlink()
+        return tmp_path / "geo"
+
+    return make
+
+
+def test_a_folder_of_geo_is_read(small, tmp_path):
+    found = read(with_prefixes("GSM1_")(tmp_path, small))
+    assert found.obs_names.tolist() == ["c1", "c2"]
+    np.testing.assert_array_equal(found.X.toarray(), small.X.toarray())
+
+
+def without_barcodes(tmp_path, small):
+    in_mtx(small, tmp_path / "a")
+    (tmp_path / "a" / "barcodes.tsv.gz").unlink()
+    return tmp_path / "a"
+
+
+def of_anndata_06(tmp_path, small):
+    import h5py
+
+    small.write_h5ad(tmp_path / "old.h5ad")
+    with h5py.File(tmp_path / "old.h5ad", "a") as file:
+        for name in ("obs", "var"):
+            names = file[name]["_index"][()]
+            del file[name]
+            file[name] = np.array([(str(value),) for value in names], dtype=[("index", "S9")])
+    return tmp_path / "old.h5ad"
+
+
+def raising(error):
+    def make(tmp_path, small):
+        small.write_h5ad(tmp_path / "a.h5ad")
+
+        def fail(*_):
+            raise error
+
+        return tmp_path / "a.h5ad", fail
+
+    return make
+
+
+LOCK = "Unable to synchronously open file (unable to lock file, errno = 11, error message = 'Resource temporarily"
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (
+            with_prefixes("GSM1_", "GSM2_"),
+            ValueError,
+            r"geo holds the files of 2 samples \(GSM1_matrix.mtx, GSM2_matrix.mtx\)\. Put the three files of each into",
+        ),
+        (without_barcodes, FileNotFoundError, r"a lacks a file that belongs to matrix\.mtx: .*barcodes\.tsv"),
+        (lambda folder, _: folder / ("n" * 300), OSError, r"n cannot be opened: File name too long\.$"),
+        (lambda folder, _: folder / ("n/" * 3000), OSError, r"n cannot be opened: File name too long\.$"),
+        (raising(BlockingIOError(11, LOCK)), OSError, r"a\.h5ad is locked: another program has it open for writing"),
+        (raising(OSError(LOCK)), OSError, r"a\.h5ad is locked: another program has it open for writing"),
+        (raising(MemoryError()), MemoryError, r"a\.h5ad does not fit into the memory that is free\. Leave the counts"),
+        (raising(RuntimeError("std::bad_alloc")), MemoryError, r"a\.h5ad does not fit into the memory"),
+        (raising(OSError(5, "Input/output error")), OSError, r"a\.h5ad cannot be read: Input/output error\.$"),
+    ],
+)
+def test_a_file_that_is_not_damaged_is_not_called_so(small, tmp_path, monkeypatch, make, error, words):
+    path = make(tmp_path, small)
+    if isinstance(path, tuple):
+        path, fail = path
+        monkeypatch.setattr(ad, "read_h5ad", fail)
+    with pytest.raises(error, match=words) as caught:
+        read(path)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_file_of_anndata_06_cannot_stay_on_disk(small, tmp_path):
+    path = of_anndata_06(tmp_path, small)
+    with pytest.raises(ValueError, match=r"old\.h5ad was written by anndata 0\.6 or older, which --backed"):
+        read(path, backed=True)
+
+
 def test_counts_are_matched_by_name_in_any_order(adata):
     processed = adata[:, :80].copy()
     processed.X = np.log1p(processed.X.toarray())

@@ -207,28 +207,14 @@ def test_a_full_disk_costs_the_fit_nothing(run, whole, broken, tmp_path, monkeyp
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    class Half:
-        def __init__(self, file):
-            self.file = file
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
-        def write(self, content):
-            self.file.write(content[: len(content) // 2])
-            full()
-
-    opened = checkpoint.Path.open
-
-    def half(path, *mode, **more):
-        return (Half if path.name == checkpoint.PARTIAL else lambda file: file)(opened(path, *mode, **more))
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        full()
 
     place, name, what = {
-        "write": (checkpoint.Path, "open", half),
-        "fsync": (checkpoint.os, "fsync", full),
+        "write": (checkpoint.Path, "write_bytes", half),
+        "fsync": (os, "fsync", full),
         "replace": (checkpoint.Path, "replace", full),
     }[broken]
     with monkeypatch.context() as patched:
