@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
+from ..fit.batches import Counts
 from ..fit.device import resolve_device
 from ..fit.rates import Sums, difference, excess, stratum_sums
 from ..fit.shrink import false_discovery_rate, shrink
-from ._model import counts_of, load_model
+from ._donors import compare_by_donors, plan_comparisons, read_donors, warn_of_donors
+from ._model import Stored, counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,6 +38,7 @@ def differential(
     *,
     groups: str | Sequence[str] = "all",
     reference: str = "rest",
+    sample_key: str | None = None,
     delta: float = 0.25,
     n_samples: int = 4,
     device: str = "auto",
@@ -128,25 +132,28 @@ def differential(
     }
     counts = counts_of(adata, key, stored)
     used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
-    _check_cells(codes[used], counts.condition[used], names, others, reference)
+    _check_cells(codes[used], names, others, reference)
+    batch_key = _adata.find_record(adata, key)["params"].get("batch_key")
+    extra: dict[str, Any] = {}
+    if sample_key is None:
+        _check_batches(codes[used], counts.condition[used], names, others, reference, batch_key)
+    else:
+        donors = read_donors(adata, sample_key, groupby, used)
+        plans = plan_comparisons(donors, counts.condition, codes, names, others, reference, batch_key)
 
     start = logg.info(f"comparing {len(chosen)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
+    if sample_key is None:
+        warn_of_donors(adata, groupby, codes, used)
+        by_code = _compare_by_cells(stored, counts, codes, used, others, delta, n_samples, where, rng)
+    else:
+        by_code, summary = compare_by_donors(counts, stored.genes, donors, codes, names, used, others, plans, delta)
+        extra["donors"] = pd.DataFrame([{"group": names[g], **row} for g, row in summary.items()])
+    tables = {names[g]: table for g, table in by_code.items()}
     adata = adata.copy() if copy else adata
-    n_batches = max(len(stored.batches), 1)
-    stratum = np.where(used, codes * n_batches + counts.condition, -1)
-    sums = stratum_sums(stored.model, counts, stratum, n_samples, where, rng)
-    by_group = {
-        g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(len(names))
-    }
-    dispersion = excess(list(sums.values()))
-    per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
-    tables = {
-        names[g]: _table(stored.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
-        for g, rest in others.items()
-    }
     params: dict[str, Any] = {"groupby": groupby, "reference": reference, "method": "sc_vaenb", "use_raw": False}
     params |= {"key": key, "delta": float(delta), "n_samples": int(n_samples), "rng": int(rng)}
-    _adata.write_record(adata, key_added, _record(tables, params))
+    params |= {} if sample_key is None else {"sample_key": sample_key}
+    _adata.write_record(adata, key_added, _record(tables, params) | extra)
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, the comparison (adata.uns)")
     return adata if copy else None
 
@@ -190,26 +197,59 @@ def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], referen
     return chosen
 
 
-def _check_cells(
+def _check_cells(codes: NDArray[np.int64], names: list[str], others: dict[int, list[int]], reference: str) -> None:
+    """Refuse groups that are too small."""
+    for group, rest in others.items():
+        for name, cells in ((names[group], codes == group), (reference, np.isin(codes, rest))):
+            if cells.sum() < FEWEST:
+                msg = f"group {name!r} has one cell, too few to compare. Leave it out of groups, or merge it."
+                raise ValueError(msg)
+
+
+def _check_batches(
     codes: NDArray[np.int64],
     batch: NDArray[np.int64],
     names: list[str],
     others: dict[int, list[int]],
     reference: str,
+    batch_key: str | None,
 ) -> None:
-    """Refuse groups that are too small, or share no batch with their reference."""
+    """Refuse groups that share no batch with their reference."""
     for group, rest in others.items():
-        here, there = codes == group, np.isin(codes, rest)
-        for name, cells in ((names[group], here), (reference, there)):
-            if cells.sum() < FEWEST:
-                msg = f"group {name!r} has one cell, too few to compare. Leave it out of groups, or merge it."
-                raise ValueError(msg)
-        if not np.intersect1d(batch[here], batch[there]).size:
+        if not np.intersect1d(batch[codes == group], batch[np.isin(codes, rest)]).size:
             msg = (
                 f"no batch holds cells of both {names[group]!r} and {reference!r}, so that their difference cannot be "
-                "told from that of the batches. Leave the group out of groups, or choose another reference."
+                "told from that of the batches. If each batch is a donor or a sample, compare donors with "
+                f"sample_key={batch_key!r} (at least two on each side are needed). Otherwise leave the group out of "
+                "groups, or choose another reference."
             )
             raise ValueError(msg)
+
+
+def _compare_by_cells(
+    stored: Stored,
+    counts: Counts,
+    codes: NDArray[np.int64],
+    used: NDArray[np.bool_],
+    others: dict[int, list[int]],
+    delta: float,
+    n_samples: int,
+    device: torch.device,
+    rng: int,
+) -> dict[int, pd.DataFrame]:
+    """For each group the table, a row per gene, with cells as replicates."""
+    n_batches = max(len(stored.batches), 1)
+    stratum = np.where(used, codes * n_batches + counts.condition, -1)
+    sums = stratum_sums(stored.model, counts, stratum, n_samples, device, rng)
+    by_group = {
+        g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(codes.max() + 1)
+    }
+    dispersion = excess(list(sums.values()))
+    per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
+    return {
+        g: _table(stored.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
+        for g, rest in others.items()
+    }
 
 
 def _together(groups: Sequence[dict[int, Sums]]) -> dict[int, Sums]:
