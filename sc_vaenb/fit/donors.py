@@ -19,6 +19,7 @@ MIN_EXPECTED = 3.0  # counts of a donor, for genes from which the prior and norm
 MIN_GENES = 50  # that the prior is learned from, whatever their counts
 MIN_GENES_SHIFT = 10  # that the normalisation of a donor is learned from; it has none with fewer
 N_ROUNDS_SHIFT = 3
+CAUTION = 0.7  # standard errors by which genes are taken to differ more in variance than they seem to
 MIN_RATE = 1e-12
 MIN_COUNTS_VARIANCE = 1e-3  # expected counts below which the sampling variance grows no more
 MAX_DF = 1e6  # degrees of freedom that stand for infinitely many
@@ -288,7 +289,7 @@ def _fit(y: Values, sampling: Values, contrast: Values, block: Values | None) ->
     richest = rich & (sampling.mean(0) <= np.median(sampling.mean(0)[rich]))
 
     def prior_of(s2: Values) -> VariancePrior:
-        prior_df = fit_prior(s2[richest], df[richest]).df
+        prior_df = fit_prior(s2[richest], df[richest], CAUTION).df
         return VariancePrior(prior_df, fit_scale(s2[rich], df[rich], prior_df))
 
     low, high = DONOR_VARIANCE_RANGE

@@ -20,10 +20,16 @@ class VariancePrior(NamedTuple):
     s2: float
 
 
-def fit_prior(s2: Values, df: Values) -> VariancePrior:
-    """Fit the prior to sample variances with `df` degrees of freedom, by mean and variance of their logarithms."""
+def fit_prior(s2: Values, df: Values, caution: float = 0.0) -> VariancePrior:
+    """Fit the prior to sample variances with `df` degrees of freedom, by mean and variance of their logarithms.
+
+    From few genes its degrees of freedom are uncertain, and too many of them make errors too small. `caution` takes the
+    variances of genes to differ by so many standard errors more than they seem to.
+    """
     e = _log_variance(s2, df)
-    spread = e.var(ddof=1) - polygamma(1, df / 2).mean() if len(e) > 1 else 0.0
+    squared = (e - e.mean()) ** 2
+    n = len(e)
+    spread = (squared.sum() + caution * np.sqrt(n) * squared.std()) / max(n - 1, 1) - polygamma(1, df / 2).mean()
     prior_df = 2 * inverse_trigamma(float(spread)) if spread > 0 else np.inf
     return VariancePrior(prior_df, fit_scale(s2, df, prior_df))
 
