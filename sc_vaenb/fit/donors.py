@@ -94,7 +94,7 @@ class Unit(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Pairs are compared within the donor, units between donors, within blocks of batches."""
+    """Pairs (one for each batch) are compared within the donor, units between donors, within blocks of batches."""
 
     pairs: list[tuple[Unit, Unit]]
     units: list[Unit]
@@ -129,14 +129,16 @@ def plan(group: Iterable[DonorBatch], reference: Iterable[DonorBatch]) -> Plan:
         batches = [{batch for d, batch in side if d == donor} for side in sides]
         both = batches[0] & batches[1]
         if both:
-            pairs.append((unit(donor, 0, both), unit(donor, 1, both)))
+            pairs += [(unit(donor, 0, {batch}), unit(donor, 1, {batch})) for batch in sorted(both)]
         elif all(batches) and not (batches[0] | batches[1]) & shared:
             pairs.append((unit(donor, 0, batches[0]), unit(donor, 1, batches[1])))
         else:
             units += [unit(donor, side, batches[side]) for side in (0, 1) if batches[side]]
-    if len(pairs) >= max(MIN_DONORS, fewest / 2):
+    paired = sorted({pair[0].donor for pair in pairs})
+    if len(paired) >= max(MIN_DONORS, fewest / 2):
         return Plan(pairs, units if _can_compare(units) else [])
-    units += [one for pair in pairs for one in pair]
+    for donor, side in ((donor, side) for donor in paired for side in (0, 1)):
+        units.append(unit(donor, side, {batch for d, batch in sides[side] if d == donor}))
     if not _can_compare(units):
         raise DesignError("batches")
     return Plan([], units)
@@ -181,23 +183,33 @@ def compare_donors(
         size = size * np.exp(_shift(x, size / excess[side], side))
     effective = size / excess[side]
     rate = _rates(x, effective, side)
-    log_rate = np.log(rate)
+    shown = rate
 
     estimates = []
     if design.pairs:
         a, b = (np.array([where[pair[i]] for pair in design.pairs]) for i in (0, 1))
-        # A donor's own counts say where its rates are: those of both sides, shared out by size and mean rates
+        size_a, size_b = effective[a], effective[b]
+        # Where the log is taken around: the ratio of rates of Mantel & Haenszel, and each pair's own counts
+        between = size_a * size_b / (size_a + size_b)
+        ratio = ((x[a] / size_a * between).sum(0) + PRIOR_COUNTS) / ((x[b] / size_b * between).sum(0) + PRIOR_COUNTS)
         counts = x[a] * excess[0] + x[b] * excess[1]
-        share = size[a] * rate[0] / (size[a] * rate[0] + size[b] * rate[1])
+        share = size[a] * ratio / (size[a] * ratio + size[b])
         expected = counts * share / excess[0], counts * (1 - share) / excess[1]
-        y = log_rate[0] - log_rate[1] + _log_ratio(x[a], expected[0]) - _log_ratio(x[b], expected[1])
+        y = np.log(ratio) + _log_ratio(x[a], expected[0]) - _log_ratio(x[b], expected[1])
         variance = _sampling_variance(expected[0]) + _sampling_variance(expected[1])
-        estimates.append(_fit(y, variance, np.ones(len(a)), None))
+        # The batches of a donor as one
+        donor = np.array([pair[0].donor for pair in design.pairs])
+        member = (np.unique(donor)[:, None] == donor).astype(np.float64)
+        weight = member @ (1 / variance)
+        y = (member @ (y / variance)) / weight
+        estimates.append(_fit(y, 1 / weight, np.ones(len(y)), None))
+        mean = np.sqrt(rate[0] * rate[1])
+        shown = np.array([mean * np.sqrt(ratio), mean / np.sqrt(ratio)])  # free of what batches have of each side
     if design.units:
         own = np.array([where[one] for one in design.units])
         at = side[own]
         expected_own = effective[own] * rate[at]
-        y = log_rate[at] + _log_ratio(x[own], expected_own)
+        y = np.log(rate)[at] + _log_ratio(x[own], expected_own)
         blocks = sorted({one.block for one in design.units})
         block = np.array([[one.block == block for block in blocks] for one in design.units], np.float64)
         estimates.append(_fit(y, _sampling_variance(expected_own), 1.0 - at, block))
@@ -205,7 +217,7 @@ def compare_donors(
     first = estimates[0]
     log2 = np.log(2)
     return Comparison(
-        rate[0], rate[1], effect / log2, se / log2, df, np.sqrt(first.donor_variance) / log2, first.prior.df
+        shown[0], shown[1], effect / log2, se / log2, df, np.sqrt(first.donor_variance) / log2, first.prior.df
     )
 
 

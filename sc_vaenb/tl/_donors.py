@@ -105,7 +105,11 @@ def _apart(donors: Donors, pair: tuple[str, str], batch_key: str | None) -> str:
 def _n_donors(design: Plan) -> dict[str, int]:
     used = [*(one for pair in design.pairs for one in pair), *design.units]
     n_group, n_reference = (len({one.donor for one in used if one.side == side}) for side in (0, 1))
-    return {"n_donors_group": n_group, "n_donors_reference": n_reference, "n_pairs": len(design.pairs)}
+    return {
+        "n_donors_group": n_group,
+        "n_donors_reference": n_reference,
+        "n_pairs": len({pair[0].donor for pair in design.pairs}),
+    }
 
 
 def compare_by_donors(

@@ -24,6 +24,7 @@ def named(units):
         ("a0 b1", "c0 d1", [], "a0 b0 c1 d1", [(0,), (1,), (0,), (1,)]),
         ("a0 b1", "a0 b1", ["a0 a1", "b0 b1"], "", []),
         ("a0 b1", "a2 b3", ["a0 a1", "b0 b1"], "", []),  # a library for each donor and side
+        ("a0 a1 b0 b1", "a0 a1 b0", ["a0 a1", "a0 a1", "b0 b1"], "", []),
         ("a0 b0 a1", "a1 b0 a2", ["a0 a1", "b0 b1"], "", []),
         ("a0 b0 c0 d0", "a0 b0 e0 f0", ["a0 a1", "b0 b1"], "c0 d0 e1 f1", [(0,)] * 4),
         ("a0 b0 c0", "a0 b0 d0", ["a0 a1", "b0 b1"], "", []),
@@ -122,7 +123,23 @@ def test_pairs_do_not_see_what_donors_have_in_common():
     assert z.std() == pytest.approx(1, abs=0.15)
 
 
-def test_batches_are_compared_with_themselves():
+def test_batches_of_a_donor_are_compared_with_themselves():
+    """Each donor has both batches, most of one side in one: without batches, what these differ in is a difference."""
+    rng = np.random.default_rng(0)
+    base, batch_effect = np.exp(rng.normal(-1, 0.7, 500)), rng.normal(0, 1, (2, 500))
+    sides = []
+    for n_cells in ([20, 80], [80, 20]):
+        parts = [
+            moments_of(rng, [base * np.exp(batch_effect[b])] * 4, [n] * 4, range(4), lambda donor, b=b: b)
+            for b, n in enumerate(n_cells)
+        ]
+        sides.append(parts[0] | parts[1])
+    found = compare_donors(*sides, plan(*sides))
+    assert z_scores(found, 0).std() == pytest.approx(1, abs=0.15)
+    assert np.median(np.abs(np.log2(found.rate / found.reference_rate))) < 0.25
+
+
+def test_batches_of_several_donors_are_compared_with_themselves():
     rng = np.random.default_rng(0)
     base, batch_effect = np.exp(rng.normal(-1, 0.7, 500)), rng.normal(0, 1, (2, 500))
     donors = [[0, 1, 2, 3], [4, 5, 6, 7]]
