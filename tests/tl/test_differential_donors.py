@@ -125,7 +125,7 @@ def test_what_is_written(fast, tmp_path, unchanged):
     np.testing.assert_allclose(own["pct_nz_group"], (x > 0).mean(0))
     assert np.corrcoef(np.log(own["mean_group"]), np.log(x.sum(0)))[0, 1] > 0.95
     raw = np.log2(own["mean_group"] / own["mean_reference"])
-    assert np.corrcoef(raw, own["logfoldchanges"])[0, 1] > 0.9
+    assert np.corrcoef(raw, own["logfoldchanges"])[0, 1] > 0.8
     result.write_h5ad(tmp_path / "a.h5ad")
     back = ad.read_h5ad(tmp_path / "a.h5ad")
     frame = sc.get.rank_genes_groups_df(back, "case", key="differential").set_index("names").loc[adata.var_names]
