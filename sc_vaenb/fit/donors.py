@@ -22,6 +22,7 @@ N_ROUNDS_SHIFT = 3
 CAUTION = 0.7  # standard errors by which genes are taken to differ more in variance than they seem to
 MIN_RATE = 1e-12
 MIN_COUNTS_VARIANCE = 1e-3  # expected counts below which the sampling variance grows no more
+MIN_DF = 0.5  # of a gene with hardly any counts
 MAX_DF = 1e6  # degrees of freedom that stand for infinitely many
 DONOR_VARIANCE_RANGE = (1e-6, 10.0)  # natural logarithms, where the variance of a typical gene is looked for
 
@@ -286,14 +287,14 @@ def _fit(y: Values, sampling: Values, contrast: Values, block: Values | None) ->
     The variance of all together is moderated over genes; what of it is not the sampling's is the donors'.
     """
     n_coefficients = 1 if block is None else 1 + block.shape[1]
-    df = np.maximum(np.minimum(1, 1 / sampling).sum(0) - n_coefficients, 0)  # no counts, no word on the variance
+    df = np.maximum(np.minimum(1, 1 / sampling).sum(0) - n_coefficients, MIN_DF)  # no counts, no word on the variance
 
     def solve(donor_variance: Values | float) -> tuple[Values, Values, Values, Values]:
         weight = 1 / (donor_variance + sampling)
         a, b = (_within(values, weight, block) for values in (np.broadcast_to(contrast[:, None], y.shape), y))
         information = (weight * a**2).sum(0)
         effect = (weight * a * b).sum(0) / information
-        s2 = (weight * (b - effect * a) ** 2).sum(0) / np.maximum(df, 0.5)
+        s2 = (weight * (b - effect * a) ** 2).sum(0) / df
         return effect, 1 / information, s2, len(y) / weight.sum(0)
 
     rich = _rich_genes(1 / sampling)

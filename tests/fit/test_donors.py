@@ -176,3 +176,12 @@ def test_genes_absent_from_a_side_or_from_both():
     assert (np.abs(found.log2_fold[5:10]) < 0.1).all()
     assert (p[5:10] > 0.9).all()
     assert np.isfinite(np.array(found[:6])).all()
+
+
+def test_hardly_any_counts_say_nothing():
+    rng = np.random.default_rng(0)
+    rate = np.full((4, 30), 0.001)
+    group, reference = moments_of(rng, rate[:2], [20] * 2, range(2)), moments_of(rng, rate[2:], [20] * 2, range(2, 4))
+    found = compare_donors(group, reference, plan(group, reference))
+    assert np.isfinite(np.array(found[:6])).all()
+    assert (2 * stats.t.sf(np.abs(found.log2_fold / found.sd), found.df) > 0.05).all()
