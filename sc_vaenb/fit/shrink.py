@@ -21,15 +21,18 @@ class Shrunken(NamedTuple):
     local_fdr: Values
 
 
-def shrink(estimate: Values, sd: Values, delta: float) -> Shrunken:
+def shrink(estimate: Values, sd: Values, delta: float, df: Values | None = None) -> Shrunken:
     """Posterior of effects of which estimates with normal errors are known, under a prior learned from all of them.
+
+    With `df`, degrees of freedom of the standard deviations, errors have Student's t distributions.
 
     The prior is any distribution on a grid of effect sizes, fitted to the estimates by the EM algorithm (Laird 1978;
     for false discovery rates Stephens 2017), with some pseudo-observations at zero. Stopping early keeps it smooth.
     """
     reach = max(1.05 * np.abs(estimate).max(), 2 * delta)
     grid = reach * GRID
-    log_density = -0.5 * ((estimate[:, None] - grid) / sd[:, None]) ** 2
+    squared = ((estimate[:, None] - grid) / sd[:, None]) ** 2
+    log_density = -0.5 * squared if df is None else -0.5 * (df[:, None] + 1) * np.log1p(squared / df[:, None])
     density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     nulls = PRIOR_NULLS * (grid == 0)
     prior = np.full(len(grid), 1 / len(grid))

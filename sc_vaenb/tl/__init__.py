@@ -15,6 +15,7 @@ from ._interpolate import interpolate
 from ._map_query import map_query
 from ._normalized import normalized
 from ._posterior_check import posterior_check
+from ._pseudobulk import pseudobulk
 from ._sample import sample
 from ._score import score
 from ._tune import tune
@@ -36,6 +37,7 @@ __all__ = [
     "map_query",
     "normalized",
     "posterior_check",
+    "pseudobulk",
     "sample",
     "score",
     "tune",

@@ -57,3 +57,20 @@ def test_exact_estimates_and_hopeless_ones():
 
 def test_the_rate_is_the_mean_over_all_that_are_no_worse():
     np.testing.assert_allclose(false_discovery_rate(np.array([0.3, 0.0, 0.9, 0.1])), [0.4 / 3, 0, 1.3 / 4, 0.05])
+
+
+def test_errors_with_few_degrees_of_freedom_are_not_taken_for_effects():
+    """Student's t with 3 degrees of freedom lies far out more often: as normal errors, these would be discoveries."""
+    rng = np.random.default_rng(0)
+    sd = rng.uniform(0.1, 0.5, 3000)
+    truth = np.where(rng.random(3000) < 0.1, rng.choice([-2.0, 2.0], 3000), 0)
+    estimate = truth + sd * rng.standard_t(3, 3000)
+    false = {}
+    for name, df in (("normal", None), ("t", np.full(3000, 3.0))):
+        called = false_discovery_rate(shrink(estimate, sd, 0.25, df).local_fdr) <= 0.05
+        false[name] = np.mean(truth[called] == 0)
+        assert np.mean(called[truth != 0]) > 0.5
+    assert false["t"] < 0.1
+    assert false["normal"] > 0.2
+    many = shrink(estimate, sd, 0.25, np.full(3000, 1e6))
+    np.testing.assert_allclose(many.local_fdr, shrink(estimate, sd, 0.25).local_fdr, atol=1e-3)

@@ -1,0 +1,220 @@
+"""Donors as replicates in `tl.differential`: which column holds them, whether they suffice, what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scipy.stats import false_discovery_control, t
+
+from .. import _adata
+from ..fit.batches import Counts
+from ..fit.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
+from ..fit.shrink import false_discovery_rate, shrink
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Names of columns that hold replicates, the most telling first; batches are replicates where they lie within groups
+DONOR_NAMES = (
+    *("donor", "patient", "individual", "subject", "participant", "person", "animal", "mouse", "mice", "rat", "pig"),
+    *("monkey", "specimen", "biosample", "sample", "replicate"),
+)
+BATCH_NAMES = ("library", "batch", "lane", "pool", "run", "chip", "orig")
+SUFFIX = r"s?([_. ]?(id|ids|name|label|code|key|nr|no|num|number|index|ident))?"
+MAX_DONORS_PER_CELL = 0.1  # a column with more values than that per cell holds no donors
+
+
+class Donors(NamedTuple):
+    """The donor of each cell: codes, and names by code."""
+
+    key: str
+    codes: NDArray[np.int64]
+    names: list[str]
+
+
+def read_donors(adata: AnnData, sample_key: str, groupby: str, used: NDArray[np.bool_]) -> Donors:
+    """The donors of the cells that are compared."""
+    _adata.check_obs_key(adata, "sample_key", sample_key)
+    if sample_key == groupby:
+        msg = f"sample_key={sample_key!r} is also groupby. Give the column of obs with the donor of each cell."
+        raise ValueError(msg)
+    column = adata.obs[sample_key]
+    missing = column.isna().to_numpy() & used
+    if missing.any():
+        msg = (
+            f"obs[{sample_key!r}] is missing for {missing.sum()} of the cells to compare (first: "
+            f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
+        )
+        raise ValueError(msg)
+    codes, values = pd.factorize(column, sort=True)
+    return Donors(sample_key, codes.astype(np.int64), [str(value) for value in values])
+
+
+def plan_comparisons(
+    donors: Donors,
+    batch: NDArray[np.int64],
+    codes: NDArray[np.int64],
+    names: Sequence[str],
+    others: Mapping[int, Sequence[int]],
+    reference: str,
+    batch_key: str | None,
+) -> dict[int, Plan]:
+    """How each group is compared with its reference; refuses what these donors cannot tell."""
+
+    def donor_batches(groups: Sequence[int]) -> set[DonorBatch]:
+        cells = np.isin(codes, groups)
+        return set(zip(donors.codes[cells].tolist(), batch[cells].tolist(), strict=True))
+
+    plans = {}
+    for group, rest in others.items():
+        sides = donor_batches([group]), donor_batches(rest)
+        try:
+            plans[group] = plan(*sides)
+        except DesignError as error:
+            found = [{donor for donor, _ in side} for side in sides]
+            pair = (names[group], reference)
+            message = _too_few(donors, pair, found) if str(error) == "donors" else _apart(donors, pair, batch_key)
+            raise ValueError(message) from None
+    return plans
+
+
+def _too_few(donors: Donors, pair: tuple[str, str], found: Sequence[set[int]]) -> str:
+    side = int(len(found[0]) >= len(found[1]))
+    only = ", ".join(repr(donors.names[donor]) for donor in found[side])
+    return (
+        f"{pair[side]!r} has cells of only one donor ({only} in obs[{donors.key!r}]), which does not show how donors "
+        "differ. At least two donors are needed on each side. Add donors, or leave the group out of groups; or leave "
+        "out sample_key: the result then holds for the cells of these donors, not for others."
+    )
+
+
+def _apart(donors: Donors, pair: tuple[str, str], batch_key: str | None) -> str:
+    return (
+        f"no batch in obs[{batch_key!r}] holds donors of both {pair[0]!r} and {pair[1]!r}, and batches hold several "
+        "donors each, so the difference cannot be told from that of the batches. If batches are the replicates, pass "
+        f"sample_key={batch_key!r}. Otherwise leave the group out of groups, or choose another reference."
+    )
+
+
+def _n_donors(design: Plan) -> dict[str, int]:
+    used = [*(one for pair in design.pairs for one in pair), *design.units]
+    n_group, n_reference = (len({one.donor for one in used if one.side == side}) for side in (0, 1))
+    return {
+        "n_donors_group": n_group,
+        "n_donors_reference": n_reference,
+        "n_pairs": len({pair[0].donor for pair in design.pairs}),
+    }
+
+
+def compare_by_donors(
+    counts: Counts,
+    genes: list[str],
+    donors: Donors,
+    codes: NDArray[np.int64],
+    names: Sequence[str],
+    used: NDArray[np.bool_],
+    others: Mapping[int, Sequence[int]],
+    plans: Mapping[int, Plan],
+    delta: float,
+) -> tuple[dict[int, pd.DataFrame], dict[int, dict[str, float]]]:
+    """For each group the table, a row per gene, and how many donors there were and the prior of their variances."""
+    n_batches, n_donors = int(counts.condition.max()) + 1, len(donors.names)
+    stratum = np.where(used, (codes * n_donors + donors.codes) * n_batches + counts.condition, -1)
+    moments = stratum_moments(counts.matrix, counts.size_factor, stratum)
+    by_group: dict[int, dict[DonorBatch, Moments]] = {}
+    for code, found in moments.items():
+        group_donor, batch = divmod(code, n_batches)
+        group, donor = divmod(group_donor, n_donors)
+        by_group.setdefault(group, {})[donor, batch] = found
+    per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(m.x.sum() for m in moments.values())
+    tables, summaries = {}, {}
+    for group, rest in others.items():
+        sides = by_group[group], _together([by_group[i] for i in rest if i in by_group])
+        tables[group], prior_df = _table(genes, *sides, plans[group], delta, per_10k)
+        n = summaries[group] = {**_n_donors(plans[group]), "prior_df": prior_df}
+        logg.info(
+            f"    {names[group]!r}: {n['n_donors_group']} donors against {n['n_donors_reference']}, "
+            f"{n['n_pairs']} of them with cells of both"
+        )
+    return tables, summaries
+
+
+def _together(groups: Sequence[Mapping[DonorBatch, Moments]]) -> dict[DonorBatch, Moments]:
+    every = {key for group in groups for key in group}
+    return {key: total(group[key] for group in groups if key in group) for key in sorted(every)}
+
+
+def _table(
+    genes: list[str],
+    group: Mapping[DonorBatch, Moments],
+    rest: Mapping[DonorBatch, Moments],
+    design: Plan,
+    delta: float,
+    per_10k: float,
+) -> tuple[pd.DataFrame, float]:
+    """One group against its reference, the highest scores first, and the degrees of freedom of the prior."""
+    found = compare_donors(group, rest, design)
+    effect = shrink(found.log2_fold, found.sd, delta, found.df)
+    scores = found.log2_fold / found.sd
+    p_value = 2 * t.sf(np.abs(scores), found.df)
+    sides = total(group.values()), total(rest.values())
+    table = pd.DataFrame(
+        {
+            "names": genes,
+            "scores": scores,
+            "logfoldchanges": effect.mean,
+            "probability": 1 - effect.local_fdr,
+            "local_fdr": effect.local_fdr,
+            # The first is right where errors of genes are independent, the second also where a few donors move many
+            "fdr": np.maximum(false_discovery_rate(effect.local_fdr), false_discovery_control(p_value)),
+            "mean_group": per_10k * found.rate,
+            "mean_reference": per_10k * found.reference_rate,
+            "pct_nz_group": sides[0].cells_expressing / sides[0].n_cells,
+            "pct_nz_reference": sides[1].cells_expressing / sides[1].n_cells,
+            "p_value": p_value,
+            "df": found.df,
+            "donor_sd": found.donor_sd,
+        }
+    )
+    return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True), found.prior_df
+
+
+def warn_of_donors(adata: AnnData, groupby: str, codes: NDArray[np.int64], used: NDArray[np.bool_]) -> None:
+    """Warn if a column of obs seems to hold donors, and none was named."""
+    column = find_donors(adata.obs.loc[used], groupby, codes[used])
+    if column is not None:
+        n = adata.obs.loc[used, column].nunique()
+        logg.warning(
+            f"obs[{column!r}] seems to hold {n} donors or samples. Cells of one donor are alike, and fdr does not "
+            f"cover how donors differ: it holds for these donors only. Pass sample_key={column!r} to compare donors."
+        )
+
+
+def find_donors(obs: pd.DataFrame, groupby: str, codes: NDArray[np.int64]) -> str | None:
+    """The column that most likely holds donors, or None. `codes` are the groups of the cells."""
+    for names, nested_only in ((DONOR_NAMES, False), (BATCH_NAMES, True)):
+        for name in names:
+            pattern = re.compile(rf"(\w+[_. ])?{name}{SUFFIX}", re.IGNORECASE)
+            for column in obs.columns:
+                if column != groupby and pattern.fullmatch(str(column)) and _is_donor(obs[column], codes, nested_only):
+                    return str(column)
+    return None
+
+
+def _is_donor(column: pd.Series, codes: NDArray[np.int64], nested_only: bool) -> bool:
+    """Whether values are few, more than groups or shared by groups, and (if asked) each within one group."""
+    if pd.api.types.is_float_dtype(column) or pd.api.types.is_bool_dtype(column) or column.isna().any():
+        return False
+    values = pd.factorize(column)[0]
+    n_values, n_groups = values.max() + 1, len(np.unique(codes))
+    n_combinations = len(np.unique(values * (codes.max() + 1) + codes))
+    nested = n_combinations == n_values
+    if n_values < 2 or n_values > max(MAX_DONORS_PER_CELL * len(codes), 2):
+        return False
+    return (nested and n_values > n_groups) or (not nested and not nested_only)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scipy.sparse import csr_matrix
+
+from .. import _adata
+from .._checks import checked
+from .._matrix import ROWS_AT_ONCE, check_values, row_blocks
+from .._session import own_state
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@own_state()
+@checked
+def pseudobulk(
+    adata: AnnData,
+    sample_key: str,
+    groups_key: str | Sequence[str] | None = None,
+    *,
+    layer: str | None = "counts",
+    min_cells: int = 10,
+    allow_non_integer: bool = False,
+) -> AnnData:
+    """Sum raw counts over the cells of each sample, or of each sample and group.
+
+    Donors, not cells, are the replicates of a comparison of conditions (Squair et al. 2021). Sums are counts again, as
+    methods for bulk RNA-seq need them: pydeseq2 (Love et al. 2014), edgeR, limma. They hold all genes, not only those
+    of a model. :func:`sc_vaenb.tl.differential` with `sample_key` makes its own and needs none of this.
+
+    Parameters
+    ----------
+    adata
+        Cells x genes with raw counts, in memory or backed by a file. It is unchanged.
+    sample_key
+        Column of `obs` with the sample or donor of each cell.
+    groups_key
+        Column of `obs`, or several, by which the cells of a sample are kept apart: the cell type, or what differs
+        within a sample, such as the treatment in a paired design.
+    layer
+        Layer with raw counts; `None` for `X`.
+    min_cells
+        Sums over fewer cells are left out: their counts are too few to be compared.
+    allow_non_integer
+        Accept counts that are not integers, as after correction for ambient RNA. The sums are then floats.
+
+    Returns
+    -------
+    AnnData with a row per sample (and group) that has cells:
+
+    `X`
+        Sums of the counts: a dense array of int64 (float64 where counts are not integers), samples x genes.
+    `obs`
+        `sample_key`, `groups_key`, `n_cells` (the number of cells in the sum), and those columns of `adata.obs` that
+        have one value in the cells of each row, such as condition, sex or batch. Names join sample and groups by `_`.
+    `var`
+        As in `adata`.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        There is no such column or layer; a cell has no sample or group; the counts are not raw counts; every sum has
+        fewer than `min_cells` cells; two rows would have the same name.
+
+    Examples
+    --------
+    >>> import sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.tl.pseudobulk(adata, "batch", "cell_type", layer=None)  # X: 10 x 500
+
+    pydeseq2 for one cell type (installed separately):
+
+    >>> from pydeseq2.dds import DeseqDataSet  # doctest: +SKIP
+    >>> from pydeseq2.ds import DeseqStats  # doctest: +SKIP
+    >>> bulk = sc_vaenb.tl.pseudobulk(adata, "donor", "cell_type")  # doctest: +SKIP
+    >>> bulk = bulk[bulk.obs["cell_type"] == "B cells"].copy()  # doctest: +SKIP
+    >>> bulk = bulk[:, bulk.X.sum(0) >= 10].copy()  # doctest: +SKIP
+    >>> dds = DeseqDataSet(adata=bulk, design="~condition")  # doctest: +SKIP
+    >>> dds.deseq2()  # doctest: +SKIP
+    >>> test = DeseqStats(dds, contrast=["condition", "case", "control"])  # doctest: +SKIP
+    >>> test.summary()  # doctest: +SKIP
+    >>> test.results_df  # doctest: +SKIP
+    """
+    from anndata import AnnData
+
+    columns = [sample_key, *([groups_key] if isinstance(groups_key, str) else groups_key or [])]
+    row, obs = _rows(adata, columns)
+    if obs["n_cells"].max() < min_cells:
+        msg = (
+            f"min_cells={min_cells} leaves nothing: the most cells that a sum of {' x '.join(columns)} has are "
+            f"{obs['n_cells'].max()}. Lower min_cells, or leave out groups_key."
+        )
+        raise ValueError(msg)
+    matrix, where = _adata.matrix_of(adata, layer)
+
+    start = logg.info(f"summing {where} over the cells of {len(obs)} rows ({' x '.join(columns)})")
+    sums, done = np.zeros((len(obs), adata.n_vars)), 0
+    for block in row_blocks(matrix, where, np.ones(adata.n_vars, bool), ROWS_AT_ONCE):
+        check_values(block, where, adata.obs_names[done:], adata.var_names, allow_non_integer)
+        n = block.shape[0]
+        member = csr_matrix((np.ones(n), (row[done : done + n], np.arange(n))), (len(obs), n))
+        sums += (member @ block).toarray()
+        done += n
+    whole = bool((sums == np.rint(sums)).all())
+    few = (obs["n_cells"] < min_cells).to_numpy()
+    if few.any():
+        logg.warning(
+            f"{few.sum()} of {len(obs)} sums have fewer than {min_cells} cells and are left out "
+            f"(first: {obs.index[np.argmax(few)]!r}, {obs['n_cells'].iloc[np.argmax(few)]} cells)."
+        )
+    result = AnnData(sums[~few].astype(np.int64) if whole else sums[~few], obs=obs[~few], var=adata.var.copy())
+    logg.info("    finished", time=start, deep=f"returned {result.n_obs} x {result.n_vars} sums of counts")
+    return result
+
+
+def _rows(adata: AnnData, columns: list[str]) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """The row of the result that each cell goes into, and the obs of these rows."""
+    for name, column in zip(["sample_key", *["groups_key"] * len(columns[1:])], columns, strict=True):
+        _adata.check_obs_key(adata, name, column)
+        missing = adata.obs[column].isna().to_numpy()
+        if missing.any():
+            msg = (
+                f"obs[{column!r}] is missing for {missing.sum()} cells (first: "
+                f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
+            )
+            raise ValueError(msg)
+    if len(set(columns)) < len(columns):
+        msg = f"sample_key and groups_key name one column twice: {columns}. Name each once."
+        raise ValueError(msg)
+    grouped = adata.obs.groupby(columns, observed=True, sort=True)
+    row = grouped.ngroup().to_numpy()
+    first = np.unique(row, return_index=True)[1]
+    constant = [name for name in adata.obs if name not in columns and _is_constant(adata.obs[name], row)]
+    obs = adata.obs.iloc[first][columns + constant].copy()
+    obs["n_cells"] = np.bincount(row)
+    obs.index = obs[columns].astype(str).agg("_".join, axis=1).to_numpy()
+    if not obs.index.is_unique:
+        twice = obs.index[obs.index.duplicated()][0]
+        msg = f"two rows would have the name {twice!r}, as {columns} hold '_'. Rename the values of a column."
+        raise ValueError(msg)
+    for name in obs.columns[[isinstance(dtype, pd.CategoricalDtype) for dtype in obs.dtypes]]:
+        obs[name] = obs[name].cat.remove_unused_categories()
+    return row, obs
+
+
+def _is_constant(column: pd.Series, row: NDArray[np.int64]) -> bool:
+    """Whether a column has one value in the cells of each row."""
+    codes = pd.factorize(column)[0]
+    first = codes[np.unique(row, return_index=True)[1]]
+    return bool((codes == first[row]).all())
