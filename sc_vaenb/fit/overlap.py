@@ -37,6 +37,9 @@ N_CELLS_OF_MEAN = 20  # of batches that are not compared
 N_COMPONENTS, N_NEIGHBORS = 30, 15
 MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER = 10, 0.04
 
+CHANCE = 3.0  # standard deviations of a squared distance of the means of two batches that chance explains
+
+
 # When clusters of two batches are of one kind: squared lengths, in those of the contrast, where not said otherwise
 CLOSE = 0.35  # distance, in those to the closest cluster of the own batch: less than 0.6 times as far
 LARGE = 0.3  # contrasts that are looked at, in the largest that both batches have
@@ -126,6 +129,8 @@ class Kinds(NamedTuple):
     fraction: NDArray[np.float64]
     center: NDArray[np.float64]  # clusters x components
     covariance: NDArray[np.float64]  # of the cells of each cluster; clusters x components x components
+    mean: NDArray[np.float64]  # of the batch; genes
+    noise: NDArray[np.float64]  # variance of this mean; genes
 
     def gap(self, i: int, j: int) -> float:
         """Distance of two clusters in standard deviations of their cells along the line between them."""
@@ -200,12 +205,20 @@ def _clustered(
     if not halves:  # only small clusters: the batch as a whole
         halves, sizes = [[values[::2].mean(0), values[1::2].mean(0)]], [n_cells]
         center, covariance = [scores.mean(0)], [np.cov(scores.T)]
-    fraction = np.array(sizes) / n_cells
-    return Kinds(np.array(halves, np.float32).swapaxes(0, 1), fraction, np.array(center), np.array(covariance))
+    return Kinds(
+        np.array(halves, np.float32).swapaxes(0, 1),
+        np.array(sizes) / n_cells,
+        np.array(center),
+        np.array(covariance),
+        values.mean(0, dtype=np.float64),
+        values.var(0, dtype=np.float64) / n_cells,
+    )
 
 
 def shared(first: Kinds, second: Kinds) -> tuple[float, float]:
     """Of the cells of each batch, the share that is of kinds found in the other; 0, 0 if no kind is."""
+    if _alike(first, second):
+        return 1.0, 1.0
     gram_a, gram_b = _gram(first), _gram(second)
     cross = first.halves.mean(0) @ second.halves.mean(0).T
     between = np.diag(gram_a)[:, None] + np.diag(gram_b) - 2 * cross
@@ -221,6 +234,12 @@ def shared(first: Kinds, second: Kinds) -> tuple[float, float]:
         same = (residual[0] * residual[1]).sum(-1) <= closest / 2
         same[anchors[:, 0], anchors[:, 1]] = True
     return float(first.fraction[same.any(1)].sum()), float(second.fraction[same.any(0)].sum())
+
+
+def _alike(first: Kinds, second: Kinds) -> bool:
+    """Whether the means of two batches differ no more than chance explains, as those of two halves of a batch."""
+    noise = first.noise + second.noise
+    return bool(((first.mean - second.mean) ** 2).sum() <= noise.sum() + CHANCE * np.sqrt(2 * (noise**2).sum()))
 
 
 def _gram(kinds: Kinds) -> NDArray[np.float64]:
