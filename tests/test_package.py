@@ -26,7 +26,7 @@ ARROWS = {  # what may be imported from where, within the package
     "_matrix": {"_dask", "_sparse"},
     "_checks": {"_dask", "_matrix", "_names"},
     "model": {"model", "_session"},
-    "fit": {"fit", "model", "_files", "_schema", "_session"},
+    "fit": {"fit", "metrics", "model", "_files", "_schema", "_session"},
     "metrics": {"metrics", "_checks", "_session"},
     "datasets": {"datasets", "_checks", "_files", "_session"},
     "_record": {"_schema", "model"},

@@ -1,35 +1,64 @@
-"""Which batches have cells of the same kinds, found in the counts.
+"""Which batches have kinds of cells in common, found in the counts.
 
 A conditional model explains every difference between batches by the batch, if it is trained for long enough, also that
 between an early embryo and a late one. Where two sets of batches have no kind of cell in common, nothing in the data
 says how much of their difference is technical. They are put into different groups then: batch effects are estimated
 within each, and the difference between the groups is kept.
+
+On the log scale a batch effect of a gene is, to first order, added to all cells of the batch alike. So it cancels in
+the *contrast* of two clusters of one batch, and batches that hold the same two kinds have the same contrast, however
+far apart they are. Each batch is clustered alone. Squared lengths and products of contrasts are taken across two halves
+of the cells, whose noise is independent, and so are free of it on average (Walther et al. 2016, NeuroImage; dividing by
+them corrects a correlation for the reliability of both sides, Spearman 1904).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from torch.nn.functional import normalize
+from sklearn.utils.extmath import randomized_svd
 
+from ..metrics.clustering import leiden
+from ..metrics.neighbors import fuzzy_graph, knn
 from .batches import Counts
 
-MOST_CELLS = 3_000
-COMPONENTS, NEIGHBOURS = 50, 5
-ABOUT_AS_CLOSE = 1.2  # times the distance to the closest other batch
-LINKED = 0.05  # share of the cells of one batch that are about as close to another as to any,
-CELLS_LINKED = 5  # and how many there must be at least, so that a single odd cell links nothing
+# What is looked at
+MAX_CELLS, MIN_CELLS_DRAWN = 6_000, 60  # in all; of each batch at least, or all
+MAX_GENES = 2_000  # those that vary most within batches
+MAX_BATCHES = 64  # the largest are compared; smaller ones go with the batch whose mean is closest
+MIN_CELLS_PER_BATCH = 20  # fewer say nothing of kinds
+N_CELLS_OF_MEAN = 20  # of batches that are not compared
+N_COMPONENTS, N_NEIGHBORS = 30, 15
+MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER = 10, 0.04
+
+CHANCE = 3.0  # standard deviations of a squared distance of the means of two batches that chance explains
+
+
+# When clusters of two batches are of one kind: squared lengths, in those of the contrast, where not said otherwise
+CLOSE = 0.35  # distance, in those to the closest cluster of the own batch: less than 0.6 times as far
+LARGE = 0.3  # contrasts that are looked at, in the largest that both batches have
+AGREE = 0.7  # correlation of two contrasts: half of the variance of one is explained by the other
+NO_SHIFT = 0.05  # difference of two contrasts that is believed anyhow; a larger one must not exceed the common shift
+# A contrast that stands alone must be alike in both batches, or there must be a gap between its two clusters:
+ALIKE, ALIKE_GAP, GAP = 0.15, 0.25, 4.0  # difference without and with a gap of so many standard deviations
+SHIFT_ALONE = 1.0  # and the shift must not exceed the contrast: a program that many kinds share would agree, too
+# One that stands not alone: what a third cluster adds, at right angles, agrees as well
+SECOND_AXIS, OFF_AXIS, SHIFT = 0.75, 0.2, 3.0  # correlation of it, its least square, and the largest shift
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """`share` (batches x batches): of the cells of the first, those to which the second is about as close as any other.
+    """Which batches have kinds of cells in common.
 
-    `group`: of each batch, 0 for the first; batches of one group are linked, directly or over others.
+    `share` (batches x batches): of the cells of the first, those of kinds that were found in the second too; NaN where
+    two batches were not compared. `group`: of each batch, 0 for the first; batches of one group have kinds of cells in
+    common, directly or over others.
     """
 
     share: NDArray[np.float64]
@@ -40,62 +69,243 @@ class Overlap:
         return np.array([(self.group[:b] == g).sum() for b, g in enumerate(self.group)])
 
 
-def assumed(n_batches: int) -> Overlap:
-    """All batches in one group."""
+def one_group(n_batches: int) -> Overlap:
+    """All batches in one group, whatever the counts say."""
     return Overlap(np.ones((n_batches, n_batches)), np.zeros(n_batches, np.int64))
 
 
-def compared(condition: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
-    """The cells of each batch that are compared; none where there is nothing to find."""
-    n_batches = int(condition.max()) + 1
-    if n_batches <= 3:
+def sample_per_batch(batch_index: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
+    """The cells of each batch that are looked at; few of the batches that are not compared."""
+    sizes = np.bincount(batch_index)
+    if len(sizes) < 2:
         return []
     rng = np.random.default_rng(seed)
-    most = max(MOST_CELLS // n_batches, 2 * NEIGHBOURS)
-    return [rng.permutation(np.flatnonzero(condition == b))[:most] for b in range(n_batches)]
+    compared = np.isin(np.arange(len(sizes)), _compared(sizes))
+    most = max(MAX_CELLS // max(compared.sum(), 1), MIN_CELLS_DRAWN)
+    shuffled = rng.permutation(len(batch_index))
+    parts = np.split(shuffled[np.argsort(batch_index[shuffled], kind="stable")], np.cumsum(sizes)[:-1])
+    return [part[: most if judged else N_CELLS_OF_MEAN] for part, judged in zip(parts, compared, strict=True)]
 
 
-@torch.no_grad()
+def _compared(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The batches that are compared, the largest first."""
+    largest = np.argsort(-sizes, kind="stable")[:MAX_BATCHES]
+    return largest[sizes[largest] >= MIN_CELLS_PER_BATCH]
+
+
 def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
-    """Link batches that many cells are about as close to as to the closest other batch, and group what is linked.
-
-    Closeness is the mean distance to a cell's 5 nearest in a batch, among equally many cells of every batch (all, where
-    there are fewer), in the 50 principal components of the log-normalised counts scaled to length 1. As each batch is
-    linked to its closest other one, two or three batches are always one group.
-    """
-    n_batches = int(counts.condition.max()) + 1
-    parts = compared(counts.condition, seed)
+    """Link batches that have a kind of cell in common, and group what is linked, directly or over others."""
+    batch_index = counts.condition
+    n_batches = int(batch_index.max()) + 1
+    parts = sample_per_batch(batch_index, seed)
     if not parts:
-        return assumed(n_batches)
-    sizes = [len(part) for part in parts]
-    values = normalize(counts.minibatch(np.concatenate(parts), torch.device("cpu")).log_normalised())
-    values -= values.mean(0)
-    points, own = (
-        components(values, min(COMPONENTS, *values.shape), seed),
-        torch.arange(n_batches).repeat_interleave(torch.tensor(sizes)),
-    )
-    distance = points.new_full((len(points), n_batches), torch.inf)
-    for b, there in enumerate(points.split(sizes)):
-        nearest = torch.cdist(points, there).topk(min(NEIGHBOURS, len(there)), largest=False)[0]
-        distance[:, b] = nearest.mean(1).masked_fill(own == b, torch.inf)
-    close = (distance <= ABOUT_AS_CLOSE * distance.amin(1, keepdim=True)).float()
-    share = np.stack([part.mean(0).numpy() for part in close.split(sizes)]).astype(np.float64)
+        return one_group(n_batches)
+    values, mean = _log_expression(counts, parts)
+    compared = [b for b in _compared(np.bincount(batch_index)) if len(parts[b]) >= MIN_CELLS_PER_BATCH]
+    share, linked = np.full((n_batches, n_batches), np.nan), np.eye(n_batches, dtype=bool)
     np.fill_diagonal(share, 1.0)
-    others = share - np.eye(n_batches)
-    linked = (others >= LINKED) & (others * np.array(sizes)[:, None] >= CELLS_LINKED)
-    linked |= others >= others.max(1, keepdims=True)  # every batch at least to its closest
+    kinds = _kinds([values[b] for b in compared], np.random.default_rng(seed))
+    for second in range(1, len(compared)):
+        for first in range(second):
+            a, b = compared[first], compared[second]
+            group = connected_components(linked, directed=False)[1]
+            if group[a] == group[b]:
+                continue  # linked over others
+            share[a, b], share[b, a] = shared(kinds[first], kinds[second])
+            linked[a, b] = linked[b, a] = share[a, b] > 0
+    if compared:
+        for b in np.setdiff1d(np.arange(n_batches), compared):
+            closest = compared[int(np.argmin(((mean[compared] - mean[b]) ** 2).sum(1)))]
+            linked[b, closest] = linked[closest, b] = True
+    else:
+        linked[:] = True  # too few cells everywhere to tell anything apart
     return Overlap(share, connected_components(linked, directed=False)[1].astype(np.int64))
 
 
-def components(values: torch.Tensor, n: int, seed: int) -> torch.Tensor:
-    """The first principal components of centred values (cells x `n`), by a random projection.
+class Kinds(NamedTuple):
+    """The clusters of one batch: mean log expression of two halves of the cells of each, and its share of the batch."""
 
-    Halko, Martinsson & Tropp 2011, SIAM Review. (`torch.svd_lowrank` draws from torch's global random state.)
-    """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    found = values @ torch.randn(values.shape[1], n, generator=generator, dtype=values.dtype)
-    for _ in range(2):
-        found = values @ (values.T @ torch.linalg.qr(found).Q)
-    basis = torch.linalg.qr(found).Q
-    u, s, _ = torch.linalg.svd(basis.T @ values, full_matrices=False)
-    return basis @ (u * s)
+    halves: NDArray[np.float32]  # 2 x clusters x genes
+    fraction: NDArray[np.float64]
+    center: NDArray[np.float64]  # clusters x components
+    covariance: NDArray[np.float64]  # of the cells of each cluster; clusters x components x components
+    mean: NDArray[np.float64]  # of the batch; genes
+    noise: NDArray[np.float64]  # variance of this mean; genes
+
+    def gap(self, i: int, j: int) -> float:
+        """Distance of two clusters in standard deviations of their cells along the line between them."""
+        contrast = self.center[i] - self.center[j]
+        variance = contrast @ (self.covariance[i] + self.covariance[j]) @ contrast / 2
+        return float(contrast @ contrast / np.sqrt(max(variance, 1e-12)))
+
+
+def _log_expression(counts: Counts, parts: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.float32]], NDArray]:
+    """For each batch the log-normalised counts (cells x genes) of the genes that vary, and its mean."""
+    cells = np.concatenate(parts)
+    minibatch = counts.minibatch(cells, torch.device("cpu"))
+    row, gene, count = (array.numpy() for array in (minibatch.row, minibatch.gene, minibatch.count))
+    matrix = sparse.csr_matrix((count, (row, gene)), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
+    depth = np.asarray(matrix.sum(1)).ravel()
+    matrix.data = np.log1p(matrix.data * np.repeat(np.median(depth) / depth, np.diff(matrix.indptr))).astype(np.float32)
+    rows = np.split(np.arange(len(cells)), np.cumsum([len(part) for part in parts])[:-1])
+    mean = np.stack([np.asarray(matrix[r].mean(0)).ravel() for r in rows])
+    if matrix.shape[1] > MAX_GENES:
+        square = np.asarray(matrix.multiply(matrix).mean(0)).ravel()
+        weight = np.array([len(part) for part in parts]) / len(cells)
+        within = square - weight @ mean**2
+        chosen = np.sort(np.argsort(-within, kind="stable")[:MAX_GENES])
+        matrix, mean = matrix[:, chosen], mean[:, chosen]
+    log_depth = np.log(depth)
+    values = [matrix[r].toarray() for r in rows]
+    return [np.c_[value, log_depth[r]].astype(np.float32) for value, r in zip(values, rows, strict=True)], mean
+
+
+def _kinds(values: list[NDArray[np.float32]], rng: np.random.Generator) -> list[Kinds]:
+    """Cluster each batch alone, in the principal components of all cells around the means of their batches."""
+    if not values:
+        return []
+    centred = [v[:, :-1] - v[:, :-1].mean(0) for v in values]
+    pooled = np.concatenate([v / np.sqrt(len(v)) for v in centred])
+    components = randomized_svd(pooled, min(N_COMPONENTS, *pooled.shape), random_state=0)[2]
+    return [
+        _clustered(v[:, :-1], _depth_terms(v[:, -1]), c @ components.T, rng)
+        for v, c in zip(values, centred, strict=True)
+    ]
+
+
+def _depth_terms(log_depth: NDArray[np.float32]) -> NDArray[np.float64]:
+    x = log_depth.astype(np.float64) - log_depth.mean()
+    return np.stack([x, x**2 - (x**2).mean()], 1)
+
+
+def _clustered(
+    values: NDArray[np.float32], depth: NDArray[np.float64], scores: NDArray[np.float32], rng: np.random.Generator
+) -> Kinds:
+    """Clusters of a batch, without what a cell's depth does to its log expression, which all batches would share."""
+    n_cells = len(values)
+    scores = scores - depth @ np.linalg.lstsq(depth, scores, rcond=None)[0]
+    cluster = np.zeros(n_cells, np.int64)
+    if n_cells >= 2 * MIN_CELLS_PER_CLUSTER:
+        cluster = leiden(fuzzy_graph(knn(scores, min(N_NEIGHBORS, n_cells // 3))))[0]
+    # the slopes of depth are those within clusters, as clusters may differ in depth by nature
+    codes = np.unique(cluster, return_inverse=True)[1]
+    member = np.eye(codes.max() + 1)[codes] / np.bincount(codes)[codes, None]
+    depth_within = depth - (member.T @ depth)[codes]
+    values_within = values - (member.T @ values)[codes]
+    values = values - depth @ np.linalg.lstsq(depth_within, values_within, rcond=None)[0]
+    halves, sizes, center, covariance = [], [], [], []
+    for code in np.unique(codes):
+        cells = rng.permutation(np.flatnonzero(codes == code))
+        if len(cells) >= max(MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER * n_cells):
+            middle = len(cells) // 2
+            halves.append([values[cells[:middle]].mean(0), values[cells[middle:]].mean(0)])
+            sizes.append(len(cells))
+            center.append(scores[cells].mean(0))
+            covariance.append(np.cov(scores[cells].T))
+    if not halves:  # only small clusters: the batch as a whole
+        halves, sizes = [[values[::2].mean(0), values[1::2].mean(0)]], [n_cells]
+        center, covariance = [scores.mean(0)], [np.cov(scores.T)]
+    return Kinds(
+        np.array(halves, np.float32).swapaxes(0, 1),
+        np.array(sizes) / n_cells,
+        np.array(center),
+        np.array(covariance),
+        values.mean(0, dtype=np.float64),
+        values.var(0, dtype=np.float64) / n_cells,
+    )
+
+
+def shared(first: Kinds, second: Kinds) -> tuple[float, float]:
+    """Of the cells of each batch, the share that is of kinds found in the other; 0, 0 if no kind is."""
+    if _alike(first, second):
+        return 1.0, 1.0
+    gram_a, gram_b = _gram(first), _gram(second)
+    cross = first.halves.mean(0) @ second.halves.mean(0).T
+    between = np.diag(gram_a)[:, None] + np.diag(gram_b) - 2 * cross
+    closest = np.minimum(_closest(gram_a)[:, None], _closest(gram_b))
+    same = np.isfinite(closest) & (between <= CLOSE * closest)
+    if not same.any():
+        pairs = _agreeing(first, second, cross, between)
+        if pairs is None:
+            return 0.0, 0.0
+        anchors = np.array(pairs)
+        shift = np.mean([second.halves[:, b] - first.halves[:, a] for a, b in pairs], axis=0)
+        residual = second.halves[:, None] - first.halves[:, :, None] - shift[:, None, None]
+        same = (residual[0] * residual[1]).sum(-1) <= closest / 2
+        same[anchors[:, 0], anchors[:, 1]] = True
+    return float(first.fraction[same.any(1)].sum()), float(second.fraction[same.any(0)].sum())
+
+
+def _alike(first: Kinds, second: Kinds) -> bool:
+    """Whether the means of two batches differ no more than chance explains, as those of two halves of a batch."""
+    noise = first.noise + second.noise
+    return bool(((first.mean - second.mean) ** 2).sum() <= noise.sum() + CHANCE * np.sqrt(2 * (noise**2).sum()))
+
+
+def _gram(kinds: Kinds) -> NDArray[np.float64]:
+    """Products of the mean expression of clusters, free of noise."""
+    product = (kinds.halves[0] @ kinds.halves[1].T).astype(np.float64)
+    return (product + product.T) / 2
+
+
+def _closest(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared distance of each cluster to the closest other one of its batch; infinite if there is none."""
+    distance = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
+    np.fill_diagonal(distance, np.inf)
+    return np.maximum(distance.min(1), 1e-9)
+
+
+def _agreeing(
+    first: Kinds, second: Kinds, cross: NDArray[np.float64], between: NDArray[np.float64]
+) -> list[tuple[int, int]] | None:
+    """Two pairs of clusters whose contrasts agree well enough to be the same kinds in both batches, if any."""
+    gram_a, gram_b = _gram(first), _gram(second)
+    if min(len(gram_a), len(gram_b)) < 2:
+        return None
+    square_a, square_b = (np.diag(g)[:, None] + np.diag(g) - 2 * g for g in (gram_a, gram_b))
+    large = max(LARGE * min(square_a.max(), square_b.max()), 1e-9)
+    pairs_a, pairs_b = np.argwhere(np.triu(square_a >= large, 1)), np.argwhere(square_b >= large)
+    i, j = np.repeat(pairs_a, len(pairs_b), axis=0).T
+    k, m = np.tile(pairs_b, (len(pairs_a), 1)).T
+    product = cross[i, k] - cross[i, m] - cross[j, k] + cross[j, m]
+    size = (square_a[i, j] + square_b[k, m]) / 2
+    agreement = product / np.sqrt(square_a[i, j] * square_b[k, m])
+    difference = (size - product) / size
+    shift = (between[i, k] + between[j, m]) / 2 / size - difference  # what both kinds have in common
+    possible = np.flatnonzero((agreement >= AGREE) & (difference <= NO_SHIFT + shift) & (shift <= SHIFT))
+    for c in possible[np.argsort(difference[possible], kind="stable")]:
+        a, b = (i[c], j[c]), (k[c], m[c])
+        gap = min(first.gap(*a), second.gap(*b))
+        alone = difference[c] <= (ALIKE_GAP if gap >= GAP else ALIKE) and shift[c] <= SHIFT_ALONE
+        if alone or _second_axis(gram_a, gram_b, cross, *a, *b) >= SECOND_AXIS:
+            return list(zip(a, b, strict=True))
+    return None
+
+
+def _second_axis(
+    gram_a: NDArray[np.float64], gram_b: NDArray[np.float64], cross: NDArray[np.float64], i: int, j: int, k: int, m: int
+) -> float:
+    """The best correlation of third clusters' contrasts with i and k, at right angles to the contrasts j-i and m-k."""
+    along_a, rest_a = _off_axis(gram_a, i, j)
+    along_b, rest_b = _off_axis(gram_b, k, m)
+    others_a = np.flatnonzero(rest_a > OFF_AXIS * _square(gram_a, i, j))
+    others_b = np.flatnonzero(rest_b > OFF_AXIS * _square(gram_b, k, m))
+    if not len(others_a) or not len(others_b):
+        return -1.0
+    centred = cross - cross[[i]] - cross[:, [k]] + cross[i, k]
+    off = centred - np.outer(along_a, centred[j]) - np.outer(centred[:, m], along_b)
+    off += np.outer(along_a, along_b) * centred[j, m]
+    return float((off[np.ix_(others_a, others_b)] / np.sqrt(np.outer(rest_a[others_a], rest_b[others_b]))).max())
+
+
+def _square(gram: NDArray[np.float64], i: int, j: int) -> float:
+    return float(gram[i, i] + gram[j, j] - 2 * gram[i, j])
+
+
+def _off_axis(gram: NDArray[np.float64], i: int, j: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each cluster's contrast with i: how much of the contrast j-i is in it, and the square of the rest."""
+    product = gram[:, j] - gram[:, i] - gram[i, j] + gram[i, i]
+    along = product / _square(gram, i, j)
+    rest = np.diag(gram) + gram[i, i] - 2 * gram[:, i] - along * product
+    rest[[i, j]] = 0  # they are the axis
+    return along, rest

@@ -23,7 +23,7 @@ from .batches import EVERY, Counts, checksum, minibatch_of, shuffled
 from .dispersion import evenly
 from .distributed import Processes
 from .loop import FitConfig, draw
-from .overlap import compared
+from .overlap import sample_per_batch
 
 WINDOW = 131_072  # cells held for steps to draw from; more than a fit with the default steps sees
 BLOCK = 128  # neighbouring cells read together: few would be slow to read, many would be too much alike
@@ -110,7 +110,7 @@ def cells_seen(condition: NDArray[np.int64], options: FitConfig, seed: int) -> t
     They are drawn here as they will be by the fit, `find_overlap` and `refit_dispersion`.
     """
     train, validation, first, rng = draw(condition, options, seed)
-    parts = [validation, first, evenly(len(condition)), *compared(condition)]
+    parts = [validation, first, evenly(len(condition)), *sample_per_batch(condition)]
     complete = min(options.n_steps * options.batch_size, len(train)) <= WINDOW
     if complete:
         parts += islice(shuffled(train, options.batch_size, rng), options.n_steps)

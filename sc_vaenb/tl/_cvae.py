@@ -83,11 +83,13 @@ def cvae(
     encode_batch
         Let the encoder know the batch too: q(z | x, s). The embedding of a cell then depends on its label.
     overlap
-        Which batches have kinds of cells in common. `"auto"`: found in the counts. Two batches are linked if at least
-        5 % of the cells of one are about as close to the other (within 1.2 times) as to the batch closest to them, and
-        batches linked directly or over others make a group. Where there are several groups (one time point each, say),
-        batch effects are taken out within each, and what tells the groups apart stays in; a warning names them.
-        `"all"`: one group, whatever the counts say, as when replicates of two protocols differ by protocol alone.
+        Which batches have kinds of cells in common. `"auto"`: found in the counts. Each batch is clustered alone. On
+        the log scale a batch effect is the same for all kinds of cells, so it cancels in the contrast of two clusters
+        of one batch; batches whose contrasts agree hold the same kinds, however far apart they are. Batches that are
+        linked directly or over others make a group. Batch effects are taken out within each group, and the differences
+        between the groups are kept; where there are several groups, a warning names them. A batch that shares nothing
+        stands alone, as one population of sorted cells does. `"all"`: one group, whatever the counts say, as when
+        replicates of two protocols differ by protocol alone.
     align
         Take off what the decoder leaves of the batches in the latent space, after the fit: soft clusters, in each of
         which every batch has a shift (Korsunsky et al. 2019, Harmony). `False` writes the encoder's means as they are.

@@ -27,7 +27,7 @@ from ..fit.distributed import Processes, SharedStep, own_device, place, together
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, Step, fit
 from ..fit.memory import halved, release
-from ..fit.overlap import Overlap, assumed, find_overlap
+from ..fit.overlap import Overlap, find_overlap, one_group
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
 CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
+MAX_GROUPS_NAMED = 10  # in a message
 
 
 def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
@@ -59,7 +60,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     with together(device) as processes:
         inputs = read_inputs(adata, params, options, seed, processes)
         counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
-        overlap = find_overlap(counts) if params.get("overlap") == "auto" else assumed(len(batches))
+        overlap = find_overlap(counts) if params.get("overlap") == "auto" else one_group(len(batches))
         config = _model_config(params, inputs, overlap)
         checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
         start = logg.info(
@@ -160,11 +161,23 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
 
 def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    groups = [", ".join(batches[overlap.group == g]) for g in np.unique(overlap.group)]
+    n_groups = int(overlap.group.max()) + 1
+    names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]
+    listed = " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
+    if n_groups == len(batches):
+        what = (
+            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So "
+            "nothing is corrected: the embedding is that of sc_vaenb.tl.vae."
+        )
+    else:
+        what = (
+            f"The batches fall into {n_groups} groups without a kind of cell in common: {listed}. Batch effects are "
+            "taken out within each group; the differences between the groups are kept."
+        )
     return (
-        f"The batches fall into {len(groups)} groups that seem to have no kind of cell in common: "
-        f"{' | '.join(groups)}. Batch effects are taken out within each; the differences between the groups stay in. "
-        "If the groups do have cells of the same kinds (two protocols, say), fit with overlap='all'."
+        f"{what} The data cannot tell whether these differences are biological or technical. If they are biological "
+        "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
+        "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
     )
 
 

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 import sc_vaenb
 from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.overlap import Overlap, assumed, find_overlap
+from sc_vaenb.fit.overlap import MAX_BATCHES, Overlap, find_overlap, one_group, sample_per_batch
 
 
 def counts_of(adata, batch):
@@ -16,51 +17,77 @@ def counts_of(adata, batch):
 
 @pytest.fixture(scope="module")
 def cells():
-    return sc_vaenb.datasets.simulate(800, 500, n_types=4, n_batches=4, mean_depth=5000, theta=20, rng=1)
+    return sc_vaenb.datasets.simulate(800, 500, n_types=4, n_batches=1, mean_depth=5000, theta=20, rng=1)
 
 
-def test_batches_with_the_same_types_are_one_group(cells):
-    overlap = find_overlap(counts_of(cells, cells.obs["batch"].cat.codes.to_numpy(np.int64)))
-    assert overlap.group.tolist() == [0, 0, 0, 0]
-    assert overlap.code().tolist() == [0, 1, 2, 3]
-    assert overlap.share.min() > 0.2
+def designed(types_of, seed, **options):
+    """Cells of the types of each batch, the batch codes, and the design's own groups."""
+    table = np.array(types_of)
+    adata = sc_vaenb.datasets.simulate(
+        200 * len(table), 500, n_types=table.shape[1], n_batches=len(table), composition=table, rng=seed, **options
+    )
+    common = table @ table.T > 0
+    group = connected_components(common, directed=False)[1]
+    return adata, adata.obs["batch"].cat.codes.to_numpy(np.int64), group.tolist()
 
 
-def test_batches_with_different_types_fall_into_groups(cells):
-    """Two replicates of types 0 and 1, interleaved with two of types 2 and 3: no kind of cell in common."""
-    late = (cells.obs["cell_type"].cat.codes >= 2).to_numpy()
-    replicate = np.random.default_rng(0).integers(2, size=cells.n_obs)
-    overlap = find_overlap(counts_of(cells, 2 * replicate + late))
-    assert overlap.group.tolist() == [0, 1, 0, 1]
-    assert overlap.code().tolist() == [0, 0, 1, 1]
-    across = overlap.group[:, None] != overlap.group
-    assert overlap.share[across].max() < 0.05
-    assert overlap.share[~across].min() > 0.9
+ALL, ABC, DEF, AB, CD, EF = [1] * 6, [1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1], *np.repeat(np.eye(3, dtype=int), 2, 1)
+DESIGNS = {
+    "all types in all": [ALL] * 3,
+    "two batches, nothing in common": [ABC, DEF],
+    "three batches, nothing in common": [AB, CD, EF],
+    "two and two": [ABC, ABC, DEF, DEF],
+    "interleaved": [ABC, DEF, ABC, DEF],
+    "three by three": [AB] * 3 + [CD] * 3 + [EF] * 3,
+    "eight and two": [ABC] * 8 + [DEF] * 2,
+    "one that stands alone": [[1, 1, 1, 1, 0, 0]] * 4 + [EF],
+    "two kinds link": [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]],
+}
 
 
-def test_a_batch_in_between_holds_a_group_together(cells):
-    """The same, and a fifth batch of all types."""
-    late = (cells.obs["cell_type"].cat.codes >= 2).to_numpy()
-    fifth = np.random.default_rng(0).random(cells.n_obs) < 0.2
-    batch = np.where(fifth, 4, 2 * np.random.default_rng(1).integers(2, size=cells.n_obs) + late)
-    assert find_overlap(counts_of(cells, batch)).group.tolist() == [0] * 5
+@pytest.mark.parametrize("strength", [0.1, 0.3])
+@pytest.mark.parametrize("design", DESIGNS)
+def test_groups_are_those_of_the_design(design, strength):
+    adata, batch, group = designed(DESIGNS[design], seed=11, batch_strength=strength)
+    assert find_overlap(counts_of(adata, batch)).group.tolist() == group
 
 
-def test_a_single_odd_cell_in_a_small_batch_links_nothing(cells):
+def test_an_effect_as_large_as_the_types_does_not_hide_what_is_shared():
+    adata, batch, group = designed([ALL] * 3, seed=1, batch_strength=0.6)
+    assert find_overlap(counts_of(adata, batch)).group.tolist() == group
+
+
+def test_one_population_in_each_batch_is_kept_apart():
+    """Sorted cells: nothing says that two populations are one kind and a batch effect."""
+    adata, batch, _ = designed(np.eye(6, dtype=int), seed=3)
+    assert find_overlap(counts_of(adata, batch)).group.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_replicates_of_one_population_are_linked_where_they_are_alike():
+    adata, batch, _ = designed(np.repeat(np.eye(3, dtype=int), 2, axis=0), seed=3, batch_strength=0.0)
+    assert find_overlap(counts_of(adata, batch)).group.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_share_is_of_the_cells_in_common_kinds():
+    adata, batch, _ = designed([[1, 1, 0, 0], [1, 1, 1, 1]], seed=5)
+    share = find_overlap(counts_of(adata, batch)).share
+    assert share[0, 1] > 0.95
+    assert share[1, 0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_small_batches_go_with_the_closest(cells):
     late = (cells.obs["cell_type"].cat.codes >= 2).to_numpy()
     batch = 2 * np.random.default_rng(0).integers(2, size=cells.n_obs) + late
-    early = np.flatnonzero(~late)
-    batch[early[:10]] = 4  # a small batch of the first kind
-    batch[np.flatnonzero(late)[0]] = 4  # with one doublet
+    batch[np.flatnonzero(~late)[:10]] = 4
     assert find_overlap(counts_of(cells, batch)).group.tolist() == [0, 1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("n_batches", [1, 2, 3])
-def test_few_batches_are_one_group(cells, n_batches):
-    batch = np.arange(cells.n_obs) % n_batches
-    overlap = find_overlap(counts_of(cells, batch))
-    np.testing.assert_array_equal(overlap.share, assumed(n_batches).share)
-    assert not overlap.group.any()
+def test_of_many_batches_the_largest_are_compared():
+    adata = sc_vaenb.datasets.simulate(3000, 200, n_types=3, n_batches=1, rng=0)
+    batch = np.arange(3000) % (MAX_BATCHES + 36)
+    parts = sample_per_batch(batch)
+    assert sum(len(part) >= 30 for part in parts) == MAX_BATCHES
+    assert not find_overlap(counts_of(adata, batch)).group.any()
 
 
 def test_tiny_batches_and_repeated_calls(cells):
@@ -68,8 +95,13 @@ def test_tiny_batches_and_repeated_calls(cells):
     state = torch.get_rng_state()
     first, again = (find_overlap(counts_of(cells, batch), seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.share, again.share)
-    assert (np.bincount(first.group) > 1).all()  # every batch is linked to one at least
+    assert not first.group.any()  # nothing can be told
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_one_batch_is_one_group(cells):
+    overlap = find_overlap(counts_of(cells, np.zeros(cells.n_obs, np.int64)))
+    np.testing.assert_array_equal(overlap.share, one_group(1).share)
 
 
 def test_codes_count_within_groups():
