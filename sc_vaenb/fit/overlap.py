@@ -14,7 +14,8 @@ them corrects a correlation for the reliability of both sides, Spearman 1904).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -58,20 +59,20 @@ class Overlap:
 
     `share` (batches x batches): of the cells of the first, those of kinds that were found in the second too; NaN where
     two batches were not compared. `group`: of each batch, 0 for the first; batches of one group have kinds of cells in
-    common, directly or over others.
+    common, directly or over others. `kinds`: what was found in each batch that was compared.
     """
 
     share: NDArray[np.float64]
     group: NDArray[np.int64]
+    kinds: Mapping[int, Kinds] = field(default_factory=dict)
 
     def code(self) -> NDArray[np.int64]:
         """The batches of each group counted from 0: what a model is told, so that it cannot tell the groups by it."""
         return np.array([(self.group[:b] == g).sum() for b, g in enumerate(self.group)])
 
-
-def one_group(n_batches: int) -> Overlap:
-    """All batches in one group, whatever the counts say."""
-    return Overlap(np.ones((n_batches, n_batches)), np.zeros(n_batches, np.int64))
+    def in_one_group(self) -> Overlap:
+        """The same with all batches in one group, whatever the counts say."""
+        return replace(self, group=np.zeros_like(self.group))
 
 
 def sample_per_batch(batch_index: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
@@ -99,32 +100,37 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     n_batches = int(batch_index.max()) + 1
     parts = sample_per_batch(batch_index, seed)
     if not parts:
-        return one_group(n_batches)
-    values, mean = _log_expression(counts, parts)
-    compared = [b for b in _compared(np.bincount(batch_index)) if len(parts[b]) >= MIN_CELLS_PER_BATCH]
+        return Overlap(np.ones((n_batches, n_batches)), np.zeros(n_batches, np.int64))
+    expression = _log_expression(counts, np.concatenate(parts))
+    rows = np.split(np.arange(len(expression.log_depth)), np.cumsum([len(part) for part in parts])[:-1])
+    compared = _compared(np.bincount(batch_index)).tolist()
+    kinds = _kinds(expression, [rows[b] for b in compared], [parts[b] for b in compared], np.random.default_rng(seed))
     share, linked = np.full((n_batches, n_batches), np.nan), np.eye(n_batches, dtype=bool)
     np.fill_diagonal(share, 1.0)
-    kinds = _kinds([values[b] for b in compared], np.random.default_rng(seed))
-    for second in range(1, len(compared)):
-        for first in range(second):
-            a, b = compared[first], compared[second]
+    for second, b in enumerate(compared):
+        for first, a in enumerate(compared[:second]):
             group = connected_components(linked, directed=False)[1]
-            if group[a] == group[b]:
-                continue  # linked over others
-            share[a, b], share[b, a] = shared(kinds[first], kinds[second])
-            linked[a, b] = linked[b, a] = share[a, b] > 0
+            if group[a] != group[b]:  # else they are linked over others
+                share[a, b], share[b, a] = shared(kinds[first], kinds[second])
+                linked[a, b] = linked[b, a] = share[a, b] > 0
     if compared:
+        means = np.stack([kind.mean for kind in kinds])
         for b in np.setdiff1d(np.arange(n_batches), compared):
-            closest = compared[int(np.argmin(((mean[compared] - mean[b]) ** 2).sum(1)))]
+            mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
+            closest = compared[int(np.argmin(((means - mean) ** 2).sum(1)))]
             linked[b, closest] = linked[closest, b] = True
     else:
         linked[:] = True  # too few cells everywhere to tell anything apart
-    return Overlap(share, connected_components(linked, directed=False)[1].astype(np.int64))
+    group = connected_components(linked, directed=False)[1].astype(np.int64)
+    return Overlap(share, group, dict(zip(compared, kinds, strict=True)))
 
 
 class Kinds(NamedTuple):
     """The clusters of one batch: mean log expression of two halves of the cells of each, and its share of the batch."""
 
+    cells: NDArray[np.int64]  # those that were drawn
+    cluster: NDArray[np.int64]  # of each of them; -1 for one that is too small
+    genes: NDArray[np.int64]  # whose expression was compared
     halves: NDArray[np.float32]  # 2 x clusters x genes
     fraction: NDArray[np.float64]
     center: NDArray[np.float64]  # clusters x components
@@ -139,47 +145,56 @@ class Kinds(NamedTuple):
         return float(contrast @ contrast / np.sqrt(max(variance, 1e-12)))
 
 
-def _log_expression(counts: Counts, parts: list[NDArray[np.int64]]) -> tuple[list[NDArray[np.float32]], NDArray]:
-    """For each batch the log-normalised counts (cells x genes) of the genes that vary, and its mean."""
-    cells = np.concatenate(parts)
+class LogExpression(NamedTuple):
+    values: sparse.csr_matrix  # log-normalised counts, cells x genes
+    log_depth: NDArray[np.float64]
+    genes: NDArray[np.int64]
+
+
+def _log_expression(counts: Counts, cells: NDArray[np.int64]) -> LogExpression:
+    """The log-normalised counts of these cells, of the genes that vary most."""
     minibatch = counts.minibatch(cells, torch.device("cpu"))
     row, gene, count = (array.numpy() for array in (minibatch.row, minibatch.gene, minibatch.count))
     matrix = sparse.csr_matrix((count, (row, gene)), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
-    depth = np.asarray(matrix.sum(1)).ravel()
-    matrix.data = np.log1p(matrix.data * np.repeat(np.median(depth) / depth, np.diff(matrix.indptr))).astype(np.float32)
-    rows = np.split(np.arange(len(cells)), np.cumsum([len(part) for part in parts])[:-1])
-    mean = np.stack([np.asarray(matrix[r].mean(0)).ravel() for r in rows])
-    if matrix.shape[1] > MAX_GENES:
-        square = np.asarray(matrix.multiply(matrix).mean(0)).ravel()
-        weight = np.array([len(part) for part in parts]) / len(cells)
-        within = square - weight @ mean**2
-        chosen = np.sort(np.argsort(-within, kind="stable")[:MAX_GENES])
-        matrix, mean = matrix[:, chosen], mean[:, chosen]
-    log_depth = np.log(depth)
-    values = [matrix[r].toarray() for r in rows]
-    return [np.c_[value, log_depth[r]].astype(np.float32) for value, r in zip(values, rows, strict=True)], mean
+    depth = np.asarray(matrix.sum(1, dtype=np.float64)).ravel()
+    scale = (np.median(depth) / depth).astype(np.float32)
+    matrix.data = np.log1p(matrix.data * np.repeat(scale, np.diff(matrix.indptr)))
+    genes = np.arange(matrix.shape[1])
+    if len(genes) > MAX_GENES:
+        variance = np.asarray(matrix.multiply(matrix).mean(0) - np.square(matrix.mean(0))).ravel()
+        genes = np.sort(np.argsort(-variance, kind="stable")[:MAX_GENES])
+        matrix = matrix[:, genes]
+    return LogExpression(matrix, np.log(depth), genes)
 
 
-def _kinds(values: list[NDArray[np.float32]], rng: np.random.Generator) -> list[Kinds]:
+def _kinds(
+    expression: LogExpression, rows: list[NDArray[np.int64]], cells: list[NDArray[np.int64]], rng: np.random.Generator
+) -> list[Kinds]:
     """Cluster each batch alone, in the principal components of all cells around the means of their batches."""
-    if not values:
+    if not rows:
         return []
-    centred = [v[:, :-1] - v[:, :-1].mean(0) for v in values]
+    values = [expression.values[r].toarray() for r in rows]
+    centred = [v - v.mean(0) for v in values]
     pooled = np.concatenate([v / np.sqrt(len(v)) for v in centred])
     components = randomized_svd(pooled, min(N_COMPONENTS, *pooled.shape), random_state=0)[2]
     return [
-        _clustered(v[:, :-1], _depth_terms(v[:, -1]), c @ components.T, rng)
-        for v, c in zip(values, centred, strict=True)
+        _clustered(c, expression.genes, v, _depth_terms(expression.log_depth[r]), w @ components.T, rng)
+        for c, r, v, w in zip(cells, rows, values, centred, strict=True)
     ]
 
 
-def _depth_terms(log_depth: NDArray[np.float32]) -> NDArray[np.float64]:
-    x = log_depth.astype(np.float64) - log_depth.mean()
+def _depth_terms(log_depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    x = log_depth - log_depth.mean()
     return np.stack([x, x**2 - (x**2).mean()], 1)
 
 
 def _clustered(
-    values: NDArray[np.float32], depth: NDArray[np.float64], scores: NDArray[np.float32], rng: np.random.Generator
+    cells: NDArray[np.int64],
+    genes: NDArray[np.int64],
+    values: NDArray[np.float32],
+    depth: NDArray[np.float64],
+    scores: NDArray[np.float32],
+    rng: np.random.Generator,
 ) -> Kinds:
     """Clusters of a batch, without what a cell's depth does to its log expression, which all batches would share."""
     n_cells = len(values)
@@ -187,29 +202,28 @@ def _clustered(
     cluster = np.zeros(n_cells, np.int64)
     if n_cells >= 2 * MIN_CELLS_PER_CLUSTER:
         cluster = leiden(fuzzy_graph(knn(scores, min(N_NEIGHBORS, n_cells // 3))))[0]
+    cluster = np.unique(cluster, return_inverse=True)[1]
+    sizes = np.bincount(cluster)
     # the slopes of depth are those within clusters, as clusters may differ in depth by nature
-    codes = np.unique(cluster, return_inverse=True)[1]
-    member = np.eye(codes.max() + 1)[codes] / np.bincount(codes)[codes, None]
-    depth_within = depth - (member.T @ depth)[codes]
-    values_within = values - (member.T @ values)[codes]
+    member = np.eye(len(sizes))[cluster] / sizes[cluster, None]
+    depth_within = depth - (member.T @ depth)[cluster]
+    values_within = values - (member.T @ values)[cluster]
     values = values - depth @ np.linalg.lstsq(depth_within, values_within, rcond=None)[0]
-    halves, sizes, center, covariance = [], [], [], []
-    for code in np.unique(codes):
-        cells = rng.permutation(np.flatnonzero(codes == code))
-        if len(cells) >= max(MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER * n_cells):
-            middle = len(cells) // 2
-            halves.append([values[cells[:middle]].mean(0), values[cells[middle:]].mean(0)])
-            sizes.append(len(cells))
-            center.append(scores[cells].mean(0))
-            covariance.append(np.cov(scores[cells].T))
-    if not halves:  # only small clusters: the batch as a whole
-        halves, sizes = [[values[::2].mean(0), values[1::2].mean(0)]], [n_cells]
-        center, covariance = [scores.mean(0)], [np.cov(scores.T)]
+    large = np.flatnonzero(sizes >= max(MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER * n_cells))
+    if not len(large):  # the batch as a whole
+        cluster, sizes, large = np.zeros(n_cells, np.int64), np.array([n_cells]), np.zeros(1, np.int64)
+    code = np.full(len(sizes), -1)
+    code[large] = np.arange(len(large))
+    members = [rng.permutation(np.flatnonzero(cluster == c)) for c in large]
+    halves = [[values[m[: len(m) // 2]].mean(0), values[m[len(m) // 2 :]].mean(0)] for m in members]
     return Kinds(
+        cells,
+        code[cluster],
+        genes,
         np.array(halves, np.float32).swapaxes(0, 1),
-        np.array(sizes) / n_cells,
-        np.array(center),
-        np.array(covariance),
+        sizes[large] / n_cells,
+        np.array([scores[m].mean(0) for m in members]),
+        np.array([np.cov(scores[m].T) for m in members]),
         values.mean(0, dtype=np.float64),
         values.var(0, dtype=np.float64) / n_cells,
     )

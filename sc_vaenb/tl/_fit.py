@@ -26,8 +26,9 @@ from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
 from ..fit.distributed import Processes, SharedStep, own_device, place, together
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, Step, fit
+from ..fit.lost_kinds import Lost, lost_kinds
 from ..fit.memory import halved, release
-from ..fit.overlap import Overlap, find_overlap, one_group
+from ..fit.overlap import Overlap, find_overlap
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
@@ -60,7 +61,10 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     with together(device) as processes:
         inputs = read_inputs(adata, params, options, seed, processes)
         counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
-        overlap = find_overlap(counts) if params.get("overlap") == "auto" else one_group(len(batches))
+        overlap = find_overlap(counts) if len(batches) else Overlap(np.ones((0, 0)), np.zeros(0, np.int64))
+        if params.get("overlap") == "all" and overlap.group.any():
+            logg.warning(_all_in_words(batches, overlap))
+            overlap = overlap.in_one_group()
         config = _model_config(params, inputs, overlap)
         checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
         start = logg.info(
@@ -134,6 +138,9 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         written,
         overlap.group,
     )
+    lost = [pair for batch, kinds in overlap.kinds.items() for pair in lost_kinds(embedding, batch, kinds)]
+    if lost:
+        verdict = replace(verdict, message=f"{verdict.message} {_lost_in_words(lost, batches, genes)}")
     record = {
         "params": written,
         "history": history.columns(),
@@ -145,13 +152,13 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     if labels:
         record["labels"] = {"names": np.array(labels, dtype=object), **told}
     if len(batches):
-        record["overlap"] = {"batches": batches.astype(object), **asdict(overlap)}
+        record["overlap"] = {"batches": batches.astype(object), "share": overlap.share, "group": overlap.group}
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.remove_extras(adata, key)
     _adata.write_result(adata, key, embedding, record)
     extras = write_components(adata, key, member, config.n_components) + write_labels(adata, key, model, embedding)
-    fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse
+    fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse and not lost
     (logg.info if fine else logg.warning)(verdict.message)
     if overlap.group.any():
         logg.warning(_groups_in_words(batches, overlap))
@@ -161,9 +168,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
 
 
 def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    n_groups = int(overlap.group.max()) + 1
-    names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]
-    listed = " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
+    n_groups, listed = int(overlap.group.max()) + 1, _listed(batches, overlap)
     if n_groups == len(batches):
         what = (
             f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So "
@@ -178,6 +183,32 @@ def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
         f"{what} The data cannot tell whether these differences are biological or technical. If they are biological "
         "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
         "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
+    )
+
+
+def _all_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
+    return (
+        "overlap='all': all differences between batches are taken out, though the counts show "
+        f"{overlap.group.max() + 1} groups without a kind of cell in common: {_listed(batches, overlap)}. If these "
+        "hold different cells, they get mixed, and what tells them apart is lost: then use overlap='auto'."
+    )
+
+
+def _listed(batches: NDArray[np.str_], overlap: Overlap) -> str:
+    n_groups = int(overlap.group.max()) + 1
+    names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]
+    return " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
+
+
+def _lost_in_words(lost: list[Lost], batches: NDArray[np.str_], genes: NDArray[np.str_]) -> str:
+    worst = max(lost, key=lambda pair: pair.share)
+    high, other = (", ".join(genes[which]) for which in (worst.genes, worst.other_genes))
+    more = f" (and {len(lost) - 1} more pairs)" if len(lost) > 1 else ""
+    return (
+        f"Kinds of cells were lost: in batch {str(batches[worst.batch])!r}, cells high in {high} and cells high in "
+        f"{other} are far apart in the counts, but {worst.share:.0%} of the closest cells of the former are of the "
+        f"latter in the embedding{more}. Fit again with another seed or more latent dimensions, and compare with "
+        "sc_vaenb.tl.vae."
     )
 
 

@@ -286,3 +286,39 @@ def test_the_way_of_a_minibatch_is_short(adata, fast, monkeypatch):
     assert [frame.name for frame in ways[0]] == ["cvae", "fit_into", "fit", "__call__", "gradients"]
     assert len({frame.filename for frame in ways[0]}) + 1 <= 5
     assert len(ways[0]) + 1 <= 6
+
+
+def sorted_populations():
+    """Three batches of one type each."""
+    adata = sc_vaenb.datasets.simulate(240, 200, n_types=3, n_batches=3, composition=np.eye(3), rng=4)
+    adata.layers["counts"] = adata.X.copy()
+    return adata
+
+
+def test_sorted_populations_are_not_mixed_and_a_warning_says_so(log):
+    adata = sorted_populations()
+    sc_vaenb.tl.cvae(adata, "batch", n_steps=40)
+    assert adata.uns["vae"]["overlap"]["group"].tolist() == [0, 1, 2]
+    assert "No two of the 3 batches (batch_0 | batch_1 | batch_2) have a kind of cell in common" in log.getvalue()
+    assert "fit again with overlap='all', and compare both" in log.getvalue()
+    types = adata.obs["cell_type"].to_numpy(str)
+    closest = sc_vaenb.metrics.knn(adata.obsm["X_vae"], 11).indices[:, 1:]
+    assert (types[closest] == types[:, None]).mean() > 0.95
+
+
+def test_all_batches_in_one_group_is_done_with_a_warning(log):
+    adata = sorted_populations()
+    sc_vaenb.tl.cvae(adata, "batch", overlap="all", n_steps=2)
+    assert adata.uns["vae"]["overlap"]["group"].tolist() == [0, 0, 0]
+    assert "overlap='all': all differences between batches are taken out, though the counts show 3 groups" in log.getvalue()
+
+
+def test_kinds_that_the_fit_loses_are_named(adata, fast, log, monkeypatch):
+    """As if the embedding had put all cells into one place."""
+    monkeypatch.setattr(
+        sc_vaenb.tl._fit, "aligned", lambda model, z, *rest: np.random.default_rng(0).normal(size=z.shape).astype("f4")
+    )
+    sc_vaenb.tl.cvae(adata, "batch", **fast)
+    message = adata.uns["vae"]["verdict"]["message"]
+    assert "Kinds of cells were lost: in batch 'batch_" in message
+    assert message in log.getvalue()
