@@ -76,7 +76,8 @@ def run_fit(options: argparse.Namespace) -> None:
     for path in sorted(folder.iterdir()):
         say(options, f"  {path.name}")
     if options.backed:
-        say(options, f"X and layers stay in {options.file or options.adata}: the .h5ad holds everything else")
+        counts = options.file or options.adata
+        say(options, f"X and layers stay in {counts}: {method_of(key, adata)}.h5ad holds everything else")
 
 
 @contextmanager

@@ -17,19 +17,10 @@ from sc_vaenb.cli import _fit as fitting
 from sc_vaenb.cli import _results
 from sc_vaenb.cli._writable import leave_out_unwritable
 from sc_vaenb.cli._write import write_adata
-from sc_vaenb.tl import _compare, _fit, _graph
+from sc_vaenb.tl import _compare, _graph
 
+pytestmark = pytest.mark.usefixtures("quick")
 FIT = ["--hidden", "8", "--n-latent", "4", "--n-steps", "10"]
-
-
-def plane(adata, *, neighbors_key, key_added, **_):
-    adata.obsm[key_added] = adata.obsm["X_" + neighbors_key.removeprefix("neighbors_")][:, :2].copy()
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(_fit, "default_steps", lambda n_cells: 10)
-    monkeypatch.setattr(_graph.sc.tl, "umap", plane)
 
 
 class Injected(RuntimeError):

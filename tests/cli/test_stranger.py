@@ -11,20 +11,18 @@ from sc_vaenb import cli
 from sc_vaenb.cli import _stranger
 from sc_vaenb.tl import _fit, _graph
 
+from .conftest import plane
+
 
 @pytest.fixture(scope="module")
 def _made(_file, tmp_path_factory):
     """A finished comparison, without UMAPs."""
     out = tmp_path_factory.mktemp("made") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fit, "default_steps", lambda n_cells: 10)
+        patch.setattr(_fit, "default_steps", lambda n_cells: 20)
         patch.setattr(_graph.sc.tl, "umap", plane)
         assert cli.main(["compare", str(_file), "--out", str(out), "--quiet"]) == 0
     return out
-
-
-def plane(adata, *, neighbors_key, key_added, **_):
-    adata.obsm[key_added] = adata.obsm["X_" + neighbors_key.removeprefix("neighbors_")][:, :2].copy()
 
 
 @pytest.fixture
@@ -34,12 +32,6 @@ def out(_made, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.txt").write_text("mine")
     return tmp_path / "out"
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(_fit, "default_steps", lambda n_cells: 10)
-    monkeypatch.setattr(_graph.sc.tl, "umap", plane)
 
 
 def changed(out, **changes):
