@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _forked, _lock, _counting = False, threading.RLock(), threading.Lock()
 
@@ -44,12 +48,22 @@ def counting() -> threading.Lock:
     return _counting
 
 
-@contextmanager
-def own_state() -> Iterator[None]:
+def own_state() -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compute as in a new session, whatever the user's has set: gradients, autocast, default device, NumPy's errors.
 
     In a forked process OpenMP would wait for ever for threads that only the parent has: there it is left at one.
     """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        wrapper = _as_new()(function)
+        wrapper.__kwdefaults__ = function.__kwdefaults__  # type: ignore[attr-defined]  # read where calls are planned
+        return wrapper
+
+    return decorate
+
+
+@contextmanager
+def _as_new() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="warn", under="ignore"))
         stack.enter_context(torch.inference_mode(False))

@@ -1,5 +1,7 @@
 """What the page says of a comparison that is not as usual."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,13 @@ def test_a_plot_that_is_not_possible_says_why(compared, monkeypatch):
     history = compared.uns["cvae"]["history"]
     compared.uns["cvae"]["history"] = {name: values[:0] for name, values in history.items()}
     assert any("ended before its first evaluation" in text for text in written(compared).texts("p"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_control_characters_are_marked(compared):
+    compared.obs["batch"] = compared.obs["batch"].cat.rename_categories(["bell \x07 $", "b"])
+    compared.uns["compare"]["failed"] = {"pca_harmony": "RuntimeError: \x1b[31mred"}
+    text = page(compared, "compare", command="compare a\x7f.h5ad", title="null \x00", data="a.h5ad", table="a.csv")
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text)
+    for marked in ("bell \ufffd $", "RuntimeError: \ufffd[31mred", "compare a\ufffd.h5ad", "<title>null \ufffd</title>"):
+        assert marked in text

@@ -74,3 +74,29 @@ def test_no_more_threads_than_the_process_may_have(prepared, monkeypatch):
 def test_what_cannot_be_is_refused(prepared, unchanged, arguments, error, text):
     with unchanged(prepared), pytest.raises(error, match=text):
         sc_vaenb.tl.harmony(prepared, **arguments)
+
+
+def test_few_cells_are_refused(prepared, refused):
+    few = prepared[:14].copy()
+    with refused(few, ValueError, "adata has 14 cells: Harmony, .* needs 15 at least"):
+        sc_vaenb.tl.harmony(few, "batch")
+
+
+def test_a_pca_of_one_gene_is_refused(prepared, refused):
+    alone = prepared[:, :1].copy()
+    with refused(alone, ValueError, "adata has 300 cells and 1 genes to use: a PCA needs two of each at least"):
+        sc_vaenb.tl.harmony(alone, "batch")
+
+
+@pytest.mark.parametrize("n_components", [19, 20, 21])
+def test_as_many_cells_as_components(prepared, n_components):
+    """harmonypy tells cells from components by their number; components of zeros change nothing."""
+    few = prepared[:20].copy()
+    few.obsm["X_part"] = np.zeros((20, n_components))
+    few.obsm["X_part"][:, :5] = np.random.default_rng(0).normal(size=(20, 5))
+    few.obsm["X_five"] = few.obsm["X_part"][:, :5].copy()
+    for name in ("part", "five"):
+        sc_vaenb.tl.harmony(few, "batch", basis=f"X_{name}", key_added=f"{name}_harmony")
+    np.testing.assert_allclose(few.obsm["X_part_harmony"][:, :5], few.obsm["X_five_harmony"], atol=1e-5)
+    assert not few.obsm["X_part_harmony"][:, 5:].any()
+    assert few.obsm["X_part_harmony"].shape == (20, n_components)

@@ -242,6 +242,12 @@ def test_what_is_wrong_with_the_reference_is_said_of_it(three, refused):
         sc_vaenb.tl.map_query(query, reference)
 
 
+def test_a_reference_of_one_cell_is_refused(three, refused):
+    query, reference = three
+    with refused(query, ValueError, "reference has one cell: .* needs two"):
+        sc_vaenb.tl.map_query(query, reference[:1].copy())
+
+
 def test_what_is_wrong_with_the_new_cells_is_said(three, refused):
     query, reference = three
     with refused(query, KeyError, r"batch_key='sample' is not in adata\.obs"):
