@@ -55,7 +55,7 @@ def check_embedding(values: ArrayLike, what: str = "embedding", *, min_cells: in
 
 def check_graph(graph: Any) -> csr_array:
     """Return a square sparse matrix of finite weights, none negative, as float64 CSR, or raise ValueError."""
-    if graph.ndim != 2 or graph.shape[0] != graph.shape[1] or graph.shape[0] < 2:
+    if graph.ndim != 2 or graph.shape[0] != graph.shape[1] or not graph.shape[0]:
         raise ValueError(f"graph has shape {graph.shape}: pass a square one, cells x cells, such as of fuzzy_graph.")
     if graph.dtype.kind not in "biuf":
         raise ValueError(f"graph holds {graph.dtype}: pass one of weights, such as of fuzzy_graph.")

@@ -77,10 +77,5 @@ def test_control_characters_are_marked(compared):
     compared.uns["compare"]["failed"] = {"pca_harmony": "RuntimeError: \x1b[31mred"}
     text = page(compared, "compare", command="compare a\x7f.h5ad", title="null \x00", data="a.h5ad", table="a.csv")
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text)
-    for marked in (
-        "bell \ufffd $",
-        "RuntimeError: \ufffd[31mred",
-        "compare a\ufffd.h5ad",
-        "<title>null \ufffd</title>",
-    ):
+    for marked in ("bell \ufffd $", "RuntimeError: \ufffd[31mred", "compare a\ufffd.h5ad", "<title>null \ufffd</title>"):
         assert marked in text
