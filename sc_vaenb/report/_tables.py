@@ -14,6 +14,7 @@ from ._meaning import FROM_BEFORE, GROUPS, MEANING
 if TYPE_CHECKING:
     from anndata import AnnData
 
+SUMMARY = "total", "bio", "batch", "total_scib", "bio_scib", "batch_scib"
 MOST_BATCHES, MOST_LABELS = 12, 60  # columns and rows of a table that is still read
 NO_LABEL = "(no label)"
 CHOICE = {
@@ -74,7 +75,7 @@ def score_table(record: Mapping[str, Any]) -> Scores:
     uncorrected = method_of.get(record["scores"]["params"].get("reference", ""))
 
     groups: dict[str, list[Row]] = {title: [] for title in GROUPS.values()}
-    for name in [name for name in ("total", "bio", "batch") if name in mean] + metrics.index.tolist():
+    for name in [name for name in SUMMARY if name in mean] + metrics.index.tolist():
         if mean[name].isna().all():
             continue
         known = metrics.loc[name] if name in metrics.index else None

@@ -19,10 +19,11 @@ from ._arguments import check_arguments
 from ._cvae import cvae
 from ._graph import downstream
 from ._harmony import harmony
+from ._null_split import null_split
 from ._pca import log_pca
 from ._score import check_scored, score_embeddings
 from ._vae import vae
-from ._verdict import verdict_in_words
+from ._verdict import judge
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -168,14 +169,26 @@ def compare(
     keys = methods["embedding"].tolist()
     uncorrected = keys[0] if methods["method"][0] == "PCA" else None
     scores = score_embeddings(adata, keys, batch_key, label_key, uncorrected, MOST_SCORED, rng)
+    fitted = set(methods["method"])
+
+    def null_runs(null: AnnData, half_key: str, n_steps: int) -> list[Run]:
+        most = min(n_steps, (cvae.__kwdefaults__ or {})["n_steps"] or n_steps)
+        short = {name: {**v, "n_steps": min(v.get("n_steps") or most, most)} for name, v in (variants or {}).items()}
+        found = _runs(null, half_key, short, 1, rng, {**options, "n_steps": most}, data, set())
+        return [run for run in found if run.method in fitted]
+
+    null, losses = null_split(adata, batch_key, null_runs, adata.uns.get(key_added, {}).get("null_split"), rng)
+    findings, verdict = judge(adata, methods, scores, batch_key, label_key, losses, rng)
     params = {"batch_key": batch_key, "label_key": label_key, "n_seeds": n_seeds, "resolution": resolution, "rng": rng}
     adata.uns[key_added] = {
         "scores": scores,
         "methods": methods,
-        "verdict": verdict_in_words(adata, methods, scores, label_key),
+        "findings": findings,
+        "verdict": verdict,
         "params": {name: value for name, value in params.items() if value is not None},
         "failed": failed,
         "made": made,
+        **({"null_split": null} if len(null) else {}),
     }
     logg.hint(adata.uns[key_added]["verdict"])
     return adata if copy else None
