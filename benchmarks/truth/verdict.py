@@ -2,10 +2,10 @@
 
     python benchmarks/truth/verdict.py 1000 1001 1002
 
-prints, for each question, how many of its statements are right with these seeds. Thresholds were tuned on seeds 0 to 9.
-Counts are simulated or real (../shared/data, left out where they are not there). Embeddings are PCA and Harmony of these
-counts, and, so that the rules are tested on what is known, embeddings that keep or destroy what they are made to:
-"Clean" is the PCA of the same cells simulated without a batch effect, "Merged" moves the cells of one type onto another.
+prints, for each question, how many of its statements are right with these seeds. Rules were tuned on seeds 0 to 9.
+Counts are simulated or real (../shared/data, left out where they are not there). Embeddings are PCA and Harmony of
+these counts, and, so that the rules are tested on what is known, embeddings that keep or destroy what they are made to:
+"Clean" is the PCA of the same cells without a batch effect, "Merged" moves the cells of one type onto another.
 `fits=True` adds a VAE and a CVAE of few steps.
 """
 

@@ -13,7 +13,7 @@ from ..metrics import BIO_WEIGHTS, READINGS, aggregate
 from ..metrics.catalogue import BIO_WEIGHT
 from ..metrics.ranking import ALPHA, SEED_SD, Lead, draw_cells, lead, score_draws, seed_variance
 from ._findings import ADVICE, BEST, UNCORRECTED, Confidence, Finding, Judged, few, number, p_value
-from ._harm import Harm
+from ._harm import Harm, keeps_better
 
 ROBUST = 2 / 3  # of the readings of the scores that a method wins, to be called best whatever the reading
 SLOW = "kbet"  # left out of draws of cells: it takes as long as all others
@@ -106,7 +106,15 @@ def best_and_advice(data: Judged, ranking: Ranking, needed: Finding, harms: Mapp
     if needed.answer in {"no", "cannot be told"} and plain:
         return _without_correction(data, ranking, needed, plain)
     usable = [name for name in names if not harms[name].excludes]
-    pool = harmless if any(name not in UNCORRECTED for name in harmless) else usable or names
+    pool = usable or names
+    if correcting := [name for name in harmless if name not in UNCORRECTED]:
+        best = ranking.order(correcting)[0]
+        pool = harmless + [
+            name
+            for name in names
+            if harms[name].lost and not harms[name].in_null and not keeps_better(data, best, name, harms[name])
+        ]
+        usable = list(dict.fromkeys([*pool, *usable]))
     return _with_correction(data, ranking, needed, harms, pool, usable)
 
 

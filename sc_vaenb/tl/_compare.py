@@ -73,13 +73,15 @@ def compare(
         Column of `obs` with the batch of each cell; two batches or more.
     label_key
         Column of `obs` with the cell types. `None`: there are no labels; then methods are compared by how well batches
-        mix and how much of each batch's own neighbourhoods they keep.
+        mix and how much of each batch's own neighbourhoods they keep. A fit that was told these labels (`labels_key`)
+        is scored, but left out of the best.
     variants
         Further CVAEs: a name and the arguments of :func:`sc_vaenb.tl.cvae` for each, such as
         `{"cvae_wide": {"hidden": (256,)}}`.
     n_seeds
-        Fits of each model, with the seeds `rng`, `rng + 1`, ...: with two or more, the verdict knows whether a lead
-        exceeds chance. The first is what plots show.
+        Fits of each model, with the seeds `rng`, `rng + 1`, ... The first is what plots show. With one, the verdict
+        assumes how much scores vary over seeds (a standard deviation of 0.02), so that only a lead of about 0.1 is
+        called one; three measure it.
     layer, mask_var
         Counts and genes, as in :func:`sc_vaenb.tl.cvae`.
     resolution
@@ -106,10 +108,34 @@ def compare(
         What :func:`sc_vaenb.tl.vae` and :func:`sc_vaenb.tl.cvae` write. Further seeds write `NAME_seed1`, ... and have
         an embedding alone.
 
-    `uns["compare"]` holds `scores` (as :func:`sc_vaenb.tl.score` writes them), `methods` (DataFrame: a row per
-    embedding with `method`, `seed`, `embedding`, and the `seconds` that it took, without neighbours and UMAP),
-    `verdict` (text), `params`, `failed` (the error of each method that failed), and `made` (what this and earlier calls
-    computed, with checksums).
+    `uns["compare"]` holds
+
+    `verdict`
+        Text: which method is best and what to do, whether correction is needed, what each method loses or leaves. Each
+        line is a sentence with its numbers behind it.
+    `findings`
+        The same as a DataFrame: `question`, `subject` (the method, where it is about one; for "Which method is best?"
+        the one to go on with), `answer` (such as "yes", "no", "hardly", "few", "cannot be told", or names joined by
+        " or "), `confidence` ("high", "moderate", "low"), `sentence` and `evidence`.
+    `scores`
+        As :func:`sc_vaenb.tl.score` writes them.
+    `methods`
+        DataFrame: a row per embedding with `method`, `seed`, `embedding`, and the `seconds` that it took, without
+        neighbours and UMAP.
+    `null_split`
+        DataFrame: the purity of clusters `before` and `after` each correction of the largest batch, split at random
+        into two; only where that batch has 100 cells.
+    `params`, `failed`, `made`
+        Arguments, the error of each method that failed, and what this and earlier calls computed, with checksums.
+
+    Notes
+    -----
+    *Is correction needed?* Batches are permuted within types (without labels: clusters) of the PCA. *Harm*: a type is
+    lost if the share of its cells' neighbours that are of the type falls by 0.1 or more below PCA's, and a bootstrap
+    over its cells excludes half of that. A method by which a tenth of all purity or a third of the types is lost
+    is never best, and one that loses any type only where no other correction keeps it. *Best*: the highest total among these; methods
+    that it does not lead beyond chance (over seeds, and over draws of half of the cells) are named beside it. The total
+    is computed in twelve ways, of which the default is one.
 
     Raises
     ------

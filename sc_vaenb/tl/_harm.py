@@ -15,7 +15,8 @@ from ..metrics.separation import clusters
 from ._findings import HARM, LEFT, SCALE, SEEN, UNCORRECTED, Confidence, Finding, Judged, few, number
 from ._needed import MIXED
 
-MAJOR_CELLS, MAJOR_LABELS = 0.2, 0.34  # share of the cells, or of the labels, that are lost: such a method is not best
+MAJOR_FALL = 0.1  # of the purity of all cells, by what the lost types lost: such a method is not best
+SEVERE, MANY = 0.3, 0.34  # nor is one that loses so many of the types by such a fall
 K = 16  # cells of a neighbourhood, the cell itself included
 COARSE = 0.5  # resolution of the clusters of single batches
 SURE = 0.1  # fall of a purity that the bootstrap excludes
@@ -64,9 +65,18 @@ def find_harm(data: Judged, name: str, in_null: Sequence[Loss] = ()) -> Harm:
     by_vae: frozenset[str] = frozenset()
     if lost and data.labels is not None and name not in UNCORRECTED and "VAE" in data.embeddings:
         by_vae = frozenset(loss.label for loss in _losses(data, before, "VAE") if loss.lost)
-    n_cells = sum(loss.n_cells for loss in lost)
-    major = n_cells >= MAJOR_CELLS * sum(loss.n_cells for loss in found) or len(lost) >= MAJOR_LABELS * len(found)
+    fall = sum(loss.n_cells * (loss.before - loss.after) for loss in lost)
+    severe = [loss for loss in lost if loss.before - loss.after >= SEVERE]
+    major = fall >= MAJOR_FALL * sum(loss.n_cells for loss in found) or len(severe) >= MANY * len(found)
     return Harm(lost, before, by_vae, bool(lost) and major, [loss for loss in in_null if loss.lost])
+
+
+def keeps_better(data: Judged, better: str, name: str, harm: Harm) -> bool:
+    """Whether one method keeps any of the labels that another has lost, by the rule by which they are lost.
+
+    Two methods on either side of a limit need not differ.
+    """
+    return any(loss.lost and loss.label in harm.labels for loss in _losses(data, better, name))
 
 
 def _losses(data: Judged, before: str, after: str) -> list[Loss]:
@@ -148,7 +158,7 @@ def seen_in_words(data: Judged, name: str, best: str) -> Finding:
             right[method] = f"{np.nanmean(hits):.2f} in {method}"
     if right:
         evidence = (
-            f"Of the {untold.sum():,} cells whose labels were held back, the share to which cells of other batches give "
+            f"Of the {untold.sum():,} cells whose labels were held back, the share to which other batches give "
             f"the right label is {' and '.join(right.values())}."
         )
     return Finding(SEEN, name, "yes", "high", text, evidence)

@@ -23,6 +23,22 @@ def test_the_best_method_is_that_of_the_verdict(record):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_sentences_come_first_and_a_comparison_of_an_earlier_version_is_shown_too(compared):
+    record = compared.uns["compare"]
+    assert best_method(record) == record["findings"]["subject"][0]
+    first = written(compared).texts("li")[8]  # after the contents, of which one is of what failed
+    assert first.startswith(record["findings"]["sentence"][0])
+    record["verdict"] = "Best by the total score, 0.6 bio + 0.4 batch: VAE (0.626).\nTake it."
+    for name in ("findings", "null_split"):
+        record.pop(name, None)
+    del record["scores"]["metrics"]["in_scib"]
+    page = written(compared)
+    assert best_method(record) == "VAE"
+    assert page.texts("li")[8:10] == record["verdict"].splitlines()
+    assert "The same as a table" not in page.texts("summary")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_groups_of_batches_that_a_fit_found_are_shown(compared):
     assert "fell into" not in " ".join(written(compared).texts("p"))
     compared.uns["cvae"]["overlap"]["group"] = np.array([0, 1])
