@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
 
-from ._check import IntArray, check_embedding, check_groups
+from ._check import FloatArray, IntArray, check_embedding, check_groups
 from .clustering import leiden
 from .neighbors import fuzzy_graph, knn, knn_within
 
 _MIN_CELLS = 5  # of a batch in a stratum, for its cells to be compared with others
 _K_GRAPH = 15
+_MIN_CLUSTER = 10  # cells, for a centroid
 
 
 class Separation(NamedTuple):
@@ -114,3 +117,41 @@ def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN
     least = np.minimum(np.maximum(min_cells, 0.02 * batches.sizes), batches.sizes)[:, None]
     there = (table >= least).astype(np.intp)
     return np.asarray(connected_components(there @ there.T > 0, directed=False)[1], dtype=np.intp)
+
+
+def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float = 0.5, seed: int = 0) -> IntArray:
+    """Group batches whose own clusters lie to each other in the same way, as under a batch effect that shifts a batch.
+
+    Each batch is clustered by itself. Two batches are linked if one shift lays three clusters of one (or all, of two)
+    on clusters of the other, to within half of the distance to the next cluster. One shared type shows nothing, and
+    types that differ in the same way (two stages of each) look like the same types.
+
+    Returns
+    -------
+    For each batch, in the sorted order of names, the code of its group, counted from 0.
+    """
+    x = check_embedding(embedding)
+    batches = check_groups(batch, len(x), "batch")
+    centroids = []
+    for code in range(len(batches.names)):
+        own = x[batches.codes == code]
+        found = clusters(own, resolution=resolution, seed=seed) if len(own) > 2 * _K_GRAPH else np.zeros(len(own), int)
+        large = np.flatnonzero(np.bincount(found) >= _MIN_CLUSTER)
+        centroids.append(np.array([own[found == cluster].mean(axis=0) for cluster in large]).reshape(len(large), -1))
+    linked = np.eye(len(centroids), dtype=np.intp)
+    for a, b in combinations(range(len(centroids)), 2):
+        linked[a, b] = linked[b, a] = _laid_on_each_other(centroids[a], centroids[b])
+    return np.asarray(connected_components(linked, directed=False)[1], dtype=np.intp)
+
+
+def _laid_on_each_other(a: FloatArray, b: FloatArray) -> bool:
+    if min(len(a), len(b)) < 2:
+        return False
+    near_a, near_b = (np.sort(cdist(each, each), axis=1)[:, 1] for each in (a, b))
+    most = 0
+    for shift in (b[:, None] - a[None]).reshape(-1, a.shape[1]):
+        distances = cdist(a + shift, b)
+        nearest = distances.argmin(axis=1)
+        close = distances.min(axis=1) <= 0.5 * np.minimum(near_a, near_b[nearest])
+        most = max(most, len(set(nearest[close])))
+    return most >= min(3, len(a), len(b))

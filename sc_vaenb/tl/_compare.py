@@ -132,10 +132,10 @@ def compare(
     -----
     *Is correction needed?* Batches are permuted within types (without labels: clusters) of the PCA. *Harm*: a type is
     lost if the share of its cells' neighbours that are of the type falls by 0.1 or more below PCA's, and a bootstrap
-    over its cells excludes half of that. A method by which a tenth of all purity or a third of the types is lost
-    is never best, and one that loses any type only where no other correction keeps it. *Best*: the highest total among these; methods
-    that it does not lead beyond chance (over seeds, and over draws of half of the cells) are named beside it. The total
-    is computed in twelve ways, of which the default is one.
+    over its cells excludes half of that. A method by which a tenth of all purity, or most of a third of the types, is
+    lost is never best, and one that loses any type only where no other correction keeps it. *Best*: the highest total
+    among these; methods that it does not lead beyond chance (over seeds, and over draws of half of the cells) are named
+    beside it. The total is computed in twelve ways, of which the default is one.
 
     Raises
     ------

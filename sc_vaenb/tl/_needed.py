@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
-from ..metrics.separation import Separation, batch_separation, clusters, linked_batches
+from ..metrics.separation import Separation, batch_separation, clusters, linked_batches, shifted_batches
 from ._findings import NEEDED, SCALE, Confidence, Finding, Judged, few, number, p_value
 
 MIXED = 0.05  # batch separation within types: less is as good as mixed
@@ -40,7 +40,10 @@ def correction_needed(data: Judged) -> Finding:
             f" But {1 - found.tested:.0%} of the cells are in clusters of one batch alone, and without labels it "
             "cannot be told whether these are other kinds of cells or the same under a strong batch effect."
         )
-    return Finding(NEEDED, "", answer, confidence, sentence + _unlinked(data, strata), evidence)
+    unlinked = _unlinked(data, strata)
+    if unlinked and confidence == "high":
+        confidence = "moderate"
+    return Finding(NEEDED, "", answer, confidence, sentence + unlinked, evidence)
 
 
 def _weigh(found: Separation) -> tuple[str, Confidence, str]:
@@ -57,8 +60,9 @@ def _unlinked(data: Judged, strata: NDArray[Any]) -> str:
     """A sentence on sets of batches without a type in common, between which nothing can be told."""
     names = np.unique(data.batch)
     linked = linked_batches(data.batch, strata)
-    if data.labels is None and data.groups is not None:  # they share a cluster, or what a fit took for the same kind
-        together = (linked[:, None] == linked) | (data.groups[:, None] == data.groups)
+    if data.labels is None and len(np.unique(linked)) > 1:  # they share a cluster, or kinds of cells in two clusters
+        groups = _groups(data)
+        together = (linked[:, None] == linked) | (groups[:, None] == groups)
         linked = connected_components(together, directed=False)[1]
     sets = [", ".join(names[linked == code]) for code in np.unique(linked)]
     if len(sets) == 1:
@@ -69,6 +73,11 @@ def _unlinked(data: Judged, strata: NDArray[Any]) -> str:
     )
 
 
+def _groups(data: Judged) -> NDArray[Any]:
+    """Batches with kinds of cells in common: as a fit found, else as their own clusters lie to each other."""
+    return data.groups if data.groups is not None else shifted_batches(data.reference, data.batch)
+
+
 def _nothing_shared(data: Judged) -> Finding:
     names = np.unique(data.batch)
     if data.labels is not None:
@@ -76,9 +85,12 @@ def _nothing_shared(data: Judged) -> Finding:
         text = "Whether correction is needed cannot be told from these data, because no type is in two batches."
         return Finding(NEEDED, "", "cannot be told", "high", text, f"Batch {held}.")
     where = f"In the {data.uncorrected}, every cluster is of one batch."
-    if data.groups is not None and len(np.unique(data.groups)) == 1:
+    if len(np.unique(_groups(data))) == 1:
         text = "Correction is needed: batches have kinds of cells in common, and yet no cluster holds two batches."
-        return Finding(NEEDED, "", "yes", "moderate", text, f"{where} The fit found kinds of cells that batches share.")
+        found = "The fit found kinds of cells that batches share."
+        if data.groups is None:
+            found = "One shift lays the clusters of a batch on those of another."
+        return Finding(NEEDED, "", "yes", "moderate", text, f"{where} {found}")
     text = (
         "Whether correction is needed cannot be told from these data, because no cluster is in two batches: this is a "
         "strong batch effect, or batches without a type in common."
