@@ -4,7 +4,6 @@ from .across import cross_batch_accuracy, cross_batch_hits
 from .catalogue import BIO_WEIGHTS, METRICS, READINGS, SCIB, Case, Metric, aggregate, summarize
 from .clustering import RESOLUTIONS, ClusterScore, best_nmi, cluster_scores, leiden
 from .connectivity import graph_connectivity
-from .geometry import geometry
 from .isolated import isolated_labels
 from .kbet import kbet_label, kbet_per_label
 from .lisi import cilisi, cilisi_per_cell, clisi, ilisi, lisi
@@ -12,6 +11,7 @@ from .mixing import Mixing, same_batch_share
 from .neighbors import Neighbors, fuzzy_graph, graph_neighbors, knn
 from .overcorrection import label_purity, neighborhood_overlap, overlap_per_batch, purity_kept, purity_per_label
 from .pcr import pcr_comparison, variance_explained
+from .scgraph import geometry
 from .scoring import score
 from .silhouette import bras, silhouette_label, silhouette_samples
 

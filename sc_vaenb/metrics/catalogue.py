@@ -14,7 +14,6 @@ from ._check import FloatArray, IntArray
 from .across import cross_batch_accuracy
 from .clustering import RESOLUTIONS, ClusterScore, best_nmi, cluster_scores
 from .connectivity import graph_connectivity
-from .geometry import geometry
 from .isolated import isolated_labels
 from .kbet import kbet_per_label
 from .lisi import cilisi, clisi, ilisi
@@ -22,6 +21,7 @@ from .mixing import Mixing, same_batch_share
 from .neighbors import Neighbors, fuzzy_graph, graph_neighbors, knn
 from .overcorrection import LabelSet, label_purity, neighborhood_overlap, purity_kept
 from .pcr import pcr_comparison
+from .scgraph import geometry
 from .silhouette import bras, silhouette_samples
 
 GRAPH_K = 15

@@ -9,7 +9,7 @@ MEANING = {
     "batch_scib": "batch of scIB's scores",
     "cross_batch_accuracy": "share of cells to which the nearest cells of other batches give the right type, "
     "each type counting the same",
-    "geometry": "types are as far from each other as they are within single batches (rank correlation, scGraph)",
+    "geometry": "types are as far from each other as they are within single batches (as scGraph; 0.5: no correlation)",
     "cilisi": "neighbourhoods within a type hold all batches that have the type",
     "isolated_labels": "the types that occur in the fewest batches stay apart from all others (silhouette)",
     "nmi": "Leiden clusters, at the resolution that fits best, agree with the types (mutual information)",

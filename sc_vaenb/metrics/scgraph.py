@@ -10,7 +10,8 @@ from .pcr import check_reference
 
 _MIN_CELLS = 10  # of a type in a batch, for a centroid
 _TRIMMED = 0.05  # of the cells at either end of each dimension
-_MIN_OTHERS = 3  # other types whose distances are ranked
+_MIN_PAIRS = 6  # of types, for a correlation
+_CLOSEST = 1e-3  # distance, in units of their mean, below which a pair gets no more weight
 
 
 def _distances(x: FloatArray, labels: Groups, cells: IntArray) -> FloatArray:
@@ -29,12 +30,14 @@ def _distances(x: FloatArray, labels: Groups, cells: IntArray) -> FloatArray:
 
 
 def geometry(embedding: ArrayLike, reference: ArrayLike, labels: ArrayLike, batch: ArrayLike) -> float:
-    """Rank correlation of the distances between types with those inside single batches, where no batch effect is.
+    """Correlation of the distances between types with those inside single batches, where no batch effect is.
 
     After scGraph [1]_: the distances between trimmed centroids are measured in the reference inside each batch, scaled
-    to a mean of 1, and averaged over batches; they are compared, for each type, with the distances from that type's
-    centroid to the others in the embedding of all cells (Spearman), and averaged over types. Types of fewer than 10
-    cells in a batch are left out of that batch. Two types that no batch has both are not compared.
+    to a mean of 1, averaged over batches, and compared with the distances in the embedding of all cells, by Pearson's
+    correlation with weights 1 / distance, so that close relatives count most. Two types that no batch has both are not
+    compared; types of fewer than 10 cells in a batch are left out of that batch. Here all pairs of types are compared
+    at once, where scGraph averages over types, because a correlation over three or four distances is mostly noise; it
+    is scaled to (r + 1) / 2, as silhouettes are.
 
     Parameters
     ----------
@@ -45,15 +48,13 @@ def geometry(embedding: ArrayLike, reference: ArrayLike, labels: ArrayLike, batc
 
     Returns
     -------
-    Between 0 (no or an inverse correlation) and 1; NaN where no type has three others to be compared with.
+    Between 0 and 1 (0.5: no correlation); NaN for fewer than six pairs of types, or where they are all as far apart.
 
     References
     ----------
     .. [1] Wang, Leskovec and Regev (2025), Limitations of cell embedding metrics assessed using drifting islands,
        Nature Biotechnology.
     """
-    from scipy.stats import rankdata
-
     x = check_embedding(embedding)
     before = check_reference(reference, x)
     types, batches = check_groups(labels, len(x), "labels"), check_groups(batch, len(x), "batch")
@@ -63,9 +64,10 @@ def geometry(embedding: ArrayLike, reference: ArrayLike, labels: ArrayLike, batc
     n_known = (~np.isnan(inside)).sum(axis=0)
     expected = np.where(n_known > 0, np.nansum(inside, axis=0) / np.maximum(n_known, 1), np.nan)
     found = _distances(x, types, np.arange(len(x)))
-    correlations = []
-    for a, b in zip(expected, found, strict=True):
-        known = ~np.isnan(a) & ~np.isnan(b)
-        if known.sum() >= _MIN_OTHERS and np.ptp(a[known]) > 0 and np.ptp(b[known]) > 0:
-            correlations.append(np.corrcoef(rankdata(a[known]), rankdata(b[known]))[0, 1])
-    return max(0.0, float(np.mean(correlations))) if correlations else float("nan")
+    upper = np.triu_indices(len(types.names), k=1)
+    known = ~np.isnan(expected[upper]) & ~np.isnan(found[upper])
+    a, b = expected[upper][known], found[upper][known]
+    if len(a) < _MIN_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    covariance = np.cov(a, b, aweights=1 / np.maximum(a, _CLOSEST))
+    return float((1 + covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1])) / 2)

@@ -17,7 +17,7 @@ def types():
 
 def test_a_batch_effect_on_the_reference_does_not_matter(types):
     x, shifted, labels, batch = types
-    assert geometry(x, shifted, labels, batch) == pytest.approx(1)
+    assert geometry(x, shifted, labels, batch) == pytest.approx(1, abs=1e-3)
 
 
 def test_types_in_another_order_are_seen(types):
@@ -27,7 +27,7 @@ def test_types_in_another_order_are_seen(types):
     assert geometry(moved, shifted, labels, batch) < 0.6
 
 
-def test_it_is_not_defined_without_three_others(types):
+def test_it_is_not_defined_for_few_pairs(types):
     x, shifted, labels, batch = types
     few = labels < 3
     assert np.isnan(geometry(x[few], shifted[few], labels[few], batch[few]))
