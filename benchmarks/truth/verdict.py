@@ -288,7 +288,7 @@ def real_split(seed: int) -> list[dict[str, Any]]:
         if "halves" in design:
             adata.obs["batch"] = pd.Categorical(np.where(rng.permutation(adata.n_obs) % 2, "half a", "half b"))
         adata.obs["cell_type"] = adata.obs["cell_type"].cat.remove_unused_categories()
-        sc_vaenb.pp.prepare(adata, batch_key="batch", n_genes=min(1000, adata.n_vars))
+        sc_vaenb.pp.prepare(adata, batch_key="batch", n_top_genes=min(1000, adata.n_vars))
         for label_key in ("cell_type", None) if adata.obs["cell_type"].nunique() > 1 else (None,):
             findings = compared(adata.copy(), label_key)
             full = f"{name}: {design}" + ("" if label_key else ", no labels")

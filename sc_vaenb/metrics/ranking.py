@@ -39,6 +39,8 @@ def draw_cells(strata: Sequence[ArrayLike], n_cells: int, rng: int | np.random.G
         code = np.unique(code * len(groups.names) + groups.codes, return_inverse=True)[1]
     n_strata = int(code.max()) + 1
     size = max(min(n_cells // 2, MAX_DRAWN), min(2 * n_strata, n_cells - 1))
+    if size < 2 * n_strata:  # nearly every cell is a stratum of its own
+        return []
     generator = np.random.default_rng(rng)
     return [stratified_draw(code, size, generator) for _ in range(N_DRAWS)]
 
@@ -111,6 +113,7 @@ def lead(
     of_seeds = sum(
         0.0 if alone else variance / len(values) for values, alone in zip((first, second), fixed, strict=True)
     )
+    drawn = drawn[np.isfinite(drawn)]
     of_cells = float(np.var(drawn, ddof=1)) * drawn_share / (1 - drawn_share) if len(drawn) > 1 else 0.0
     se = float(np.sqrt(of_seeds + of_cells))
     if not se > 0:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MOST_SCORED = 20_000  # cells, above which scores are means over draws
 BESIDE = "_compare"  # put behind the name of a method where something else has that name
 OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
+OWN_KEYS = "pca", "pca_harmony", "vae", "cvae"
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ def compare(
     def null_runs(null: AnnData, half_key: str, n_steps: int) -> list[Run]:
         most = min(n_steps, (cvae.__kwdefaults__ or {})["n_steps"] or n_steps)
         short = {name: {**v, "n_steps": min(v.get("n_steps") or most, most)} for name, v in (variants or {}).items()}
-        found = _runs(null, half_key, short, 1, rng, {**options, "n_steps": most}, data, set())
+        own = {*OWN_KEYS, *short}  # nothing of the user's is in a null split
+        found = _runs(null, half_key, short, 1, rng, {**options, "n_steps": most}, data, own)
         return [run for run in found if run.method in fitted]
 
     null, losses = null_split(adata, batch_key, null_runs, adata.uns.get(key_added, {}).get("null_split"), rng)

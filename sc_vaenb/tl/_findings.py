@@ -57,6 +57,7 @@ class Judged:
     uncorrected: str | None
     groups: NDArray[np.int64] | None = None
     seen: dict[str, tuple[str, NDArray[np.bool_]]] = field(default_factory=dict)
+    purities: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # of methods, once computed
 
     @property
     def reference(self) -> NDArray[np.float32]:

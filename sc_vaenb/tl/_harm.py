@@ -86,15 +86,17 @@ def _losses(data: Judged, before: str, after: str) -> list[Loss]:
 
 def _purity(data: Judged, name: str, names: NDArray[Any]) -> NDArray[np.float64]:
     """Each cell's purity, as a mean over seeds: among all cells by labels, within its batch by clusters of batches."""
-    parts = [np.arange(len(names))]
-    if data.labels is None:
-        parts = [np.flatnonzero(data.batch == batch) for batch in np.unique(data.batch)]
-    purity = np.full((len(data.embeddings[name]), len(names)), np.nan)
-    for row, embedding in zip(purity, data.embeddings[name], strict=True):
-        for cells in parts:
-            if len(cells) > 1:
-                row[cells] = purity_per_cell(knn(embedding[cells], K), names[cells])
-    return purity.mean(axis=0)
+    if name not in data.purities:
+        parts = [np.arange(len(names))]
+        if data.labels is None:
+            parts = [np.flatnonzero(data.batch == batch) for batch in np.unique(data.batch)]
+        purity = np.full((len(data.embeddings[name]), len(names)), np.nan)
+        for row, embedding in zip(purity, data.embeddings[name], strict=True):
+            for cells in parts:
+                if len(cells) > 1:
+                    row[cells] = purity_per_cell(knn(embedding[cells], K), names[cells])
+        data.purities[name] = purity.mean(axis=0)
+    return data.purities[name]
 
 
 def _clusters_of_batches(data: Judged) -> NDArray[np.str_]:

@@ -126,6 +126,7 @@ def test_a_clear_lead_is_one():
     assert found.se < 1e-9
     assert found.p < 1e-9
     assert lead([0.7], [0.7], np.array([]), variance, freedom).p == 1
+    assert lead([0.7], [0.6], np.full(6, np.nan), variance, freedom).p > ALPHA  # not defined on draws: seeds alone
 
 
 def test_draws_are_halves_with_every_stratum():
@@ -135,3 +136,4 @@ def test_draws_are_halves_with_every_stratum():
         assert 48 <= len(drawn) == len(set(drawn)) <= 50
         assert ((drawn >= 90) & (drawn < 95)).any()
     assert draw_cells([np.repeat("a", 30)], 30) == []
+    assert draw_cells([np.arange(60)], 60) == []
