@@ -65,10 +65,16 @@ def find_harm(data: Judged, name: str, in_null: Sequence[Loss] = ()) -> Harm:
     by_vae: frozenset[str] = frozenset()
     if lost and data.labels is not None and name not in UNCORRECTED and "VAE" in data.embeddings:
         by_vae = frozenset(loss.label for loss in _losses(data, before, "VAE") if loss.lost)
-    fall = sum(loss.n_cells * (loss.before - loss.after) for loss in lost)
     severe = [loss for loss in lost if loss.before - loss.after >= SEVERE]
-    major = fall >= MAJOR_FALL * sum(loss.n_cells for loss in found) or len(severe) >= MANY * len(found)
-    return Harm(lost, before, by_vae, bool(lost) and major, [loss for loss in in_null if loss.lost])
+    major = bool(lost) and (_is_major(found) or len(severe) >= MANY * len(found))
+    # of short fits to few cells a cluster can look lost by chance, so that only what is lost altogether counts
+    return Harm(lost, before, by_vae, major, [loss for loss in in_null if loss.lost] if _is_major(in_null) else [])
+
+
+def _is_major(found: Sequence[Loss]) -> bool:
+    """Whether a tenth of the purity of all cells is lost, in labels that are lost."""
+    fall = sum(loss.n_cells * (loss.before - loss.after) for loss in found if loss.lost)
+    return fall > 0 and fall >= MAJOR_FALL * sum(loss.n_cells for loss in found)
 
 
 def keeps_better(data: Judged, better: str, name: str, harm: Harm) -> bool:

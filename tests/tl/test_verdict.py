@@ -139,7 +139,7 @@ def test_composition_is_no_batch_effect():
 def test_a_tie_is_called_a_tie():
     x, labels, batch = made(shift=20)
     clean, rng = made()[0], np.random.default_rng(0)
-    a, b = ([clean + rng.normal(0, 2, x.shape) for _ in range(2)] for _ in "AB")
+    a, b = ([clean + rng.normal(0, 1, x.shape) for _ in range(2)] for _ in "AB")
     findings, text = verdict_of(labels, batch, PCA=x, A=a, B=b)
     assert set(said(findings, BEST).split(" or ")) == {"A", "B"}
     assert "they do not differ beyond chance" in text
