@@ -56,7 +56,7 @@ def own_state() -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         wrapper = _as_new()(function)
-        wrapper.__kwdefaults__ = function.__kwdefaults__  # type: ignore[attr-defined]  # read where calls are planned
+        wrapper.__kwdefaults__ = function.__kwdefaults__  # read where calls are planned
         return wrapper
 
     return decorate

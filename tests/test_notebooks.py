@@ -157,16 +157,16 @@ def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["plot-scores", "plot-umaps"]
     assert set(streams(notebook, "stderr")) <= {"run"}  # progress bars
     printed = streams(notebook, "stdout")
-    assert printed["print-verdict"].startswith("Best by the total score, 0.6 bio + 0.4 batch: ")
+    assert printed["print-verdict"].startswith("Best: ")
     assert "failed" not in printed.get("run", "")
 
     values = json.loads(printed["probe"])["values"]
     assert list(values) == ["X_pca", "X_pca_harmony", "X_vae", "X_vae_seed1", "X_cvae", "X_cvae_seed1"]
     # what knows the batches mixes them, what does not does not, and types are kept by all
     for key in ("X_pca", "X_vae"):
-        assert values[key]["batch"] < 0.7
+        assert values[key]["batch"] < 0.6
     for key in ("X_pca_harmony", "X_cvae", "X_cvae_seed1"):
-        assert values[key]["batch"] > 0.8
+        assert values[key]["batch"] > values["X_pca"]["batch"] + 0.2
         assert values[key]["bio"] > values["X_pca"]["bio"] - 0.05
     assert not list((tmp_path / "work").iterdir())
 

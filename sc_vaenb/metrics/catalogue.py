@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -13,15 +13,17 @@ from scipy.sparse import csr_array
 from .._checks import checked
 from .._session import own_state
 from ._check import FloatArray, IntArray
+from .across import cross_batch_accuracy
 from .clustering import RESOLUTIONS, ClusterScore, best_nmi, cluster_scores
 from .connectivity import graph_connectivity
 from .isolated import isolated_labels
 from .kbet import kbet_per_label
-from .lisi import clisi, ilisi
+from .lisi import cilisi, clisi, ilisi
 from .mixing import Mixing, same_batch_share
-from .neighbors import Neighbors, fuzzy_graph, knn
+from .neighbors import Neighbors, fuzzy_graph, graph_neighbors, knn
 from .overcorrection import LabelSet, label_purity, neighborhood_overlap, purity_kept
 from .pcr import pcr_comparison
+from .scgraph import geometry
 from .silhouette import bras, silhouette_samples
 
 GRAPH_K = 15
@@ -33,23 +35,25 @@ LOCAL_K = 30
 
 T = TypeVar("T")
 Kind = Literal["bio", "batch", "overcorrection"]
-Need = Literal["labels", "batch", "reference"]
+Need = Literal["labels", "batch", "reference", "embedding"]
 
 
 @dataclass
 class Case:
-    """One embedding with its annotation; what several metrics share is computed once, when first asked for.
+    """One embedding, or one neighbour graph, with its annotation; what several metrics share is computed once.
 
     Attributes
     ----------
     embedding, reference
-        Shape (n_cells, ...): after and before integration.
+        Shape (n_cells, ...): after and before integration. The embedding is empty where there is a graph.
     labels, batch
         Integer codes, one per cell.
     k
         Size of the shared neighbour search; smaller neighbourhoods are its first columns.
     seed
         Seed for Leiden.
+    graph
+        Symmetric weights, shape (n_cells, n_cells), where a neighbour graph is scored and not an embedding.
     """
 
     embedding: FloatArray
@@ -58,11 +62,17 @@ class Case:
     reference: FloatArray | None = None
     k: int = 90
     seed: int = 0
+    graph: csr_array | None = None
 
     @cached_property
     def neighbors(self) -> Neighbors:
-        """The shared neighbours in the embedding."""
-        return knn(self.embedding, self.k)
+        """The shared neighbours in the embedding, or in the graph."""
+        return knn(self.embedding, self.k) if self.graph is None else graph_neighbors(self.graph, self.k)
+
+    @property
+    def searched(self) -> FloatArray | Neighbors:
+        """Where neighbours of a kind (of a label, of other batches) are looked for."""
+        return self.embedding if self.graph is None else self.neighbors
 
     @cached_property
     def graph_neighbors(self) -> Neighbors:
@@ -77,7 +87,7 @@ class Case:
     @cached_property
     def kbet_graph(self) -> csr_array:
         """The fuzzy graph that kBET walks on."""
-        return fuzzy_graph(self.neighbors.first(KBET_K))
+        return fuzzy_graph(self.neighbors.first(KBET_K)) if self.graph is None else self.graph
 
     @cached_property
     def widths(self) -> FloatArray:
@@ -87,7 +97,8 @@ class Case:
     @cached_property
     def clusters(self) -> list[ClusterScore]:
         """Leiden clusters compared with labels, for each of `RESOLUTIONS`."""
-        return cluster_scores(fuzzy_graph(self.graph_neighbors), _given(self.labels), seed=self.seed)
+        graph = fuzzy_graph(self.graph_neighbors) if self.graph is None else self.graph
+        return cluster_scores(graph, _given(self.labels), seed=self.seed)
 
     @cached_property
     def mixing(self) -> Mixing:
@@ -113,7 +124,9 @@ class Metric:
     needs
         The inputs without which it is left out.
     in_total
-        Whether it enters scIB's means; false for what scIB does not have.
+        Whether it enters the means `bio` and `batch` and so the `total`.
+    in_scib
+        Whether it enters scIB's means `bio_scib` and `batch_scib`, with which papers are compared.
     higher_is_better
         Direction.
     """
@@ -121,7 +134,8 @@ class Metric:
     function: Callable[[Case], float]
     kind: Kind
     needs: tuple[Need, ...]
-    in_total: bool = True
+    in_total: bool = False
+    in_scib: bool = False
     higher_is_better: bool = True
 
 
@@ -139,56 +153,104 @@ _FIXED = RESOLUTIONS.index(1.0)
 _L: tuple[Need, ...] = ("labels",)
 _B: tuple[Need, ...] = ("batch",)
 _LB: tuple[Need, ...] = ("labels", "batch")
-_BR: tuple[Need, ...] = ("batch", "reference")
-_LBR: tuple[Need, ...] = ("labels", "batch", "reference")
+_LBR: tuple[Need, ...] = ("labels", "batch", "reference", "embedding")
+_LE: tuple[Need, ...] = ("labels", "embedding")
+_BE: tuple[Need, ...] = ("batch", "embedding")
+_LBE: tuple[Need, ...] = ("labels", "batch", "embedding")
+_BR: tuple[Need, ...] = ("batch", "reference", "embedding")
 
 METRICS: Mapping[str, Metric] = {
-    "isolated_labels": Metric(
-        lambda c: isolated_labels(c.embedding, _given(c.labels), _given(c.batch), widths=c.widths), "bio", _LB
+    "nmi": Metric(lambda c: best_nmi(c.clusters).nmi, "bio", _L, in_total=True, in_scib=True),
+    "ari": Metric(lambda c: best_nmi(c.clusters).ari, "bio", _L, in_total=True, in_scib=True),
+    "clisi": Metric(lambda c: clisi(c.neighbors, _given(c.labels)), "bio", _L, in_total=True, in_scib=True),
+    "cross_batch_accuracy": Metric(
+        lambda c: cross_batch_accuracy(c.searched, _given(c.labels), _given(c.batch)), "bio", _LB, in_total=True
     ),
-    "nmi": Metric(lambda c: best_nmi(c.clusters).nmi, "bio", _L),
-    "ari": Metric(lambda c: best_nmi(c.clusters).ari, "bio", _L),
-    "silhouette_label": Metric(lambda c: float((c.widths.mean() + 1) / 2), "bio", _L),
-    "clisi": Metric(lambda c: clisi(c.neighbors, _given(c.labels)), "bio", _L),
-    "nmi_resolution_1": Metric(lambda c: c.clusters[_FIXED].nmi, "bio", _L, in_total=False),
-    "ari_resolution_1": Metric(lambda c: c.clusters[_FIXED].ari, "bio", _L, in_total=False),
-    "bras": Metric(lambda c: bras(c.embedding, _given(c.labels), _given(c.batch)), "batch", _LB),
-    "ilisi": Metric(lambda c: ilisi(c.neighbors, _given(c.batch)), "batch", _B),
-    "kbet": Metric(lambda c: kbet_per_label(c.kbet_graph, _given(c.labels), _given(c.batch)), "batch", _LB),
-    "graph_connectivity": Metric(lambda c: graph_connectivity(c.graph_neighbors, _given(c.labels)), "batch", _LB),
-    "pcr_comparison": Metric(lambda c: pcr_comparison(c.embedding, _given(c.reference), _given(c.batch)), "batch", _BR),
-    "same_batch_share": Metric(lambda c: c.mixing.share, "batch", _B, in_total=False, higher_is_better=False),
-    "same_batch_excess": Metric(lambda c: c.mixing.excess, "batch", _B, in_total=False, higher_is_better=False),
+    "geometry": Metric(
+        lambda c: geometry(c.embedding, _given(c.reference), _given(c.labels), _given(c.batch)),
+        "bio",
+        _LBR,
+        in_total=True,
+    ),
+    "isolated_labels": Metric(
+        lambda c: isolated_labels(c.embedding, _given(c.labels), _given(c.batch), widths=c.widths),
+        "bio",
+        _LBE,
+        in_scib=True,
+    ),
+    "silhouette_label": Metric(lambda c: float((c.widths.mean() + 1) / 2), "bio", _LE, in_scib=True),
+    "nmi_resolution_1": Metric(lambda c: c.clusters[_FIXED].nmi, "bio", _L),
+    "ari_resolution_1": Metric(lambda c: c.clusters[_FIXED].ari, "bio", _L),
+    "cilisi": Metric(
+        lambda c: cilisi(c.searched, _given(c.labels), _given(c.batch), k=c.k), "batch", _LB, in_total=True
+    ),
+    "kbet": Metric(
+        lambda c: kbet_per_label(c.kbet_graph, _given(c.labels), _given(c.batch)),
+        "batch",
+        _LB,
+        in_total=True,
+        in_scib=True,
+    ),
+    "graph_connectivity": Metric(
+        lambda c: graph_connectivity(c.graph_neighbors, _given(c.labels)), "batch", _LB, in_total=True, in_scib=True
+    ),
+    "ilisi": Metric(lambda c: ilisi(c.neighbors, _given(c.batch)), "batch", _B, in_scib=True),
+    "bras": Metric(lambda c: bras(c.embedding, _given(c.labels), _given(c.batch)), "batch", _LBE, in_scib=True),
+    "pcr_comparison": Metric(
+        lambda c: pcr_comparison(c.embedding, _given(c.reference), _given(c.batch)), "batch", _BR, in_scib=True
+    ),
+    "same_batch_share": Metric(lambda c: c.mixing.share, "batch", _BE, higher_is_better=False),
+    "same_batch_excess": Metric(lambda c: c.mixing.excess, "batch", _BE, higher_is_better=False),
     "neighborhood_overlap": Metric(
         lambda c: neighborhood_overlap(c.embedding, _given(c.reference), _given(c.batch), k=LOCAL_K),
         "overcorrection",
         _BR,
-        in_total=False,
     ),
-    "label_purity": Metric(_purity("all"), "overcorrection", _L, in_total=False),
-    "confounded_purity": Metric(_purity("confounded"), "overcorrection", _LB, in_total=False),
-    "confounded_kept": Metric(_kept("confounded"), "overcorrection", _LBR, in_total=False),
-    "private_purity": Metric(_purity("private"), "overcorrection", _LB, in_total=False),
-    "private_kept": Metric(_kept("private"), "overcorrection", _LBR, in_total=False),
+    "label_purity": Metric(_purity("all"), "overcorrection", _L),
+    "confounded_purity": Metric(_purity("confounded"), "overcorrection", _LB),
+    "confounded_kept": Metric(_kept("confounded"), "overcorrection", _LBR),
+    "private_purity": Metric(_purity("private"), "overcorrection", _LB),
+    "private_kept": Metric(_kept("private"), "overcorrection", _LBR),
 }
 """Metric by name, in the order in which :func:`score` reports them."""
 
 BIO_WEIGHT = 0.6
-"""Weight of the bio mean in scIB's total; the rest is the batch mean's."""
+"""Weight of the bio mean in the total; the rest is the batch mean's."""
+
+_TOTAL = tuple(name for name, metric in METRICS.items() if metric.in_total)
+SCIB = tuple(name for name, metric in METRICS.items() if metric.in_scib)
+"""The metrics of scIB's total (with BRAS in the place of the batch silhouette)."""
+_SILHOUETTES = ("isolated_labels", "silhouette_label", "bras")
+READINGS: Mapping[str, tuple[str, ...]] = {
+    "default": _TOTAL,
+    "with silhouettes": _TOTAL + _SILHOUETTES,
+    "without geometry": tuple(name for name in _TOTAL if name != "geometry"),
+    "scIB": tuple(name for name in SCIB if name != "pcr_comparison"),
+}
+"""Sets of metrics by which methods are ranked, to see whether the winner depends on the choice. Principal component
+regression is in none: the embedding before correction, compared with itself, has 0."""
+BIO_WEIGHTS = (0.5, 0.6, 0.7)
+"""Weights of biology for each of these sets."""
 
 
 @own_state()
 @checked
-def aggregate(values: Mapping[str, float]) -> dict[str, float]:
-    """Summarise metric values as scIB does: total = 0.6 bio + 0.4 batch, each the mean of its metrics.
+def aggregate(
+    values: Mapping[str, float], metrics: Sequence[str] = _TOTAL, *, bio_weight: float = BIO_WEIGHT
+) -> dict[str, float]:
+    """Summarise metric values: total = 0.6 bio + 0.4 batch, each the mean of its metrics, weighted as in scIB [1]_.
 
-    Only metrics of `METRICS` with `in_total` enter; NaN and missing ones are left out of the mean, and so totals are
+    The default metrics are those with `in_total`. NaN and missing ones are left out of the mean, and so totals are
     comparable only between embeddings scored on the same cells with the same inputs.
 
     Parameters
     ----------
     values
-        Metric values by name; names that are not in `METRICS` are ignored.
+        Metric values by name; names that are not in `metrics` are ignored.
+    metrics
+        Names of the metrics that enter, such as `SCIB` or an entry of `READINGS`.
+    bio_weight
+        Weight of bio in the total.
 
     Returns
     -------
@@ -201,12 +263,17 @@ def aggregate(values: Mapping[str, float]) -> dict[str, float]:
     result: dict[str, float] = {}
     for kind in ("bio", "batch"):
         parts = [
-            values[name]
-            for name, metric in METRICS.items()
-            if metric.kind == kind and metric.in_total and not np.isnan(values.get(name, np.nan))
+            values[name] for name in metrics if METRICS[name].kind == kind and not np.isnan(values.get(name, np.nan))
         ]
         if parts:
             result[kind] = float(np.mean(parts))
     if len(result) == 2:
-        result["total"] = BIO_WEIGHT * result["bio"] + (1 - BIO_WEIGHT) * result["batch"]
+        result["total"] = bio_weight * result["bio"] + (1 - bio_weight) * result["batch"]
     return result
+
+
+@own_state()
+@checked
+def summarize(values: Mapping[str, float]) -> dict[str, float]:
+    """Return `bio`, `batch` and `total`, then the same of scIB's metrics as `bio_scib`, `batch_scib`, `total_scib`."""
+    return aggregate(values) | {f"{name}_scib": value for name, value in aggregate(values, SCIB).items()}

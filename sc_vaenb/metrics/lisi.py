@@ -7,11 +7,12 @@ from numpy.typing import ArrayLike
 
 from .._checks import checked
 from .._session import own_state
-from ._check import FloatArray, Groups, check_groups
-from .neighbors import Neighbors
+from ._check import FloatArray, Groups, check_embedding, check_groups
+from .neighbors import Neighbors, knn
 
 _TOLERANCE = 1e-5
 _ITERATIONS = 50
+_MIN_CELLS = 10  # of a label, for LISI among its cells
 
 
 def _perplexity_weights(distances: FloatArray, perplexity: float) -> FloatArray:
@@ -112,3 +113,80 @@ def clisi(neighbors: Neighbors, labels: ArrayLike, *, perplexity: float | None =
     groups = check_groups(labels, neighbors.n_cells, "labels", min_groups=2)
     n_labels = len(groups.names)
     return float((n_labels - np.median(_effective_number(neighbors, groups, perplexity))) / (n_labels - 1))
+
+
+@own_state()
+@checked
+def cilisi_per_cell(
+    embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike, *, k: int = 90
+) -> FloatArray:
+    """Compute each cell's integration LISI among the cells of its own label; see :func:`cilisi`.
+
+    Returns
+    -------
+    Shape (n_cells,): (LISI - 1) / (n_batches of the label - 1); NaN for labels in one batch or of fewer than 10 cells.
+    """
+    if isinstance(embedding, Neighbors):
+        return _cilisi_in_graph(embedding, labels, batch)
+    x = check_embedding(embedding)
+    types, batches = check_groups(labels, len(x), "labels"), check_groups(batch, len(x), "batch", min_groups=2)
+    values = np.full(len(x), np.nan)
+    for code in range(len(types.names)):
+        cells = np.flatnonzero(types.codes == code)
+        own = check_groups(batches.codes[cells], len(cells), "batch")
+        if len(own.names) > 1 and len(cells) >= _MIN_CELLS:
+            within = knn(x[cells], min(k, max(6, len(cells) // 2)))
+            values[cells] = (_effective_number(within, own, None) - 1) / (len(own.names) - 1)
+    return values
+
+
+def _cilisi_in_graph(neighbors: Neighbors, labels: ArrayLike, batch: ArrayLike) -> FloatArray:
+    """The same from the neighbours that a graph gives, of which those of the cell's own label count."""
+    types = check_groups(labels, neighbors.n_cells, "labels")
+    batches = check_groups(batch, neighbors.n_cells, "batch", min_groups=2)
+    others = neighbors.indices[:, 1:]
+    weights = _perplexity_weights(neighbors.distances[:, 1:], float(neighbors.k // 3))
+    weights *= types.codes[others] == types.codes[:, None]
+    total = weights.sum(axis=1)
+    shares = np.zeros((neighbors.n_cells, len(batches.names)))
+    np.add.at(shares, (np.arange(neighbors.n_cells)[:, None], batches.codes[others]), weights)
+    shares /= np.where(total > 0, total, 1)[:, None]
+    effective = np.where(total > 0, 1 / np.maximum(np.square(shares).sum(axis=1), 1e-12), 1.0)
+    sizes = np.bincount(types.codes)
+    table = np.zeros((len(types.names), len(batches.names)), dtype=bool)
+    table[types.codes, batches.codes] = True
+    n_batches = table.sum(axis=1)
+    usable = ((n_batches > 1) & (sizes >= _MIN_CELLS))[types.codes]
+    return np.where(usable, (effective - 1) / np.maximum(n_batches[types.codes] - 1, 1), np.nan)
+
+
+@own_state()
+@checked
+def cilisi(embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike, *, k: int = 90) -> float:
+    """Cell-type-aware integration LISI: are batches mixed within each label?
+
+    Neighbours are searched among the cells of the same label, and LISI is scaled by the number of batches that have the
+    label, so that types missing from a batch are not counted against a method, as :func:`ilisi` does, and mixing them
+    with other types is not rewarded [1]_. Mean over all cells whose label is in two batches or more.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions), or the neighbours in a graph, of which those of the cell's label are used.
+    labels, batch
+        One entry per cell; at least two batches.
+    k
+        Neighbours (the cell itself included), at most half of the label's cells.
+
+    Returns
+    -------
+    Between 0 and 1 (out of reach where batches differ in size); NaN if no label is in two batches.
+
+    References
+    ----------
+    .. [1] Andreatta et al. (2024), Semi-supervised integration of single-cell transcriptomics data,
+       Nature Communications 15:872.
+    """
+    values = cilisi_per_cell(embedding, labels, batch, k=k)
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

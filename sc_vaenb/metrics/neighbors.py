@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, diags_array
 
 from .._checks import checked
 from .._session import own_state
@@ -17,6 +17,7 @@ _BLOCK = 2_000_000  # floats held at once while distances are recomputed
 _UMAP_TOLERANCE = 1e-5
 _UMAP_ITERATIONS = 64
 _UMAP_MIN_SCALE = 1e-3
+_FAR = 50.0  # "distance" in a graph of what no walk reaches: a probability of 2e-22
 
 
 @dataclass(frozen=True)
@@ -182,3 +183,43 @@ def fuzzy_graph(neighbors: Neighbors) -> csr_array:
     graph.eliminate_zeros()
     graph.sort_indices()
     return graph
+
+
+@own_state()
+@checked
+def graph_neighbors(graph: csr_array, k: int = 90) -> Neighbors:
+    """List the cells that are best reached from each cell in a given neighbour graph, such as BBKNN's.
+
+    A random walk of one and two steps over the weights gives each cell an order of the others; distances are minus the
+    log of its probabilities. A third step is taken only where fewer than `k` cells were reached; where even that
+    reaches too few, the cell itself fills the row.
+
+    Parameters
+    ----------
+    graph
+        Symmetric weights, shape (n_cells, n_cells), such as `obsp["connectivities"]`.
+    k
+        Cells per row, the cell itself included; reduced to `n_cells` where there are fewer.
+    """
+    graph = csr_array(graph, dtype=np.float64)
+    n = graph.shape[0]
+    k = min(k, n)
+    degree = np.asarray(graph.sum(axis=1)).ravel()
+    walk = csr_array(diags_array(1 / np.where(degree > 0, degree, 1)) @ graph)
+    reached = csr_array(walk + walk @ walk)
+    few = np.flatnonzero(np.diff(reached.indptr) < k)
+    indices = np.repeat(np.arange(n)[:, None], k, axis=1)
+    distances = np.full((n, k), _FAR)
+    distances[:, 0] = 0.0
+    further = csr_array(reached[few] + reached[few] @ walk) if len(few) else None
+    place = np.full(n, -1)
+    place[few] = np.arange(len(few))
+    for cell in range(n):
+        rows, row = (reached, cell) if place[cell] < 0 or further is None else (further, place[cell])
+        part = slice(rows.indptr[row], rows.indptr[row + 1])
+        cells, weights = rows.indices[part], rows.data[part]
+        cells, weights = cells[cells != cell], weights[cells != cell]
+        nearest = np.argsort(-weights, kind="stable")[: k - 1]
+        indices[cell, 1 : len(nearest) + 1] = cells[nearest]
+        distances[cell, 1 : len(nearest) + 1] = -np.log(np.minimum(weights[nearest], 1.0))
+    return Neighbors(indices, distances)

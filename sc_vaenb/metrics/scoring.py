@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
 
 from .._checks import checked
 from .._session import own_state
 from ._check import FloatArray, IntArray, check_embedding, check_groups
-from .catalogue import METRICS, Case, Metric, aggregate
+from .catalogue import METRICS, Case, Metric, summarize
 from .pcr import check_reference
 from .subsample import stratified_draw
 
@@ -31,13 +32,13 @@ def _chosen(metrics: Sequence[str] | None, given: set[str]) -> dict[str, Metric]
 
 def _values(chosen: dict[str, Metric], case: Case) -> dict[str, float]:
     values = {name: float(metric.function(case)) for name, metric in chosen.items()}
-    return values | aggregate(values)
+    return values | summarize(values)
 
 
 @own_state()
 @checked
 def score(
-    embedding: ArrayLike,
+    embedding: ArrayLike | None,
     labels: ArrayLike | None = None,
     batch: ArrayLike | None = None,
     *,
@@ -47,13 +48,14 @@ def score(
     max_cells: int | None = 20_000,
     n_draws: int = 3,
     rng: int | np.random.Generator | None = 0,
+    graph: csr_array | None = None,
 ) -> dict[str, float]:
     """Score an embedding: is biology kept, are batches mixed, and what did the mixing destroy?
 
     Parameters
     ----------
     embedding
-        Shape (n_cells, n_dimensions).
+        Shape (n_cells, n_dimensions); None where a graph is scored.
     labels
         One label (such as the cell type) per cell; without labels the metrics that need them are left out.
     batch
@@ -74,11 +76,16 @@ def score(
         Number of draws.
     rng
         Seed or generator for draws and Leiden. Global random states are not touched.
+    graph
+        Symmetric weights of a neighbour graph, shape (n_cells, n_cells), to be scored in the place of an embedding;
+        what needs more than a graph is left out. LISI, purity and the vote across batches look at the cells that are
+        best reached in it (:func:`graph_neighbors`), so compare graphs with graphs. Cells are not drawn.
 
     Returns
     -------
     Metric values by name (NaN where undefined on these data, such as a purity of private labels where there are none),
-    then scIB's means "bio", "batch" and "total" (see :func:`aggregate`) where they exist. If cells were drawn, also
+    then the means "bio", "batch" and "total" (see :func:`aggregate`) and those of scIB, "bio_scib", "batch_scib" and
+    "total_scib", where they exist. If cells were drawn, also
     "<name>_sd" for each: the standard deviation over draws (NaN for a single draw).
 
     Raises
@@ -91,13 +98,20 @@ def score(
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
     """
-    x = check_embedding(embedding, min_cells=_MIN_CELLS)
+    if (embedding is None) == (graph is None):
+        raise ValueError("embedding and graph are both given, or neither: pass the one that is to be scored.")
+    if graph is not None:
+        x = np.empty((check_graph(graph), 0))
+        max_cells = None
+    else:
+        assert embedding is not None  # there is no graph
+        x = check_embedding(embedding, min_cells=_MIN_CELLS)
     if labels is None and batch is None:
         raise ValueError("labels and batch are both None: pass at least one of them, there is nothing to score by.")
     label_codes = None if labels is None else check_groups(labels, len(x), "labels", min_groups=2).codes
     batch_codes = None if batch is None else check_groups(batch, len(x), "batch", min_groups=2).codes
     before = None if reference is None else check_reference(reference, x)
-    inputs = {"labels": labels, "batch": batch, "reference": reference}
+    inputs = {"labels": labels, "batch": batch, "reference": reference, "embedding": embedding}
     chosen = _chosen(metrics, {name for name, value in inputs.items() if value is not None})
     generator = np.random.default_rng(rng)
 
@@ -109,6 +123,7 @@ def score(
             None if before is None else before[cells],
             k=k,
             seed=int(generator.integers(2**31)),
+            graph=None if graph is None else csr_array(graph),
         )
         return _values(chosen, case)
 
@@ -122,6 +137,15 @@ def score(
     table = {name: np.array([draw.get(name, np.nan) for draw in draws]) for name in draws[0]}
     means = {name: _mean(column) for name, column in table.items()}
     return means | {f"{name}_sd": _spread(column) for name, column in table.items()}
+
+
+def check_graph(graph: csr_array) -> int:
+    """Return the number of cells of a neighbour graph, or raise ValueError."""
+    if not hasattr(graph, "tocsr") or len(set(graph.shape)) != 1 or graph.shape[0] < _MIN_CELLS:
+        raise ValueError(f"graph is not a sparse matrix of cells x cells with at least {_MIN_CELLS} cells.")
+    if not np.isfinite(graph.data).all() or (graph.data < 0).any():
+        raise ValueError("graph holds negative or non-finite weights: pass connectivities, not distances.")
+    return int(graph.shape[0])
 
 
 def _mean(column: FloatArray) -> float:

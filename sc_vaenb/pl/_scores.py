@@ -30,7 +30,8 @@ def scores(
 
     All colours are on one scale from 0 to 1, and bars begin at 0, so that a difference of 0.01 looks like one. Where
     there are several seeds, numbers and bars are means over them, with a point for each seed. Columns marked with an
-    arrow down are better the smaller they are, and are not part of any mean.
+    arrow down are better the smaller they are. Metrics in colour are part of a mean, `bio` or `batch`; those in grey
+    are part of none, or of scIB's alone.
 
     Parameters
     ----------

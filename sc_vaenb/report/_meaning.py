@@ -4,6 +4,13 @@ MEANING = {
     "total": "0.6 bio + 0.4 batch",
     "bio": "mean of the scores of biology kept",
     "batch": "mean of the scores of batches mixed",
+    "total_scib": "total of scIB's scores, as in papers: with silhouettes, iLISI and pcr comparison",
+    "bio_scib": "bio of scIB's scores",
+    "batch_scib": "batch of scIB's scores",
+    "cross_batch_accuracy": "share of cells to which the nearest cells of other batches give the right type, "
+    "each type counting the same",
+    "geometry": "types are as far from each other as they are within single batches (as scGraph; 0.5: no correlation)",
+    "cilisi": "neighbourhoods within a type hold all batches that have the type",
     "isolated_labels": "the types that occur in the fewest batches stay apart from all others (silhouette)",
     "nmi": "Leiden clusters, at the resolution that fits best, agree with the types (mutual information)",
     "ari": "the same clusters agree with the types (pairs of cells, adjusted Rand index)",

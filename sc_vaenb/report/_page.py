@@ -17,6 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from .. import pl
 from .._record import read_record
 from ..pl._text import printable
+from ..tl._findings import BEST
 from ._code import call_of, way_on
 from ._figures import Figure, draw
 from ._tables import facts, over_draws, score_table, size_tables
@@ -57,7 +58,8 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
     return template.render(
         title=title or "Comparison of embeddings",
         summary=_summary(adata, record, len(scores.methods), best),
-        verdict=str(record["verdict"]).splitlines(),
+        verdict=_lines(record),
+        findings=_findings(record),
         facts=facts(adata, record),
         sizes=size_tables(adata, params),
         scores=scores,
@@ -86,9 +88,12 @@ def _printable(value: Any) -> Any:
 
 
 def best_method(record: Mapping[str, Any]) -> str:
-    """The method that the verdict names: the page must not judge a second time."""
+    """The method that the verdict names to go on with: the page must not judge a second time."""
+    if "findings" in record:
+        findings = record["findings"]
+        return str(findings.loc[findings["question"] == BEST, "subject"].iloc[0])
     first = str(record["verdict"]).partition("\n")[0]
-    names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]
+    names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]  # of an earlier version
     if not names:
         msg = "the verdict of the comparison names none of its methods: it is damaged. Run sc_vaenb.tl.compare again."
         raise ValueError(msg)
@@ -101,7 +106,30 @@ def _summary(adata: AnnData, record: Mapping[str, Any], n_methods: int, best: st
         if name in record["params"]:
             sizes.append(f"{adata.obs[record['params'][name]].nunique():,} {what}")
     lost = f", {len(record['failed'])} failed" if record["failed"] else ""
-    return f"{', '.join(sizes)}; {n_methods} methods compared{lost}. Highest score: {best}."
+    return f"{', '.join(sizes)}; {n_methods} methods compared{lost}. To go on with: {best}."
+
+
+def _lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Sentences, each with its numbers; of an earlier version, which had no findings, lines as they are."""
+    if "findings" not in record:
+        return [(line, "") for line in str(record["verdict"]).splitlines()]
+    return [sentence_and_numbers(line, record["findings"]) for line in str(record["verdict"]).splitlines()]
+
+
+def sentence_and_numbers(line: str, findings: Any) -> tuple[str, str]:
+    """Cut a line of the verdict where its evidence begins."""
+    for sentence, evidence in zip(findings["sentence"].astype(str), findings["evidence"].astype(str), strict=True):
+        if evidence and line == f"{sentence} {evidence}":
+            return sentence, evidence
+    return line, ""
+
+
+def _findings(record: Mapping[str, Any]) -> list[list[str]]:
+    """The table of findings, as far as the sentences do not repeat it."""
+    if "findings" not in record:
+        return []
+    columns = ["question", "subject", "answer", "confidence"]
+    return record["findings"][columns].astype(str).to_numpy().tolist()
 
 
 def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Figure]:

@@ -15,6 +15,7 @@ from ._meaning import FROM_BEFORE, GROUPS, MEANING
 if TYPE_CHECKING:
     from anndata import AnnData
 
+SUMMARY = "total", "bio", "batch", "total_scib", "bio_scib", "batch_scib"
 MOST_BATCHES, MOST_LABELS = 12, 60  # columns and rows of a table that is still read
 NO_LABEL = "(no label)"
 CHOICE = {
@@ -76,7 +77,7 @@ def score_table(record: Mapping[str, Any]) -> Scores:
 
     measured = [name for name in metrics.index if name in mean]
     groups: dict[str, list[Row]] = {title: [] for title in GROUPS.values()}
-    for name in [name for name in ("total", "bio", "batch") if name in mean] + measured:
+    for name in [name for name in SUMMARY if name in mean] + measured:
         if mean[name].isna().all():
             continue
         known = metrics.loc[name] if name in metrics.index else None

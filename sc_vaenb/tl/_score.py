@@ -1,24 +1,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scanpy import logging as logg
+from scipy.sparse import csr_array
 
 from .. import _adata
 from .._checks import checked, seed_of
 from .._session import own_state
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
+from ..metrics.scoring import check_graph
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 FEWEST = 10  # cells that a score needs
+TELLS = 0.5  # share of the labels' entropy left by the labels of a fit, up to which it was told them
 
 
 @own_state()
@@ -30,6 +33,7 @@ def score(
     batch_key: str | None = None,
     label_key: str | None = None,
     reference: str | None = "X_pca",
+    neighbors_key: str | Sequence[str] | None = None,
     max_cells: int = 20_000,
     rng: int | np.random.Generator | None = 0,
     key_added: str = "scores",
@@ -37,8 +41,10 @@ def score(
 ) -> AnnData | None:
     """Score embeddings by how well they keep biology, mix batches, and what the mixing destroyed.
 
-    The metrics are those of scIB (Luecken et al. 2022, Nature Methods) with BRAS in the place of the batch silhouette
-    (Rautenstrauch & Ohler 2025), and some for over-correction; :mod:`sc_vaenb.metrics` describes each.
+    The total holds what neighbourhoods, clusters and distances between types say; silhouettes, which can mislead
+    (Rautenstrauch & Ohler 2025, Nature Biotechnology), are columns of their own. scIB's total (Luecken et al. 2022,
+    Nature Methods; with BRAS in the place of the batch silhouette) is there too, for comparison with papers.
+    :mod:`sc_vaenb.metrics` describes each metric.
 
     Parameters
     ----------
@@ -54,6 +60,10 @@ def score(
         words such as "Unknown" and "NA", which a warning names) are left out of the scores.
     reference
         The embedding before any correction, for what compares with before. It is not needed if it is not there.
+    neighbors_key
+        Neighbour graphs to score beside the embeddings, for methods that give no embedding (BBKNN): keys of `uns`, as
+        :func:`scanpy.pp.neighbors` writes them, or of `obsp`. They are scored by what needs only a graph, and by all
+        cells; compare graphs with graphs. Without `embeddings`, graphs alone are scored.
     max_cells
         Above so many cells, scores are means over three stratified draws of this size, with their spread.
     rng
@@ -69,11 +79,14 @@ def score(
 
     `values`
         DataFrame of floats, embeddings x metrics: the metrics, then `bio`, `batch` and `total` = 0.6 bio + 0.4 batch
-        where there are labels and batches, `seconds` to score it, and with draws `<metric>_sd`.
+        where there are labels and batches, the same by scIB's metrics (`bio_scib`, `batch_scib`, `total_scib`),
+        `seconds` to score it, and with draws `<metric>_sd`.
     `metrics`
-        DataFrame, a row per metric: `kind` (bio, batch, overcorrection), `higher_is_better`, `in_total`.
+        DataFrame, a row per metric: `kind` (bio, batch, overcorrection), `higher_is_better`, `in_total`, `in_scib`.
     `params`
         The arguments, and `n_cells`, how many cells were scored.
+
+    A fit that was told the labels that it is scored with (`labels_key`) is scored too, and a warning says so.
 
     Raises
     ------
@@ -92,11 +105,12 @@ def score(
     >>> adata.uns["scores"]["values"]["total"]
     """
     rng = seed_of(rng)
-    keys = _keys(adata, embeddings)
+    graphs = _graphs(adata, neighbors_key)
+    keys = [] if embeddings is None and graphs else _keys(adata, embeddings)
     if batch_key is None and label_key is None:
         msg = "batch_key and label_key are both None: there is nothing to score by. Name a column of obs."
         raise ValueError(msg)
-    record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng)
+    record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng, graphs)
     if label_key is not None:
         _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
     adata = adata.copy() if copy else adata
@@ -113,6 +127,7 @@ def score_embeddings(
     reference: str | None,
     max_cells: int,
     rng: int,
+    graphs: Mapping[str, csr_array] | None = None,
 ) -> dict[str, Any]:
     """What :func:`score` writes."""
     cells, labels, batch = check_scored(adata, batch_key, label_key)
@@ -124,12 +139,19 @@ def score_embeddings(
     if reference is not None and reference in adata.obsm:
         before = _adata.read_embedding(adata, reference)[cells]
 
-    start = logg.info(f"scoring {len(keys)} embeddings of {cells.sum():,} cells")
+    if label_key is not None:
+        _warn_of_seen(adata, keys, label_key)
+    counted = [f"{len(found)} {what}" for found, what in ((keys, "embeddings"), (graphs, "graphs")) if found]
+    start = logg.info(f"scoring {' and '.join(counted)} of {cells.sum():,} cells")
     rows = {}
     for key, array in arrays.items():
         began = time.perf_counter()
         compared = None if batch is None else before
         rows[key] = score_arrays(array, labels, batch, reference=compared, max_cells=max_cells, rng=rng)
+        rows[key]["seconds"] = time.perf_counter() - began
+    for key, graph in (graphs or {}).items():
+        began = time.perf_counter()
+        rows[key] = score_arrays(None, labels, batch, graph=csr_array(graph[cells][:, cells]), rng=rng)
         rows[key]["seconds"] = time.perf_counter() - began
     values = pd.DataFrame.from_dict(rows, orient="index").astype(np.float64)
     values.index.name = "embedding"
@@ -139,6 +161,7 @@ def score_embeddings(
             "kind": [METRICS[name].kind for name in names],
             "higher_is_better": [METRICS[name].higher_is_better for name in names],
             "in_total": [METRICS[name].in_total for name in names],
+            "in_scib": [METRICS[name].in_scib for name in names],
         },
         index=pd.Index(names, name="metric"),
     )
@@ -175,6 +198,62 @@ def check_scored(
             )
             raise ValueError(msg)
     return cells, labels, batch
+
+
+def labels_seen(
+    adata: AnnData, record: Mapping[str, Any], label_key: str, cells: NDArray[np.intp]
+) -> tuple[str, NDArray[np.bool_]] | None:
+    """The `labels_key` of a fit and which of the cells it was not told of, if its labels tell those of `label_key`."""
+    params = record.get("params", {})
+    key = params.get("labels_key")
+    if not isinstance(key, str):
+        return None
+    if key not in adata.obs:
+        return key, np.zeros(len(cells), bool)  # nobody can say what it was told
+    column, labels = (_adata.read_labels(adata, "label_key", name)[cells] for name in (key, label_key))
+    told = (column != None) & (column != str(params.get("unlabeled", "")))  # noqa: E711 (of each cell)
+    table = pd.crosstab(column[told], labels[told]).to_numpy()
+    return (key, ~told) if key == label_key or _tells(table) else None
+
+
+def _tells(table: NDArray[np.int64]) -> bool:
+    """Whether the rows explain half of the entropy of the columns or more (a copy or a refinement explains all)."""
+
+    def entropy(counts: NDArray[np.int64]) -> float:
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
+    if not table.size or (whole := entropy(table.sum(0))) == 0:
+        return False
+    return sum(entropy(row) * row.sum() for row in table) / table.sum() <= TELLS * whole
+
+
+def _warn_of_seen(adata: AnnData, keys: list[str], label_key: str) -> None:
+    cells = np.flatnonzero(_adata.read_labels(adata, "label_key", label_key) != None)  # noqa: E711 (of each cell)
+    for key in keys:
+        seen = labels_seen(adata, adata.uns.get(key.removeprefix("X_"), {}), label_key, cells)
+        if seen is not None:
+            logg.warning(
+                f"{key} is of a fit that was told these labels (labels_key={seen[0]!r}): its scores show that it "
+                "learned them, right or wrong. Do not compare them with those of fits that were not told."
+            )
+
+
+def _graphs(adata: AnnData, neighbors_key: str | Sequence[str] | None) -> dict[str, csr_array]:
+    keys = [neighbors_key] if isinstance(neighbors_key, str) else list(neighbors_key or ())
+    graphs = {}
+    for key in keys:
+        record = adata.uns.get(key)
+        place = record.get("connectivities_key", key) if isinstance(record, Mapping) else key
+        if place not in adata.obsp:
+            msg = (
+                f"neighbors_key={key!r} is neither in uns as sc.pp.neighbors writes it nor in obsp, which holds "
+                f"{list(adata.obsp)}. Run scanpy.pp.neighbors, or name a graph."
+            )
+            raise KeyError(msg)
+        graphs[key] = csr_array(adata.obsp[place])
+        check_graph(graphs[key])
+    return graphs
 
 
 def _keys(adata: AnnData, embeddings: str | Sequence[str] | None) -> list[str]:

@@ -50,7 +50,7 @@ def test_a_comparison_from_the_command_line(typed, tmp_path, capsys, monkeypatch
     out = tmp_path / "out"
     assert cli.main(typed) == 0
     said = capsys.readouterr().out
-    assert "Best by the total score" in said
+    assert "Best: " in said
     names = {path.name for path in out.iterdir()}
     folders = {name for name in names if (out / name).is_dir()}
     assert {re.fullmatch(r"(\w+)_\d{8}_\d{6}", name)[1] for name in folders} == set(METHODS)

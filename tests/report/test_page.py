@@ -25,6 +25,22 @@ def test_the_best_method_is_that_of_the_verdict(record):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_sentences_come_first_and_a_comparison_of_an_earlier_version_is_shown_too(compared):
+    record = compared.uns["compare"]
+    assert best_method(record) == record["findings"]["subject"][0]
+    first = written(compared).texts("li")[8]  # after the contents, of which one is of what failed
+    assert first.startswith(record["findings"]["sentence"][0])
+    record["verdict"] = "Best by the total score, 0.6 bio + 0.4 batch: VAE (0.626).\nTake it."
+    for name in ("findings", "null_split"):
+        record.pop(name, None)
+    del record["scores"]["metrics"]["in_scib"]
+    page = written(compared)
+    assert best_method(record) == "VAE"
+    assert page.texts("li")[8:10] == record["verdict"].splitlines()
+    assert "The same as a table" not in page.texts("summary")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_groups_of_batches_that_a_fit_found_are_shown(compared):
     assert "fell into" not in " ".join(written(compared).texts("p"))
     compared.uns["cvae"]["overlap"]["group"] = np.array([0, 1])
@@ -77,5 +93,10 @@ def test_control_characters_are_marked(compared):
     compared.uns["compare"]["failed"] = {"pca_harmony": "RuntimeError: \x1b[31mred"}
     text = page(compared, "compare", command="compare a\x7f.h5ad", title="null \x00", data="a.h5ad", table="a.csv")
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text)
-    for marked in ("bell \ufffd $", "RuntimeError: \ufffd[31mred", "compare a\ufffd.h5ad", "<title>null \ufffd</title>"):
+    for marked in (
+        "bell \ufffd $",
+        "RuntimeError: \ufffd[31mred",
+        "compare a\ufffd.h5ad",
+        "<title>null \ufffd</title>",
+    ):
         assert marked in text

@@ -41,13 +41,17 @@ def test_the_page_has_its_parts_in_order(page):
     assert [tag["id"] for tag in page.all("h2")] == parts
     assert page.texts("title") == page.texts("h1") == [TITLE]
     (summary,) = page.texts("p", **{"class": "lead"})
-    assert summary.startswith("200 cells, 80 genes, 2 batches, 3 cell types; 4 methods compared, 1 failed. Highest")
+    assert summary.startswith(
+        "200 cells, 80 genes, 2 batches, 3 cell types; 4 methods compared, 1 failed. To go on with"
+    )
 
 
 def test_the_page_says_what_the_comparison_found(page, hostile):
     record = hostile.uns["compare"]
     assert page.texts("ul", **{"class": "verdict"}) == [" ".join(record["verdict"].split())]
-    sizes, scores = page.tables()
+    findings, sizes, scores = page.tables()
+    assert [row[0] for row in findings] == record["findings"]["question"].tolist()
+    assert [row[2] for row in findings] == record["findings"]["answer"].tolist()
     expected = pd.crosstab(hostile.obs["cell_type"], hostile.obs["batch"])
     for row, name in zip(sizes, TYPES, strict=False):
         assert row == [name, *map(str, expected.loc[name]), str(expected.loc[name].sum())]
@@ -109,7 +113,7 @@ def test_the_page_can_be_read_aloud(page):
     assert page.all("html")[0]["lang"] == "en"
     assert all(tag["alt"] for tag in page.all("img"))
     assert all(tag.get("scope") in {"row", "col", "rowgroup"} for tag in page.all("th"))
-    assert len(page.texts("caption")) == len(page.all("table")) == 2
+    assert len(page.texts("caption")) == len(page.all("table")) == 3
     assert all(tag["aria-label"] for tag in page.tags if tag.get("role") == "region")
 
 
@@ -155,8 +159,8 @@ def test_without_labels(simulated, tmp_path, read, monkeypatch):
     page = read(tmp_path / "a.html")
     facts = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
     assert facts["Cell types"] == "none given: biology could not be scored"
-    assert [row[1] for row in page.tables()[0]] == ["150", "150"]
-    assert not [row for row in page.tables()[1] if row[0].startswith("total")]
+    assert [row[1] for row in page.tables()[1]] == ["150", "150"]
+    assert not [row for row in page.tables()[2] if row[0].startswith("total")]
     notes = " ".join(page.texts("p", **{"class": "note"}))
     assert "not drawn: scores" in notes
     assert "tradeoff" not in notes

@@ -9,7 +9,7 @@ import sc_vaenb
 from sc_vaenb.fit import history
 from sc_vaenb.tl import _compare, _graph
 from sc_vaenb.tl._compare import _beside
-from sc_vaenb.tl._verdict import verdict_in_words
+from sc_vaenb.tl._findings import ADVICE, BEST, NEEDED
 
 KEYS = ["pca", "pca_harmony", "vae", "cvae"]
 
@@ -60,7 +60,8 @@ def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path,
     record = result.uns["compare"]
     assert record["methods"]["method"].tolist() == ["PCA", "Harmony", "VAE", "CVAE"]
     assert record["scores"]["values"].index.tolist() == [f"X_{key}" for key in KEYS]
-    assert record["verdict"].startswith("Best by the total score")
+    assert record["verdict"].startswith("Best: ")
+    assert record["findings"]["question"].tolist()[:3] == [BEST, ADVICE, NEEDED]
     assert record["failed"] == {}
 
     result.write_h5ad(tmp_path / "a.h5ad")
@@ -68,8 +69,10 @@ def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path,
     monkeypatch.setattr(_compare, "downstream", lambda *_, again, **__: again and pytest.fail("computed again"))
     for name in ("vae", "cvae", "harmony", "log_pca"):
         refuses_to_run(monkeypatch, name, AssertionError("computed again"))
+    pd.testing.assert_frame_equal(again.uns["compare"]["findings"], record["findings"], check_dtype=False)
     run(again)
     assert again.uns["compare"]["failed"] == {}
+    assert again.uns["compare"]["verdict"] == record["verdict"]
     pd.testing.assert_frame_equal(
         again.uns["compare"]["scores"]["values"].drop(columns="seconds"),
         record["scores"]["values"].drop(columns="seconds"),
@@ -199,7 +202,7 @@ def test_seeds_and_no_labels(ready):
         "X_pca", "X_pca_harmony", "X_vae", "X_vae_seed1", "X_cvae", "X_cvae_seed1"
     ]  # fmt: skip
     assert np.abs(ready.obsm["X_cvae"] - ready.obsm["X_cvae_seed1"]).max() > 1e-3
-    assert "there are no labels" in record["verdict"]
+    assert "as there are no labels" in record["verdict"]
     assert "leiden_cvae_seed1" not in ready.obs
 
 
@@ -244,59 +247,6 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(ready, unchanged,
     ready.obs["few"] = types.where(np.arange(300) < 3)
     with unchanged(ready), pytest.raises(error, match=text):
         sc_vaenb.tl.compare(ready, "batch", **arguments)
-
-
-def table(**methods):
-    """Scores and methods of a comparison, as `verdict_in_words` reads them."""
-    rows, values = [], []
-    for method, columns in methods.items():
-        for seed, total in enumerate(columns["total"]):
-            rows.append({"method": method, "seed": seed, "embedding": f"X_{method}{seed}", "seconds": 1.0})
-            values.append({"total": total} | {k: v for k, v in columns.items() if k != "total"})
-    frame = pd.DataFrame(values, index=[row["embedding"] for row in rows])
-    return pd.DataFrame(rows), {"values": frame}
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "words"),
-    [
-        ([0.80, 0.81], [0.70, 0.71], "more than twice the spread over seeds (0.007)"),
-        ([0.80, 0.81], [0.795, 0.80], "not more than twice the spread over seeds (0.007): take either"),
-        ([0.80], [0.70], "with one seed nothing is known of chance"),
-    ],
-)
-def test_the_verdict_weighs_the_lead_against_chance(adata, first, second, words):
-    good = {"same_batch_excess": 0.0}
-    methods, scores = table(A={"total": second, **good}, B={"total": first, **good})
-    verdict = verdict_in_words(adata, methods, scores, None)
-    assert verdict.startswith(f"Best by the total score, 0.6 bio + 0.4 batch: B ({np.mean(first):.3f}).")
-    assert words in verdict
-    assert "corrects" not in verdict
-
-
-def test_the_verdict_says_what_went_wrong(adata):
-    rng, types = np.random.default_rng(0), adata.obs["cell_type"].cat.codes.to_numpy()
-    adata.obsm["X_PCA0"] = rng.normal(size=(300, 3)) + 5 * types[:, None]
-    blurred = np.where(types == 2, 1, types)
-    adata.obsm["X_Bad0"] = rng.normal(size=(300, 3)) + 5 * blurred[:, None]
-    methods, scores = table(
-        PCA={"total": [0.6], "same_batch_excess": 0.3, "private_kept": 1.0},
-        Bad={"total": [0.7], "same_batch_excess": 0.2, "private_kept": 0.5},
-    )
-    verdict = verdict_in_words(adata, methods, scores, "cell_type")
-    names = adata.obs["cell_type"].cat.categories
-    assert "Before any correction (PCA), batches are apart by 0.30 (0: mixed, 1: nothing in common)" in verdict
-    assert "Bad under-corrects: batches are still apart by 0.20." in verdict
-    assert "Bad over-corrects: of types of a single batch it keeps 50%" in verdict
-    assert f"Bad blurs types that PCA keeps apart: {names[1]}, {names[2]}" in verdict
-    few = adata.obs["cell_type"].astype(str).where(np.arange(300) >= 5, "rare")
-    adata.obs["rarely"] = few.mask((few == "rare") & (adata.obs["batch"] == "batch_1"), "type_0")
-    scores["params"] = {"batch_key": "batch"}
-    said = verdict_in_words(adata, methods, scores, "rarely")
-    assert "over-corrects" not in said  # by what became of five cells
-    assert "Bad under-corrects: " in said
-    methods, scores = table(PCA={"total": [0.6], "same_batch_excess": 0.01}, A={"total": [0.6], "same_batch_excess": 0})
-    assert "there is hardly anything to correct" in verdict_in_words(adata, methods, scores, None)
 
 
 def test_what_a_fit_reads_beside_the_counts_is_part_of_what_it_was_made_from(adata):

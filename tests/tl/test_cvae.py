@@ -310,7 +310,10 @@ def test_all_batches_in_one_group_is_done_with_a_warning(log):
     adata = sorted_populations()
     sc_vaenb.tl.cvae(adata, "batch", overlap="all", n_steps=2)
     assert adata.uns["vae"]["overlap"]["group"].tolist() == [0, 0, 0]
-    assert "overlap='all': all differences between batches are taken out, though the counts show 3 groups" in log.getvalue()
+    assert (
+        "overlap='all': all differences between batches are taken out, though the counts show 3 groups"
+        in log.getvalue()
+    )
 
 
 def test_kinds_that_the_fit_loses_are_named(adata, fast, log, monkeypatch):

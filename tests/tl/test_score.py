@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 
 import sc_vaenb
 from sc_vaenb.metrics import METRICS
@@ -41,6 +42,7 @@ def test_values_are_those_of_the_metrics(scored, unchanged, log):
     }  # fmt: skip
     for name, row in record["metrics"].iterrows():
         assert row["higher_is_better"] == METRICS[name].higher_is_better
+        assert (row["in_total"], row["in_scib"]) == (METRICS[name].in_total, METRICS[name].in_scib)
     assert "scoring 2 embeddings of 300 cells" in log.getvalue()
 
 
@@ -49,6 +51,40 @@ def test_without_labels_the_batch_metrics_remain(scored):
     values = scored.uns["mine"]["values"]
     assert {"ilisi", "same_batch_excess", "neighborhood_overlap"} <= set(values)
     assert not {"nmi", "total", "kbet"} & set(values)
+
+
+@pytest.mark.parametrize("key", ["bbknn", "bbknn_connectivities"])
+def test_a_graph_is_scored(scored, key):
+    """By the key of uns that scanpy gives it, or that of obsp."""
+    sc.pp.neighbors(scored, use_rep="X_pca", key_added="bbknn", transformer="sklearn")
+    sc_vaenb.tl.score(scored, batch_key="batch", label_key="cell_type", neighbors_key=key)
+    values = scored.uns["scores"]["values"]
+    assert values.index.tolist() == [key]  # no embedding was named
+    sc_vaenb.tl.score(scored, "X_noise", batch_key="batch", label_key="cell_type", neighbors_key=[key])
+    values = scored.uns["scores"]["values"]
+    assert values.index.tolist() == ["X_noise", key]
+    assert values.loc[key, "nmi"] > values.loc["X_noise", "nmi"] + 0.5
+    assert np.isnan(values.loc[key, "silhouette_label"])
+    assert values.loc[key, "total"] > values.loc["X_noise", "total"]
+
+
+@pytest.mark.parametrize(
+    "told", ["the labels", "a copy", "other names", "a refinement", "half of the cells", "something else"]
+)
+def test_a_fit_that_was_told_the_labels_is_named(scored, log, told):
+    types = scored.obs["cell_type"].astype(str)
+    scored.obs["told"] = {
+        "other names": types.map({name: f"x{i}" for i, name in enumerate(types.unique())}),
+        "a refinement": types + np.where(np.arange(300) % 2, "a", "b"),
+        "half of the cells": types.where(np.arange(300) % 2 == 0, "unknown"),
+        "something else": np.where(np.arange(300) % 2, "a", "b"),
+    }.get(told, types)
+    key = "cell_type" if told == "the labels" else "told"
+    scored.uns["noise"] = {"params": {"labels_key": key, "unlabeled": "unknown"}}
+    sc_vaenb.tl.score(scored, "X_noise", batch_key="batch", label_key="cell_type")
+    assert (f"X_noise is of a fit that was told these labels (labels_key={key!r})" in log.getvalue()) == (
+        told != "something else"
+    )
 
 
 def test_cells_without_a_label_are_left_out(scored):
@@ -83,6 +119,7 @@ def test_scores_survive_a_file(scored, tmp_path):
         ({"batch_key": "batch", "embeddings": "X_bad"}, ValueError, "finite"),
         ({"batch_key": "batch", "embeddings": "X_words"}, ValueError, "is not a matrix of numbers"),
         ({"batch_key": "batch", "key_added": "a/b"}, ValueError, "key_added='a/b'"),
+        ({"batch_key": "batch", "neighbors_key": "no"}, KeyError, "neighbors_key='no' is neither in uns"),
         ({"label_key": "none"}, ValueError, r"obs\['none'\] labels 0 cells"),
     ],
 )

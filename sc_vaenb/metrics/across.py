@@ -1,0 +1,110 @@
+"""Labels across batches: would a cell be given its own label by the cells of the other batches?"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .._checks import checked
+from .._session import own_state
+from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups
+from .neighbors import Neighbors
+
+_BLOCK = 4_000_000  # distances held at once
+_NEARER = 1e-3  # weight of the nearest neighbour in a tied vote: less than one vote, more than nothing
+
+
+def _neighbors_in_other_batches(x: FloatArray, batch: Groups, k: int) -> tuple[IntArray, IntArray]:
+    """The `k` nearest cells of other batches, and how many of these columns hold one (fewer in very small data)."""
+    x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
+    square = np.einsum("ij,ij->i", x, x)
+    indices = np.zeros((len(x), k), dtype=np.intp)
+    n_found = np.zeros(len(x), dtype=np.intp)
+    for code in range(len(batch.names)):
+        own, others = np.flatnonzero(batch.codes == code), np.flatnonzero(batch.codes != code)
+        n = min(k, len(others))
+        step = max(1, _BLOCK // len(others))
+        for start in range(0, len(own), step):
+            rows = own[start : start + step]
+            distances = square[others] - 2 * x[rows] @ x[others].T  # squared, less what is the same in a row
+            nearest = np.argpartition(distances, n - 1, axis=1)[:, :n]
+            order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind="stable")
+            indices[rows, :n] = others[np.take_along_axis(nearest, order, axis=1)]
+        n_found[own] = n
+    return indices, n_found
+
+
+def _graph_neighbors_in_other_batches(neighbors: Neighbors, batch: Groups, k: int) -> tuple[IntArray, IntArray]:
+    """The same from a neighbour list, as far as it reaches into other batches."""
+    other = batch.codes[neighbors.indices] != batch.codes[:, None]
+    order = np.argsort(~other, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(neighbors.indices, order, axis=1), np.minimum(other.sum(axis=1), order.shape[1])
+
+
+@own_state()
+@checked
+def cross_batch_hits(
+    embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike, *, k: int = 15
+) -> FloatArray:
+    """Whether each cell's `k` nearest cells of *other* batches vote for its label.
+
+    A label of fewer than `k` cells in the other batches is given as many votes as it has cells there, so that a rare
+    label can win. A tie goes to the label with the nearer cells.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions), or the neighbours in a graph; a cell that has no neighbour of another batch in
+        the graph counts as wrong.
+    labels, batch
+        One entry per cell; at least two batches.
+    k
+        Number of votes.
+
+    Returns
+    -------
+    Shape (n_cells,): 1 right, 0 wrong, NaN where no other batch has the cell's label.
+    """
+    x = embedding if isinstance(embedding, Neighbors) else check_embedding(embedding)
+    n_cells = x.n_cells if isinstance(x, Neighbors) else len(x)
+    label_groups = check_groups(labels, n_cells, "labels")
+    batch_groups = check_groups(batch, n_cells, "batch", min_groups=2)
+    sizes = np.zeros((len(batch_groups.names), len(label_groups.names)), dtype=np.intp)
+    np.add.at(sizes, (batch_groups.codes, label_groups.codes), 1)
+    elsewhere = (sizes.sum(axis=0) - sizes)[batch_groups.codes, label_groups.codes]
+    if isinstance(x, Neighbors):
+        indices, n_found = _graph_neighbors_in_other_batches(x, batch_groups, k)
+    else:
+        indices, n_found = _neighbors_in_other_batches(x, batch_groups, k)
+
+    rank = np.arange(indices.shape[1])
+    weights = np.where(rank < np.minimum(n_found, elsewhere)[:, None], 1 + _NEARER / (1 + rank), 0.0)
+    n_labels = len(label_groups.names)
+    cell_and_label = np.arange(n_cells)[:, None] * n_labels + label_groups.codes[indices]
+    votes = np.bincount(cell_and_label.ravel(), weights.ravel(), n_cells * n_labels).reshape(n_cells, n_labels)
+    right = (votes.argmax(axis=1) == label_groups.codes) & (votes.max(axis=1) > 0)
+    return np.where(elsewhere > 0, right.astype(np.float64), np.nan)
+
+
+@own_state()
+@checked
+def cross_batch_accuracy(
+    embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike, *, k: int = 15
+) -> float:
+    """Accuracy of labels across batches, each label counting the same.
+
+    Mean over labels of :func:`cross_batch_hits`: unlike the purity of neighbourhoods it does not rise where batches
+    stay apart, and unlike mixing it does not rise where types are mixed.
+
+    Returns
+    -------
+    Between 0 and 1; NaN if no label is in two batches.
+    """
+    hits = cross_batch_hits(embedding, labels, batch, k=k)
+    groups = check_groups(labels, len(hits), "labels")
+    known = ~np.isnan(hits)
+    if not known.any():
+        return float("nan")
+    sizes = np.bincount(groups.codes[known], minlength=len(groups.names))
+    right = np.bincount(groups.codes[known], hits[known], len(groups.names))
+    return float((right[sizes > 0] / sizes[sizes > 0]).mean())

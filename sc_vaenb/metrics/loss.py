@@ -1,0 +1,96 @@
+"""Labels that an embedding no longer tells apart, with a bootstrap over the cells of each label."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._check import FloatArray, check_groups
+from .neighbors import Neighbors
+
+FALL = 0.10
+"""Fall of a label's purity from which the label counts as lost, if the bootstrap excludes half of it."""
+_LEVEL = 0.05
+
+
+class Loss(NamedTuple):
+    """Purity of the neighbours of a label's cells before and after, and the limits of its fall.
+
+    Attributes
+    ----------
+    low, high
+        5 % and 95 % quantile of the fall, over a bootstrap of the label's cells.
+    """
+
+    label: str
+    n_cells: int
+    before: float
+    after: float
+    low: float
+    high: float
+
+    @property
+    def lost(self) -> bool:
+        """Whether the fall is as large as `FALL`, and larger than half of it beyond chance."""
+        return self.before - self.after >= FALL and self.low > FALL / 2
+
+
+def purity_per_cell(neighbors: Neighbors, labels: ArrayLike) -> FloatArray:
+    """Share of each cell's neighbours that have its label; for a label of n cells of the nearest n - 1, if fewer.
+
+    Returns
+    -------
+    Shape (n_cells,); NaN for a label of one cell.
+    """
+    groups = check_groups(labels, neighbors.n_cells, "labels")
+    others = groups.sizes[groups.codes] - 1
+    same = groups.codes[neighbors.indices[:, 1:]] == groups.codes[:, None]
+    looked_at = np.arange(same.shape[1]) < others[:, None]
+    n_looked_at = looked_at.sum(axis=1)
+    return np.where(n_looked_at > 0, (same & looked_at).sum(axis=1) / np.maximum(n_looked_at, 1), np.nan)
+
+
+def losses(
+    before: FloatArray,
+    after: FloatArray,
+    labels: ArrayLike,
+    *,
+    n_bootstraps: int = 400,
+    min_cells: int = 10,
+    rng: int | np.random.Generator = 0,
+) -> list[Loss]:
+    """Compare the purity of each label in two embeddings, cell by cell.
+
+    Parameters
+    ----------
+    before, after
+        From :func:`purity_per_cell`, shape (n_cells,).
+    labels
+        One entry per cell.
+    n_bootstraps
+        Samples of the label's cells, with replacement.
+    min_cells
+        Labels of fewer cells are left out.
+    rng
+        Seed or generator.
+
+    Returns
+    -------
+    One entry for each label, in the sorted order of names.
+    """
+    groups = check_groups(labels, len(before), "labels")
+    generator = np.random.default_rng(rng)
+    found = []
+    for code, name in enumerate(groups.names):
+        cells = np.flatnonzero(groups.codes == code)
+        if len(cells) < max(2, min_cells):
+            continue
+        fall = before[cells] - after[cells]
+        weights = generator.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), n_bootstraps)
+        low, high = np.quantile(weights @ fall / len(cells), [_LEVEL, 1 - _LEVEL])
+        found.append(
+            Loss(name, len(cells), float(before[cells].mean()), float(after[cells].mean()), float(low), float(high))
+        )
+    return found

@@ -1,0 +1,157 @@
+"""Are batches separated beyond chance? A permutation of batches within strata (types, or clusters)."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import cdist
+
+from ._check import FloatArray, IntArray, check_embedding, check_groups
+from .clustering import leiden
+from .neighbors import fuzzy_graph, knn, knn_within
+
+_MIN_CELLS = 5  # of a batch in a stratum, for its cells to be compared with others
+_K_GRAPH = 15
+_MIN_CLUSTER = 10  # cells, for a centroid
+
+
+class Separation(NamedTuple):
+    """What a permutation of batches within strata shows.
+
+    Attributes
+    ----------
+    excess
+        Share of neighbours from the own batch beyond that expected: 0 fully mixed, 1 fully separated; NaN if no stratum
+        has two batches.
+    p
+        Share of the permutations with as large an excess, the observed one included.
+    tested
+        Share of all cells that are in a stratum with two batches.
+    """
+
+    excess: float
+    p: float
+    tested: float
+
+
+def batch_separation(
+    embedding: ArrayLike,
+    batch: ArrayLike,
+    strata: ArrayLike,
+    *,
+    k: int = 30,
+    n_permutations: int = 199,
+    rng: int | np.random.Generator = 0,
+) -> Separation:
+    """Test whether the neighbours of a cell, among the cells of its stratum, come from its own batch too often.
+
+    Batches that differ in composition alone pass: within a stratum of one kind of cells the batches can be exchanged.
+    Strata in one batch are left out, as are batches of fewer than 5 cells in a stratum.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions).
+    batch, strata
+        One entry per cell. Strata are types, or clusters of one kind of cells.
+    k
+        Neighbours, at most a quarter of the stratum.
+    n_permutations
+        Permutations of the batches within strata. The smallest possible p is 1 / (n_permutations + 1).
+    rng
+        Seed or generator.
+    """
+    x = check_embedding(embedding)
+    batches = check_groups(batch, len(x), "batch")
+    groups = check_groups(strata, len(x), "strata")
+    generator = np.random.default_rng(rng)
+    table = np.zeros((len(groups.names), len(batches.names)), dtype=np.intp)
+    np.add.at(table, (groups.codes, batches.codes), 1)
+    usable = table >= _MIN_CELLS
+    usable &= (usable.sum(axis=1) > 1)[:, None]
+    kept = np.flatnonzero(usable[groups.codes, batches.codes])
+    if not len(kept):
+        return Separation(float("nan"), float("nan"), 0.0)
+    n_same, expected = np.zeros(n_permutations + 1), 0.0
+    within = check_groups(groups.codes[kept], len(kept), "strata")
+    for _, cells, neighbors in knn_within(x[kept], within, k):
+        own = batches.codes[kept[cells]]
+        sizes = np.bincount(own)
+        expected += float(((sizes[own] - 1) / (len(own) - 1)).sum())
+        for i in range(n_permutations + 1):
+            codes = own if i == 0 else generator.permutation(own)
+            n_same[i] += (codes[neighbors] == codes[:, None]).mean(axis=1).sum()
+    share, expected = n_same / len(kept), expected / len(kept)
+    p = float((share >= share[0] - 1e-12).mean())
+    return Separation(float((share[0] - expected) / (1 - expected)), p, len(kept) / len(x))
+
+
+def clusters(embedding: ArrayLike, *, resolution: float = 1.0, seed: int = 0) -> IntArray:
+    """Leiden clusters of an embedding, shape (n_cells,)."""
+    return leiden(fuzzy_graph(knn(embedding, _K_GRAPH)), [resolution], seed=seed)[0]
+
+
+def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN_CELLS) -> IntArray:
+    """Group batches that share a stratum, directly or over other batches.
+
+    Parameters
+    ----------
+    batch, strata
+        One entry per cell.
+    min_cells
+        Cells of a batch in a stratum, from which it counts as there (or 2 % of the batch, where that is more; a whole
+        batch, where it has fewer).
+
+    Returns
+    -------
+    For each batch, in the sorted order of names, the code of its group, counted from 0.
+    """
+    batches = check_groups(batch, len(np.asarray(batch)), "batch")
+    groups = check_groups(strata, len(batches.codes), "strata")
+    table = np.zeros((len(batches.names), len(groups.names)), dtype=np.intp)
+    np.add.at(table, (batches.codes, groups.codes), 1)
+    least = np.minimum(np.maximum(min_cells, 0.02 * batches.sizes), batches.sizes)[:, None]
+    there = (table >= least).astype(np.intp)
+    return np.asarray(connected_components(there @ there.T > 0, directed=False)[1], dtype=np.intp)
+
+
+def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float = 0.5, seed: int = 0) -> IntArray:
+    """Group batches whose own clusters lie to each other in the same way, as under a batch effect that shifts a batch.
+
+    Each batch is clustered by itself. Two batches are linked if one shift lays three clusters of one (or all, of two)
+    on clusters of the other, to within half of the distance to the next cluster. One shared type shows nothing, and
+    types that differ in the same way (two stages of each) look like the same types.
+
+    Returns
+    -------
+    For each batch, in the sorted order of names, the code of its group, counted from 0.
+    """
+    x = check_embedding(embedding)
+    batches = check_groups(batch, len(x), "batch")
+    centroids = []
+    for code in range(len(batches.names)):
+        own = x[batches.codes == code]
+        found = clusters(own, resolution=resolution, seed=seed) if len(own) > 2 * _K_GRAPH else np.zeros(len(own), int)
+        large = np.flatnonzero(np.bincount(found) >= _MIN_CLUSTER)
+        centroids.append(np.array([own[found == cluster].mean(axis=0) for cluster in large]).reshape(len(large), -1))
+    linked = np.eye(len(centroids), dtype=np.intp)
+    for a, b in combinations(range(len(centroids)), 2):
+        linked[a, b] = linked[b, a] = _laid_on_each_other(centroids[a], centroids[b])
+    return np.asarray(connected_components(linked, directed=False)[1], dtype=np.intp)
+
+
+def _laid_on_each_other(a: FloatArray, b: FloatArray) -> bool:
+    if min(len(a), len(b)) < 2:
+        return False
+    near_a, near_b = (np.sort(cdist(each, each), axis=1)[:, 1] for each in (a, b))
+    most = 0
+    for shift in (b[:, None] - a[None]).reshape(-1, a.shape[1]):
+        distances = cdist(a + shift, b)
+        nearest = distances.argmin(axis=1)
+        close = distances.min(axis=1) <= 0.5 * np.minimum(near_a, near_b[nearest])
+        most = max(most, len(set(nearest[close])))
+    return most >= min(3, len(a), len(b))

@@ -1,0 +1,119 @@
+"""Findings of a comparison, what they are drawn from, and the words that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from .. import _adata
+from .._names import texts
+from ._score import labels_seen
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+MAX_JUDGED = 20_000  # cells
+UNCORRECTED = "PCA", "VAE"  # methods that know nothing of batches
+SCALE = "0 = fully mixed, 1 = fully separated"
+
+BEST, ADVICE, NEEDED, HARM, LEFT, SEEN = (
+    "Which method is best?",
+    "What to do?",
+    "Is correction needed?",
+    "Does the method lose types?",
+    "Does the method leave batches separated?",
+    "Did the method see the labels?",
+)
+Confidence = Literal["high", "moderate", "low"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer. `subject` is the method it is about (of `BEST`: the one to go on with), or empty."""
+
+    question: str
+    subject: str
+    answer: str
+    confidence: Confidence
+    sentence: str
+    evidence: str = ""
+
+
+@dataclass
+class Judged:
+    """The cells that are judged, and the embeddings of each method, seed after seed.
+
+    `groups`: of each batch (sorted by name), where a fit looked for kinds of cells in common. `seen`: methods that were
+    told the labels: the column, and the cells that they were not told of.
+    """
+
+    labels: NDArray[np.str_] | None
+    batch: NDArray[np.str_]
+    embeddings: dict[str, list[NDArray[np.float32]]]
+    uncorrected: str | None
+    groups: NDArray[np.int64] | None = None
+    seen: dict[str, tuple[str, NDArray[np.bool_]]] = field(default_factory=dict)
+    purities: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # of methods, once computed
+
+    @property
+    def reference(self) -> NDArray[np.float32]:
+        """The embedding before any correction."""
+        assert self.uncorrected is not None  # asked for only where there is one
+        return self.embeddings[self.uncorrected][0]
+
+    def kind(self, n: int = 2) -> str:
+        """What stands for kinds of cells: types, or without labels clusters."""
+        return ("type" if self.labels is not None else "cluster") + ("" if n == 1 else "s")
+
+
+def read_judged(adata: AnnData, methods: pd.DataFrame, batch_key: str, label_key: str | None, seed: int = 0) -> Judged:
+    """Read what is judged, of at most 20,000 cells (those with a label)."""
+    names = None if label_key is None else _adata.read_labels(adata, "label_key", label_key)
+    known = np.ones(adata.n_obs, bool) if names is None else names != None  # noqa: E711 (of each cell)
+    cells = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(known))[:MAX_JUDGED])
+    batch = texts(adata.obs[batch_key])[cells].astype(str)
+    labels = None if names is None else names[cells].astype(str)
+    data = Judged(labels, batch, {}, None)
+    for row in methods.itertuples():
+        name, key = str(row.method), str(row.embedding)
+        record = adata.uns.get(key.removeprefix("X_"), {})
+        data.embeddings.setdefault(name, []).append(_adata.read_embedding(adata, key)[cells])
+        if label_key is not None and (seen := labels_seen(adata, record, label_key, cells)) is not None:
+            data.seen[name] = seen
+        if data.groups is None and record.get("params", {}).get("overlap") == "auto":
+            data.groups = _groups(record.get("overlap"), np.unique(batch))
+    data.uncorrected = next((name for name in UNCORRECTED if name in data.embeddings), None)
+    return data
+
+
+def _groups(overlap: Mapping[str, Any] | None, names: NDArray[np.str_]) -> NDArray[np.int64] | None:
+    """The group of each batch, as a fit found it."""
+    if overlap is None or not {"batches", "group"} <= set(overlap):
+        return None
+    group = dict(zip(np.asarray(overlap["batches"]).astype(str), np.asarray(overlap["group"]), strict=True))
+    return np.array([group[name] for name in names]) if set(names) <= set(group) else None
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names as in a sentence."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def number(value: float) -> str:
+    """Two digits."""
+    return f"{value:.2f}" if np.isfinite(value) else "not defined"
+
+
+def p_value(value: float) -> str:
+    """With its sign."""
+    return "< 0.01" if value < 0.0095 else f"= {value:.2f}"

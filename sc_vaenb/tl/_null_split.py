@@ -1,0 +1,109 @@
+"""What a method does where there is nothing to correct: the largest batch, split at random into two 'batches'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scanpy as sc
+
+from .. import _adata
+from ..metrics import knn
+from ..metrics.loss import Loss, losses, purity_per_cell
+from ..metrics.separation import clusters
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+HALF = "null_split_half"
+MIN_CELLS, MAX_CELLS = 100, 1_000  # of the batch that is split
+MAX_STEPS = 150  # of a fit: a quarter to a third of a usual one, which is long enough to mix what will be mixed
+RESOLUTION = 0.5  # of the clusters that should be kept: coarse, so that they are there
+K = 16
+COLUMNS = ("method", "made_from", *Loss._fields)
+
+
+def null_split(
+    adata: AnnData,
+    batch_key: str,
+    make_runs: Callable[[AnnData, str, int], list[Any]],
+    known: pd.DataFrame | None,
+    seed: int,
+) -> tuple[pd.DataFrame, dict[str, list[Loss]]]:
+    """Fit each method of correction to a random split of one batch; compare clusters with those without correction.
+
+    Harmony is compared with PCA, count models with a VAE of as many steps, so that what is found is due to the
+    correction. `known` is the table of an earlier comparison, of which what has not changed is used again.
+    """
+    batch = adata.obs[batch_key].astype(str)
+    cells = np.flatnonzero((batch == batch.value_counts().index[0]).to_numpy())
+    table = pd.DataFrame(columns=list(COLUMNS))
+    if len(cells) < MIN_CELLS:
+        return table, {}
+    rng = np.random.default_rng(seed)
+    cells = np.sort(rng.permutation(cells)[:MAX_CELLS])
+    null = _slim(adata, cells)
+    null.obs[HALF] = pd.Categorical.from_codes(rng.permutation(np.arange(len(cells)) % 2), ["a", "b"])
+    runs = make_runs(null, HALF, MAX_STEPS)
+    prints = {run.method: run.print for run in runs}
+    rows, missing = [], []
+    for method in [run.method for run in runs if run.method not in {"PCA", "VAE"}]:
+        found = None if known is None else known[(known["method"] == method) & (known["made_from"] == prints[method])]
+        if found is not None and len(found):
+            rows += found.to_dict("records")
+        else:
+            missing.append(method)
+    if missing:
+        rows += _compare_clusters(null, runs, missing)
+    if not rows:
+        return table, {}
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).reset_index(drop=True)
+    table["n_cells"] = table["n_cells"].astype(np.int64)
+    by_method: dict[str, list[Loss]] = {}
+    for row in table.to_dict("records"):
+        by_method.setdefault(str(row["method"]), []).append(Loss(**{name: row[name] for name in Loss._fields}))
+    return table, by_method
+
+
+def _slim(adata: AnnData, cells: Any) -> AnnData:
+    """A copy of these cells without what the comparison itself has written."""
+    view = adata[cells]
+    return type(adata)(
+        X=None if adata.X is None else view.X.copy(),
+        obs=view.obs.copy(),
+        var=view.var.copy(),
+        layers={name: view.layers[name].copy() for name in adata.layers},
+        obsm={name: value.copy() for name, value in view.obsm.items() if not name.startswith("X_")},
+        uns={name: adata.uns[name] for name in ("protein_names",) if name in adata.uns},
+    )
+
+
+def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> list[Mapping[str, Any]]:
+    models = [method for method in missing if method != "Harmony"]
+    needed = {"PCA", *missing, *(["VAE"] if models else [])}
+    done: dict[str, Any] = {}
+    with sc.settings.verbosity.override("error"):
+        for run in runs:
+            if run.method not in needed:
+                continue
+            try:
+                run.compute()
+            except Exception:  # it failed here alone, as with labels of which one half has none: nothing is known then
+                continue
+            if null.uns.get(run.key, {}).get("verdict", {}).get("status") == "interrupted":
+                raise KeyboardInterrupt
+            done[run.method] = _adata.read_embedding(null, f"X_{run.key}")
+    if "PCA" not in done:
+        return []
+    names = clusters(done["PCA"], resolution=RESOLUTION).astype(str)
+    purity = {method: purity_per_cell(knn(embedding, K), names) for method, embedding in done.items()}
+    rows: list[Mapping[str, Any]] = []
+    prints = {run.method: run.print for run in runs}
+    for method in missing:
+        before = "PCA" if method == "Harmony" else "VAE"
+        if method in purity and before in purity:
+            for loss in losses(purity[before], purity[method], names):
+                rows.append({"method": method, "made_from": prints[method], **loss._asdict()})
+    return rows
