@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -157,20 +158,21 @@ def test_code_is_compiled_for_the_session_where_it_cannot_be_kept(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
-def test_the_command_runs_without_a_folder_of_its_own(tmp_path):
+def test_the_command_runs_without_a_folder_of_its_own():
     """As in a container with a random user id."""
-    tmp_path.chmod(0o777)
-    out = python(
-        f"""
-        import os, tempfile
-        tempfile.tempdir = {str(tmp_path)!r}
-        os.setuid(65534)
-        from sc_vaenb import _caches
-        _caches._packages = lambda: []  # those of this test can be the user's own
-        _caches.ensure_caches()
-        numba, matplotlib = os.environ["NUMBA_CACHE_DIR"], os.environ["MPLCONFIGDIR"]
-        print(os.path.dirname(numba), numba == matplotlib)
-        """,
-        HOME="/nonexistent",
-    )
-    assert out.split() == [str(tmp_path), "True"]
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        os.chmod(folder, 0o777)
+        out = python(
+            f"""
+            import os, tempfile
+            tempfile.tempdir = {folder!r}
+            from sc_vaenb import _caches
+            os.setuid(65534)  # who may not be able to read Python's own files
+            _caches._packages = lambda: []  # those of this test can be the user's own
+            _caches.ensure_caches()
+            numba, matplotlib = os.environ["NUMBA_CACHE_DIR"], os.environ["MPLCONFIGDIR"]
+            print(os.path.dirname(numba), numba == matplotlib)
+            """,
+            HOME="/nonexistent",
+        )
+    assert out.split() == [folder, "True"]
