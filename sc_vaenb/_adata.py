@@ -309,14 +309,14 @@ def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64
     return order
 
 
-def read_embedding(adata: AnnData, key: str, *, finite: bool = True) -> NDArray[np.float32]:
+def read_embedding(adata: AnnData, key: str, *, finite: bool = True, dtype: type = np.float32) -> NDArray[Any]:
     """An embedding in obsm, which must be a matrix of (`finite`) numbers."""
     if key not in adata.obsm:
         msg = f"{key!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
     found = dense(adata.obsm[key], f"obsm[{key!r}]")
     try:
-        values = np.asarray(found, dtype=np.float32)
+        values = np.asarray(found, dtype=dtype)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error

@@ -25,7 +25,10 @@ def ensure_caches() -> None:
     if "MPLCONFIGDIR" not in os.environ and not _takes_files(config / "matplotlib"):
         needed.append("MPLCONFIGDIR")
     if needed:
-        folder = mkdtemp(prefix="sc_vaenb_")
+        try:
+            folder = mkdtemp(prefix="sc_vaenb_")
+        except OSError:  # no room anywhere: the command says so where it writes
+            return
         atexit.register(rmtree, folder, ignore_errors=True)
         os.environ.update(dict.fromkeys(needed, folder))
 

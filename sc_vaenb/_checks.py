@@ -225,6 +225,7 @@ class _Argument:
     def __init__(self, function: str, parameter: inspect.Parameter) -> None:
         self.name = parameter.name
         self.bounds = BOUNDS.get(f"{function}.{self.name}", BOUNDS.get(self.name, Bounds()))
+        self.needs_genes = not function.startswith("pl.")  # embeddings and results can be drawn without
         self.is_label = not LABELS.isdisjoint({self.name, f"{function}.{self.name}"})
         self.words = WORDS.get(f"{function}.{self.name}", WORDS.get(self.name))
         parts = list(_alternatives(ast.parse(str(parameter.annotation), mode="eval").body))
@@ -234,7 +235,7 @@ class _Argument:
     def read(self, value: Any) -> Any:
         """The value in Python's own types, or an error that says what to give."""
         if "AnnData" in self.kinds:
-            check_anndata(value, self.name)
+            check_anndata(value, self.name, genes=self.needs_genes)
             return value
         for kind in self.kinds.values():
             if (found := kind.read(value)) is not NO:
@@ -437,8 +438,8 @@ def _no_anndata(name: str, value: object) -> str:
     return f"{kind} Wrap counts with anndata.AnnData(counts) first."
 
 
-def check_anndata(adata: Any, name: str = "adata") -> None:
-    """Refuse what is no AnnData, is read lazily, or has nothing in it."""
+def check_anndata(adata: Any, name: str = "adata", *, genes: bool = True) -> None:
+    """Refuse what is no AnnData, is read lazily, or has no cells or, where they are needed, no `genes`."""
     if not is_a(adata, "AnnData"):
         raise ArgumentError(_no_anndata(name, adata))
     for slot in ("obs", "var"):
@@ -448,7 +449,7 @@ def check_anndata(adata: Any, name: str = "adata") -> None:
                 f"{name}.{slot} = {name}.{slot}.to_memory() first; the counts can stay on disk."
             )
             raise ArgumentError(msg)
-    if adata.n_obs == 0 or adata.n_vars == 0:
+    if adata.n_obs == 0 or (genes and adata.n_vars == 0):
         msg = f"{name} has {adata.n_obs} cells and {adata.n_vars} genes: there is nothing to fit."
         raise ValueError(msg)
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+LIKELIHOOD_NAMES = list(LIKELIHOODS)
 FORMAT = "sc_vaenb model 1"
 MOST_LAYERS = 100
 LARGEST_WEIGHT = 1e12
@@ -50,7 +51,7 @@ positive = number(0, above=True)
 choices: dict[str, schema.Check] = {
     "activation": text(*ACTIVATIONS),
     "norm": text(*NORMS),
-    "likelihood": text(*LIKELIHOODS),
+    "likelihood": text(*LIKELIHOOD_NAMES),
     "dispersion": text("gene", "gene-batch"),
     "link": text(*LINKS),
     "size_factor_as": text("multiplier", "covariate"),

@@ -36,7 +36,7 @@ PACKAGES = ("sc_vaenb", "torch", "scanpy", "anndata", "numpy", "harmonypy")
 def run_fit(options: argparse.Namespace) -> None:
     """Read, prepare, fit, cluster, score and write."""
     from .. import tl
-    from ..fit.checkpoint import remove_states
+    from ..tl._arguments import forget_states
 
     if options.mog and getattr(options, "prior", "mog") != "mog":
         raise ValueError(f"--mog and --prior {options.prior} are two priors. Give one.")
@@ -71,7 +71,7 @@ def run_fit(options: argparse.Namespace) -> None:
             raise KeyboardInterrupt  # in a notebook half a fit may be of use; a folder of results must be whole
         folder = _write_fit(adata, key, batch_key, label_key, options)
         if kept is not None:
-            remove_states(kept)
+            forget_states(kept)
     echo(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
     for path in sorted(folder.iterdir()):
         say(options, f"  {path.name}")
@@ -128,11 +128,11 @@ def _write_fit(
 
 def method_of(key: str, adata: AnnData) -> str:
     """The name of a method in the names of files and folders, such as CVAE_NB."""
-    from ..model.likelihood import LIKELIHOODS
+    from .._record import LIKELIHOOD_NAMES
 
     likelihood = params_of(adata, key).get("likelihood")
     name = "harmony" if key.startswith("pca_harmony") else key.removesuffix("_compare")
-    return (f"{name}_{likelihood}" if likelihood in list(LIKELIHOODS) else name).upper()
+    return (f"{name}_{likelihood}" if likelihood in LIKELIHOOD_NAMES else name).upper()
 
 
 def labels_to_score(

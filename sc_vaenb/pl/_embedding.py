@@ -156,7 +156,7 @@ def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], lay
                 f"obsm has no {key!r}; found: {list(adata.obsm)}. "
                 f"Run sc_vaenb.tl.cvae(adata, ..., key_added={key.removeprefix('X_')!r}) first, or pass one of these."
             )
-        finite = np.isfinite(_adata.read_embedding(adata, key, finite=False)).all(axis=1)
+        finite = np.isfinite(_adata.read_embedding(adata, key, finite=False, dtype=float)).all(axis=1)
         if not finite.all():
             cell = adata.obs_names[np.argmin(finite)]
             raise ValueError(
@@ -233,12 +233,12 @@ def _categories(name: str, values: pd.Series, stored: Sequence[str] | None) -> C
 
 def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]]:
     """Two coordinates a cell, and how to call them."""
-    coordinates = _adata.read_embedding(adata, key).astype(float)
+    coordinates = _adata.read_embedding(adata, key, dtype=float)
     if coordinates.shape[1] == 2:
         return key, coordinates
     stored = f"X_umap_{key.removeprefix('X_')}"
-    if stored in adata.obsm and (plane := _adata.read_embedding(adata, stored)).shape[1] >= 2:
-        return f"UMAP of {key}", plane[:, :2].astype(float)
+    if stored in adata.obsm and (plane := _adata.read_embedding(adata, stored, dtype=float)).shape[1] >= 2:
+        return f"UMAP of {key}", plane[:, :2]
     start = logging.info(f"computing a UMAP of obsm[{key!r}], for this plot alone")
     umap = _umap(coordinates, rng)
     logging.info(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..fit.checkpoint import check_folder
+from ..fit.checkpoint import check_folder, remove_states
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -88,3 +88,8 @@ def plain(params: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in params.items()
         if value is not None
     }
+
+
+def forget_states(folder: Path) -> None:
+    """Remove the states that a fit kept, once its results are written."""
+    remove_states(folder)
