@@ -316,7 +316,7 @@ def read_embedding(adata: AnnData, key: str, *, finite: bool = True, dtype: type
         raise KeyError(msg)
     found = dense(adata.obsm[key], f"obsm[{key!r}]")
     try:
-        values = np.asarray(found, dtype=dtype)
+        values: NDArray[Any] = np.asarray(found, dtype=dtype)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a matrix of numbers ({error}). Choose another embedding."
         raise ValueError(msg) from error

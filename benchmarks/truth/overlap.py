@@ -33,7 +33,7 @@ TABLES = {
     "8 + 2": np.concatenate([np.tile(_ABC, (8, 1)), np.tile(_DEF, (2, 1))]),
     "1 outlier batch": np.array([[1, 1, 1, 1, 0, 0]] * 4 + [[0, 0, 0, 0, 1, 1]]),
     "1 sorted type a batch": np.eye(6),
-    "chain, 2 shared": np.array([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0]]),
+    "chain, 2 shared": np.array([[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1]]),
 }
 
 

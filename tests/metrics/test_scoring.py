@@ -182,7 +182,10 @@ def test_inputs_are_not_changed(cases):
         ({"max_cells": 7}, "max_cells is 7 but batch and labels form 4 combinations: pass max_cells of at least 8"),
         ({"n_draws": 0}, "n_draws=0 is not possible"),
         ({"embedding": None}, "embedding and graph are both given, or neither"),
-        ({"embedding": None, "graph": np.eye(40)}, r"graph=<ndarray of shape \(40, 40\)> is not possible. Give a sparse matrix"),
+        (
+            {"embedding": None, "graph": np.eye(40)},
+            r"graph=<ndarray of shape \(40, 40\)> is not possible",
+        ),
         ({"embedding": None, "graph": csr_array(-np.eye(40))}, "pass connectivities, not distances"),
     ],
 )
