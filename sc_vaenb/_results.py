@@ -33,8 +33,9 @@ def _words(value: Any, where: str) -> str:
 
 
 def _metrics(value: Any, where: str) -> Any:
-    columns = {"kind": "text", "higher_is_better": "flag", "in_total": "flag"}
-    found = table(columns, optional=columns if np.size(value) == 0 else (), most=MOST_ROWS)(value, where)
+    columns = {"kind": "text", "higher_is_better": "flag", "in_total": "flag", "in_scib": "flag"}
+    newer = {"in_scib"}  # results of earlier versions lack it
+    found = table(columns, optional=columns if np.size(value) == 0 else newer, most=MOST_ROWS)(value, where)
     names()(found.index.to_list(), f"{where}.index")
     if unknown := sorted(set(found.get("kind", ())) - KINDS):
         raise Damaged(f"{where}['kind'] holds {schema.brief(unknown[0])}, which is not known")
@@ -129,6 +130,12 @@ def _sweep(n_dimensions: int) -> Check:
 
 
 MADE = table({"made_from": "text", "checksum": "whole", "seconds": "gaps"}, most=MOST_ROWS * 100)
+FINDINGS = table(
+    dict.fromkeys(("question", "subject", "answer", "confidence", "sentence", "evidence"), "text"),
+    least=1,
+    most=MOST_ROWS,
+)
+NULL_SPLIT = table({"method": "text", "made_from": "text"}, others="plain", most=MOST_ROWS, unique=False)
 PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
 COMPARISON_PARAMS = fields(
     {"batch_key": text(), "label_key": text(), "n_seeds": whole(1), "rng": whole()},
@@ -149,6 +156,8 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
         {
             "scores": _scores,
             "methods": _methods,
+            "findings": FINDINGS,
+            "null_split": NULL_SPLIT,
             "verdict": text(),
             "params": COMPARISON_PARAMS,
             "failed": fields({}, others=text()),

@@ -142,8 +142,9 @@ def _take_over(adata: AnnData, before: AnnData) -> None:
         return
     if not pd.api.types.is_numeric_dtype(made["seconds"]) or not adata.obs_names.equals(before.obs_names):
         return
-    made = check_result({"made": made}, "compare", "compare")["made"]
-    adata.uns["compare"] = {"made": made}
+    kept = {name: record[name] for name in ("made", "null_split") if name in record}
+    adata.uns["compare"] = check_result(kept, "compare", "compare")
+    made = adata.uns["compare"]["made"]
     for key in made.index:
         for place, name in (
             ("obsm", f"X_{key}"), ("obsm", f"X_umap_{key}"), ("obs", f"leiden_{key}"), ("uns", f"leiden_{key}"),

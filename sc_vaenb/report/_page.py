@@ -91,9 +91,11 @@ def best_method(record: Mapping[str, Any]) -> str:
     """The method that the verdict names to go on with: the page must not judge a second time."""
     if "findings" in record:
         findings = record["findings"]
-        return str(findings.loc[findings["question"] == BEST, "subject"].iloc[0])
-    first = str(record["verdict"]).partition("\n")[0]
-    names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]  # of an earlier version
+        named = findings.loc[findings["question"] == BEST, "subject"].astype(str).tolist()
+        names = [name for name in named if name in set(record["methods"]["method"].astype(str))]
+    else:  # of an earlier version
+        first = str(record["verdict"]).partition("\n")[0]
+        names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]
     if not names:
         msg = "the verdict of the comparison names none of its methods: it is damaged. Run sc_vaenb.tl.compare again."
         raise ValueError(msg)
