@@ -103,6 +103,7 @@ def calls(adata, folder):
         "tl.map_query": of_cells | {"reference": adata, "label_key": "cell_type", "n_steps": 2, "device": "cpu"},
         "tl.normalized": of_cells | {"device": "cpu"},
         "tl.posterior_check": of_cells | {"n_samples": 10, "device": "cpu"},
+        "tl.pseudobulk": of_cells | {"sample_key": "batch"},
         "tl.sample": of_cells | {"n_cells": 5, "device": "cpu"},
         "tl.score": of_cells | LABELLED | {"embeddings": ["X_vae"]},
         "tl.tune": of_cells
@@ -126,6 +127,7 @@ def calls(adata, folder):
         "metrics.best_nmi": {"scores": metrics.cluster_scores(graph, labels, resolutions=(1.0,))},
         "metrics.cluster_scores": {"graph": graph, "labels": labels, "resolutions": (1.0,)},
         "metrics.fuzzy_graph": {"neighbors": near},
+        "metrics.graph_neighbors": {"graph": graph},
         "metrics.isolated_labels": {"embedding": x, "labels": labels, "batch": batch},
         "metrics.kbet_label": {"graph": graph, "batch": batch},
         "metrics.kbet_per_label": {"graph": graph, "labels": labels, "batch": batch},
