@@ -59,6 +59,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "adversary": FROM_0,
     "alpha": Bounds(0, 1, above=True, below=True),
     "batch_size": FROM_1,
+    "bio_weight": SHARE,
     "batch_strength": FROM_0,
     "beta": FROM_0,
     "decoder_hidden": Bounds(1, 100_000),
