@@ -164,9 +164,10 @@ def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(values) == ["X_pca", "X_pca_harmony", "X_vae", "X_vae_seed1", "X_cvae", "X_cvae_seed1"]
     # what knows the batches mixes them, what does not does not, and types are kept by all
     for key in ("X_pca", "X_vae"):
-        assert values[key]["batch"] < 0.6
+        assert values[key]["batch_scib"] < 0.65
     for key in ("X_pca_harmony", "X_cvae", "X_cvae_seed1"):
-        assert values[key]["batch"] > values["X_pca"]["batch"] + 0.2
+        assert values[key]["batch_scib"] > values["X_pca"]["batch_scib"] + 0.2
+        assert values[key]["batch"] > values["X_pca"]["batch"] + 0.05
         assert values[key]["bio"] > values["X_pca"]["bio"] - 0.05
     assert not list((tmp_path / "work").iterdir())
 
