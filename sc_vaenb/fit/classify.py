@@ -9,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
+from .._session import shared
 from ..model.labels import UNKNOWN, Labels
 from .align import draw_cells
 from .batches import split
@@ -78,7 +79,8 @@ def _regression(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights (labels x dimensions) and biases of a logistic regression on some cells."""
     chosen = cells[draw_cells(label[cells], rng)]
-    found = LogisticRegression(C=STRENGTH, max_iter=1000).fit(latent[chosen].astype(np.float64), label[chosen])
+    with shared():  # it sets the threads of BLAS
+        found = LogisticRegression(C=STRENGTH, max_iter=1000).fit(latent[chosen].astype(np.float64), label[chosen])
     weight, bias = found.coef_, found.intercept_
     if len(found.classes_) == 2:  # one row, for the second label against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

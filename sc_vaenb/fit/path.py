@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import dijkstra
 from sklearn.neighbors import kneighbors_graph
 
+from .._session import shared
 from ..model.vae import CountVAE
 from .decode import expression
 from .device import threads_as_asked
@@ -34,7 +35,8 @@ def along_cells(
     even = np.linspace(0, len(states) - 1, min(len(states), MOST_CELLS)).astype(np.int64)
     cells = np.unique(np.concatenate([even, stops]))
     nodes = np.searchsorted(cells, stops)
-    graph = kneighbors_graph(states[cells], min(n_neighbors, len(cells) - 1), mode="distance")
+    with shared():  # it sets the threads of BLAS
+        graph = kneighbors_graph(states[cells], min(n_neighbors, len(cells) - 1), mode="distance")
     graph.data = np.maximum(graph.data, 1e-12)  # cells on one point are joined all the same
     legs: list[NDArray[np.float32]] = []
     for begin, end in pairwise(nodes):

@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
+from .._session import shared
+
 
 def nearest(
     points: NDArray[np.float32], reference: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Distances to, and positions of, the k nearest cells of a reference (all, where it has fewer), near to far."""
     found = NearestNeighbors(n_neighbors=min(k, len(reference)), algorithm="brute").fit(reference)
-    return found.kneighbors(points)
+    with shared():  # it sets the threads of BLAS
+        return found.kneighbors(points)
 
 
 def vote(distance: NDArray[np.float32], label: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc
 
 from .._checks import checked
-from .._session import own_state
+from .._session import own_state, shared
 from ._check import FloatArray, IntArray, check_graph, check_groups
 from .neighbors import knn
 
@@ -54,7 +54,7 @@ def _diffusion_map(graph: csr_array, n_components: int) -> FloatArray:
 
         start = np.random.default_rng(0).uniform(0.5, 1.5, n)
         # Lanczos makes many small products: on a busy machine BLAS threads wait for each other, up to ten times as long
-        with threadpool_limits(limits=1, user_api="blas"):
+        with shared(), threadpool_limits(limits=1, user_api="blas"):
             values, vectors = eigsh(transitions, k=n_components, which="LM", v0=start)
     trivial = np.abs(1 - values) < 1e-7
     return np.asarray(vectors * np.where(trivial, 1.0, values / np.where(trivial, 1.0, 1 - values)))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, diags_array
 
 from .._checks import checked
-from .._session import own_state
+from .._session import own_state, shared
 from ._check import FloatArray, Groups, IntArray, check_embedding
 
 _BLOCK = 2_000_000  # floats held at once while distances are recomputed
@@ -87,7 +87,8 @@ def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     from sklearn.neighbors import NearestNeighbors  # here, so that importing the package stays light
 
     x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
-    indices = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(x, return_distance=False)
+    with shared():  # it sets the threads of BLAS
+        indices = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(x, return_distance=False)
     indices = indices.astype(np.intp)
     own = np.arange(x.shape[0])[:, None]
     absent = ~(indices == own).any(axis=1)

@@ -18,6 +18,7 @@ from scanpy import logging
 
 from .. import _adata
 from .._checks import checked, seed_of
+from .._session import shared
 from ._history import prepared, shown
 from ._text import as_label
 
@@ -258,7 +259,7 @@ def _umap(coordinates: NDArray[np.float64], rng: int) -> NDArray[np.float64]:
     centred = coordinates - coordinates.mean(axis=0)
     start = np.random.default_rng(rng).normal(scale=1e-4, size=(n_cells, 2))
     start[:, : min(n_dims, 2)] += centred @ np.linalg.eigh(centred.T @ centred)[1][:, : -min(n_dims, 2) - 1 : -1]
-    with warnings.catch_warnings(), sc.settings.verbosity.override("error"):
+    with shared(), warnings.catch_warnings(), sc.settings.verbosity.override("error"):
         warnings.simplefilter("ignore")
         alone = AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str)), obsm={"X": coordinates.astype("f4")})
         sc.pp.neighbors(alone, min(15, n_cells - 1), use_rep="X", transformer="sklearn", random_state=rng)

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scanpy import logging as logg
-from sklearn.metrics import pairwise_distances_argmin, pairwise_distances_argmin_min
 
 from .. import _adata
 from .._checks import checked
@@ -17,6 +16,7 @@ from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import embed
 from ..fit.path import along_cells, equal_steps, mean_expression, straight
+from ..fit.transfer import nearest
 from ._model import counts_of, load_model
 from ._sample import batch_code, labelled
 
@@ -131,12 +131,12 @@ def interpolate(
     legs = _legs(states, masks, names, path, n_neighbors)
     points, positions, length = equal_steps(legs, n_points)
     expression = PER * mean_expression(stored.model, points, codes, where)[:, chosen]
-    nearest, distance = pairwise_distances_argmin_min(points, states)
+    distance, closest = (found[:, 0] for found in nearest(points, states, 1))
 
     labels = pd.Index([str(i) for i in range(n_points)])
     about = {
         "position": np.linspace(0, 1, n_points),
-        "nearest_cell": adata.obs_names[nearest].to_numpy(str),
+        "nearest_cell": adata.obs_names[closest].to_numpy(str),
         "distance": distance.astype(np.float64),
     }
     params: dict[str, Any] = {"key": key, "start": names[0], "end": names[-1], "path": path, "n_points": n_points}
@@ -187,7 +187,7 @@ def _legs(
     if path == "linear":
         return straight(means)
     stops = [
-        int(np.flatnonzero(mask)[pairwise_distances_argmin(mean[None], states[mask])[0]])
+        int(np.flatnonzero(mask)[np.square(states[mask] - mean).sum(axis=1).argmin()])
         for mask, mean in zip(masks, means, strict=True)
     ]
     legs, broken = along_cells(states, stops, n_neighbors)
