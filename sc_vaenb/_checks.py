@@ -124,6 +124,7 @@ WORDS: Mapping[str, str] = {
     "basis": "the name of an embedding in obsm",
     "batch": "the name of a batch",
     "batch_key": COLUMN,
+    "condition_key": COLUMN,
     "checkpoint": "a folder",
     "clusters": COLUMN,
     "color": "names of columns of obs, or of genes",

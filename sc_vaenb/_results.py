@@ -157,6 +157,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
             "scores": _scores,
             "methods": _methods,
             "findings": FINDINGS,
+            "design": FINDINGS,
             "null_split": NULL_SPLIT,
             "verdict": text(),
             "params": COMPARISON_PARAMS,

@@ -81,6 +81,7 @@ CALLS: dict[str, Callable[[AnnData], Any]] = {
     ),
     "map_query": _mapped,
     "harmony": lambda a: tl.harmony(a, "batch"),
+    "design": lambda a: tl.design(a, "batch", label_key="cell_type"),
     "score": lambda a: tl.score(a, ["X_vae", "X_cvae"], batch_key="batch", label_key="cell_type", reference=None),
     "metrics.score": _scores,
     "metrics.leiden": _clusters,

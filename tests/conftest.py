@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, before anything starts some
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import matplotlib
 import numpy as np

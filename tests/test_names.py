@@ -75,6 +75,7 @@ WRITERS = {
     "score": lambda a: tl.score(a, "X_vae", batch_key="batch", label_key="label"),
     "map_query": lambda a: tl.map_query(a, a.copy(), label_key="label", n_steps=1),
     "posterior_check": tl.posterior_check,
+    "design": lambda a: tl.design(a, "batch", label_key="label", condition_key="lane"),
 }
 
 

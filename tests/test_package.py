@@ -50,7 +50,7 @@ ARROWS = {  # what may be imported from where, within the package
         ),
         *("metrics", "fit", "model"),
     },
-    "pl": {"pl", "_adata", "_checks", "_record", "_results", "metrics", "fit", "model"},
+    "pl": {"pl", "_adata", "_checks", "_record", "_results", "_session", "metrics", "fit", "model"},
     "report": {"report", "_adata", "_files", "_checks", "_names", "pp", "tl", "pl", "_record", "_results"},
     "cli": {
         *("cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"),

@@ -103,6 +103,7 @@ def calls(adata, folder):
         "tl.map_query": of_cells | {"reference": adata, "label_key": "cell_type", "n_steps": 2, "device": "cpu"},
         "tl.normalized": of_cells | {"device": "cpu"},
         "tl.posterior_check": of_cells | {"n_samples": 10, "device": "cpu"},
+        "tl.design": of_cells | {"batch_key": "batch"},
         "tl.pseudobulk": of_cells | {"sample_key": "batch"},
         "tl.sample": of_cells | {"n_cells": 5, "device": "cpu"},
         "tl.score": of_cells | LABELLED | {"embeddings": ["X_vae"]},

@@ -137,7 +137,8 @@ def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float
         own = x[batches.codes == code]
         found = clusters(own, resolution=resolution, seed=seed) if len(own) > 2 * _K_GRAPH else np.zeros(len(own), int)
         large = np.flatnonzero(np.bincount(found) >= _MIN_CLUSTER)
-        centroids.append(np.array([own[found == cluster].mean(axis=0) for cluster in large]).reshape(len(large), -1))
+        centers = [own[found == cluster].mean(axis=0) for cluster in large]
+        centroids.append(np.array(centers).reshape(len(large), x.shape[1]))
     linked = np.eye(len(centroids), dtype=np.intp)
     for a, b in combinations(range(len(centroids)), 2):
         linked[a, b] = linked[b, a] = _laid_on_each_other(centroids[a], centroids[b])

@@ -58,6 +58,7 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
     return template.render(
         title=title or "Comparison of embeddings",
         summary=_summary(adata, record, len(scores.methods), best),
+        design=_design(record),
         verdict=_lines(record),
         findings=_findings(record),
         facts=facts(adata, record),
@@ -109,6 +110,13 @@ def _summary(adata: AnnData, record: Mapping[str, Any], n_methods: int, best: st
             sizes.append(f"{adata.obs[record['params'][name]].nunique():,} {what}")
     lost = f", {len(record['failed'])} failed" if record["failed"] else ""
     return f"{', '.join(sizes)}; {n_methods} methods compared{lost}. To go on with: {best}."
+
+
+def _design(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Sentences on the layout, each with its numbers; an earlier version had none."""
+    if "design" not in record:
+        return []
+    return [(str(row.sentence), str(row.evidence)) for row in record["design"].itertuples()]
 
 
 def _lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from ._compare import compare
 from ._corrected import corrected
 from ._cvae import cvae
 from ._denoised_protein import denoised_protein
+from ._design import design
 from ._differential import differential
 from ._embed import embed
 from ._export_model import export_model
@@ -26,6 +27,7 @@ __all__ = [
     "corrected",
     "cvae",
     "denoised_protein",
+    "design",
     "differential",
     "embed",
     "export_model",

@@ -21,6 +21,7 @@ from .._results import check_result
 from .._session import own_state
 from ._arguments import check_together
 from ._cvae import cvae
+from ._design import audit
 from ._graph import downstream
 from ._harmony import harmony
 from ._null_split import null_split
@@ -56,6 +57,7 @@ def compare(
     batch_key: str,
     *,
     label_key: str | None = None,
+    condition_key: str | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     n_seeds: int = 1,
     layer: str | None = "counts",
@@ -82,6 +84,9 @@ def compare(
         Column of `obs` with the cell types. `None`: there are no labels; then methods are compared by how well batches
         mix and how much of each batch's own neighbourhoods they keep. A fit that was told these labels (`labels_key`)
         is scored, but left out of the best.
+    condition_key
+        Column of `obs` with what is to be compared later, such as treated and control: `design` then says whether it
+        can be told from batches.
     variants
         Further CVAEs: a name and the arguments of :func:`sc_vaenb.tl.cvae` for each, such as
         `{"cvae_wide": {"hidden": (256,)}}`.
@@ -124,6 +129,9 @@ def compare(
         The same as a DataFrame: `question`, `subject` (the method, where it is about one; for "Which method is best?"
         the one to go on with), `answer` (such as "yes", "no", "hardly", "few", "cannot be told", or names joined by
         " or "), `confidence` ("high", "moderate", "low"), `sentence` and `evidence`.
+    `design`
+        DataFrame of the same columns: what the layout of batches, types and conditions lets be told, as
+        :func:`sc_vaenb.tl.design` finds before any fit.
     `scores`
         As :func:`sc_vaenb.tl.score` writes them.
     `methods`
@@ -173,6 +181,8 @@ def compare(
         adata = adata.copy()
         runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(made.index))
 
+    layout = audit(adata, batch_key, label_key, condition_key, layer, mask_var, rng)
+    logg.info(layout.in_words())
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for run in runs:
@@ -214,11 +224,18 @@ def compare(
 
     null, losses = null_split(adata, batch_key, null_runs, adata.uns.get(key_added, {}).get("null_split"), rng)
     findings, verdict = judge(adata, methods, scores, batch_key, label_key, losses, rng)
-    params = {"batch_key": batch_key, "label_key": label_key, "n_seeds": n_seeds, "resolution": resolution, "rng": rng}
+    params: dict[str, Any] = {
+        "batch_key": batch_key,
+        "label_key": label_key,
+        "condition_key": condition_key,
+        "n_seeds": n_seeds,
+    }
+    params |= {"resolution": resolution, "rng": rng}
     adata.uns[key_added] = {
         "scores": scores,
         "methods": methods,
         "findings": findings,
+        "design": layout.findings,
         "verdict": verdict,
         "params": {name: value for name, value in params.items() if value is not None},
         "failed": failed,

@@ -28,10 +28,12 @@ def test_the_best_method_is_that_of_the_verdict(record):
 def test_sentences_come_first_and_a_comparison_of_an_earlier_version_is_shown_too(compared):
     record = compared.uns["compare"]
     assert best_method(record) == record["findings"]["subject"][0]
-    first = written(compared).texts("li")[8]  # after the contents, of which one is of what failed
-    assert first.startswith(record["findings"]["sentence"][0])
+    design, verdict = record["design"]["sentence"].tolist(), record["findings"]["sentence"].tolist()
+    said = written(compared).texts("li")[9:]  # after the contents, of which one is of what failed
+    assert all(line.startswith(sentence) for line, sentence in zip(said, [*design, verdict[0]], strict=False))
+    assert len(said) > len(design)
     record["verdict"] = "Best by the total score, 0.6 bio + 0.4 batch: VAE (0.626).\nTake it."
-    for name in ("findings", "null_split"):
+    for name in ("findings", "design", "null_split"):
         record.pop(name, None)
     del record["scores"]["metrics"]["in_scib"]
     page = written(compared)

@@ -37,7 +37,7 @@ def page(path, read):
 
 
 def test_the_page_has_its_parts_in_order(page):
-    parts = ["verdict", "data", "scores", "umaps", "fits", "failed", "again", "on"]
+    parts = ["design", "verdict", "data", "scores", "umaps", "fits", "failed", "again", "on"]
     assert [tag["id"] for tag in page.all("h2")] == parts
     assert page.texts("title") == page.texts("h1") == [TITLE]
     (summary,) = page.texts("p", **{"class": "lead"})

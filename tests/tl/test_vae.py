@@ -561,7 +561,9 @@ def test_unknown_choices_list_the_valid_ones(adata, fast, refused, name, valid, 
         ({"rng": "0"}, TypeError, r"rng='0' .* Give a whole number .*, a numpy\.random\.Generator or None"),
         ({"rng": 1.5}, TypeError, "rng=1.5 is not possible. Give a whole number"),
         ({"rng": True}, TypeError, "rng=True is not possible. Give a whole number"),
-        ({"rng": np.random.RandomState(0)}, TypeError, "is not possible. Give a whole number"),
+        pytest.param(
+            {"rng": np.random.RandomState(0)}, TypeError, "is not possible. Give a whole number", id="RandomState"
+        ),  # whose words hold its address
         ({"key_added": "a/b"}, ValueError, "key_added='a/b' is not possible. Give a name without '/'"),
         ({"key_added": ""}, ValueError, "key_added='' is not possible. Give a name"),
         ({"key_added": 5}, ValueError, "key_added=5 is not possible. Give a name"),
