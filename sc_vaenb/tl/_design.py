@@ -185,14 +185,14 @@ def audit(
         if label is not None:
             findings += _comparable(batch, condition, label, batch_key, condition_key)
     columns = _candidates(adata, batch, batch_key, {label_key, condition_key})
-    known = np.arange(adata.n_obs) if label is None else np.flatnonzero(label != None)  # noqa: E711 (of each cell)
+    labelled = label is not None and len(set(label.tolist()) - {None}) > 0
+    known = np.flatnonzero(label != None) if labelled else np.arange(adata.n_obs)  # noqa: E711 (of each cell)
     cells = np.sort(np.random.default_rng(seed).permutation(known)[:MAX_JUDGED])
     few_cells = adata if len(cells) == adata.n_obs else adata[cells]
     reference = log_pca(few_cells, layer, mask_var, seed)
-    strata = clusters(reference) if label is None else label[cells].astype(str)
-    unit, table = _unit(
-        reference, batch[cells], strata, columns.iloc[cells].reset_index(drop=True), batch_key, label is not None
-    )
+    strata = label[cells].astype(str) if label is not None and labelled else clusters(reference)
+    judged = columns.iloc[cells].reset_index(drop=True)
+    unit, table = _unit(reference, batch[cells], strata, judged, batch_key, labelled)
     findings.append(unit)
     return Design(_cells(batch, condition, label), table, pd.DataFrame([asdict(finding) for finding in findings]))
 
@@ -270,7 +270,7 @@ def _confounded(batch: NDArray[Any], condition: NDArray[Any], batch_key: str, co
             "batches hold more than one. Differences can be seen within these; batches of one condition add little."
         )
         return Finding(CONDITION, condition_key, "partly crossed", "high", text, evidence)
-    single = [name for name in there.columns.astype(str) if n_batches[name] < 2]
+    single = [names[0] for names in sets if len(names) == 1 and n_batches[names[0]] < 2]
     if single:
         text = (
             f"The effect of {listed(single)} cannot be told from that of its batch, because one batch alone "

@@ -98,6 +98,23 @@ def test_conditions_are_told_from_batches_or_not(laid_out, expected):
     assert re.search(text, found[CONDITION][1])
 
 
+def test_conditions_that_share_their_one_batch_can_be_told_apart(laid_out):
+    batch, odd = laid_out.obs["batch"].astype(str).to_numpy(), np.arange(laid_out.n_obs) % 2 == 1
+    laid_out.obs["condition"] = np.where(batch == "batch_0", np.where(odd, "a", "b"), "c")
+    laid_out.obs.loc[batch == "batch_1", "condition"] = "d"
+    answer, sentence = answers(laid_out, condition_key="condition")[CONDITION]
+    assert answer == "confounded"
+    assert sentence.startswith("The effect of d cannot be told from that of its batch")
+
+
+def test_labels_that_no_cell_has_are_no_labels(laid_out):
+    laid_out.obs["cell_type"] = "Unknown"
+    found = answers(laid_out, label_key="cell_type")
+    assert found[SHARED][0] == "cannot be told"
+    assert found[UNIT][0] == "batch"
+    assert "within clusters" in laid_out.uns["design"]["findings"]["evidence"].iloc[-1]
+
+
 def test_types_that_cannot_be_compared_are_named(laid_out):
     laid_out.obs["condition"] = laid_out.obs["site"]
     apart = only(laid_out, batch_0=(0, 1, 2), batch_1=(0, 1), batch_2=(0, 2, 3), batch_3=(0, 2, 3))
