@@ -238,9 +238,9 @@ BIO_WEIGHTS = (0.5, 0.6, 0.7)
 def aggregate(
     values: Mapping[str, float], metrics: Sequence[str] = _TOTAL, *, bio_weight: float = BIO_WEIGHT
 ) -> dict[str, float]:
-    """Summarise metric values: total = 0.6 bio + 0.4 batch, each the mean of its metrics, weighted as in scIB [1]_.
+    """Summarise metric values: total = 0.6 bio + 0.4 batch, each the mean of its metrics.
 
-    The default metrics are those with `in_total`. NaN and missing ones are left out of the mean, and so totals are
+    The weights are those of scIB [1]_. The default metrics are those with `in_total`. NaN and missing ones are left out of the mean, and so totals are
     comparable only between embeddings scored on the same cells with the same inputs.
 
     Parameters
