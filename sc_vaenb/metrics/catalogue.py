@@ -240,8 +240,8 @@ def aggregate(
 ) -> dict[str, float]:
     """Summarise metric values: total = 0.6 bio + 0.4 batch, each the mean of its metrics.
 
-    The weights are those of scIB [1]_. The default metrics are those with `in_total`. NaN and missing ones are left out of the mean, and so totals are
-    comparable only between embeddings scored on the same cells with the same inputs.
+    The weights are those of scIB [1]_. The default metrics are those with `in_total`. NaN and missing ones are left out
+    of the mean, and so totals are comparable only between embeddings scored on the same cells with the same inputs.
 
     Parameters
     ----------
