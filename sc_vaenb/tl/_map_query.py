@@ -20,14 +20,18 @@ from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.embed import aligned, embed
 from ..fit.query import align_new, fit_new, of_genes, with_batches
-from ..fit.transfer import nearest, novelty, vote
+from ..fit.reference import Reference, batches_or_halves, draw_sample
+from ..fit.transfer import nearest, novelty
 from ._labels import write_labels
 from ._model import counts_of, load_model
 from ._proteins import with_batches as where_measured
+from ._transfer import transfer_labels
 
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
+
+    from ..model.vae import CountVAE
 
 FEWEST_GENES = 0.5  # of the model's
 
@@ -168,8 +172,16 @@ def map_query(
     new_cells = np.isin(np.arange(len(counts)), cells)[:, None]
     asked = np.where(new_cells, states, latent)
     columns = {"novelty": novelty(asked, embedding, n_neighbors)}
+    tables: dict[str, Any] = {}
     if label_key is not None and labels is not None:
-        columns |= _predicted(label_key, labels, asked, embedding, n_neighbors)
+        labelled = _labelled(reference, key, stored, mapped, part, embedding, codes, labels, len(cells) > 0, where, rng)
+        batch = counts.condition, mapped.batches or ["the query"]
+        matrix = None if labelled.counts is None else counts.matrix
+        found_labels = transfer_labels(labelled, label_key, stored.batches, asked, matrix, *batch, n_neighbors, rng)
+        name = f"{label_key}_predicted"
+        columns |= found_labels.columns
+        columns[name] = pd.Categorical.from_codes(columns[name], dtype=labels.dtype)
+        tables = found_labels.tables
     if stored.proteins:
         their = counts.beside["protein"], counts.condition, max(len(mapped.batches), 1)
         mapped = replace(mapped, proteins=where_measured(stored.proteins, *their))
@@ -191,8 +203,14 @@ def map_query(
     predicted = write_labels(adata, key, model, latent)
     for name, values in columns.items():
         adata.obs[name] = values
+    adata.uns.pop(f"{key}_transfer", None)
+    if tables:
+        adata.uns[f"{key}_transfer"] = tables
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model with its new batches (adata.uns)"
     added += f"\n    {', '.join(map(repr, columns))} (adata.obs)"
+    if tables:
+        added += f"\n    '{key}_transfer', how far labels and novelty can be trusted (adata.uns)"
+        logg.info(tables["verdict"])
     logg.info("    finished", time=start, deep="\n    ".join([added, *predicted]))
     return adata if copy else None
 
@@ -295,13 +313,37 @@ def _with_new(
     }
 
 
-def _predicted(
-    label_key: str, labels: pd.Series, latent: NDArray[np.float32], embedding: NDArray[np.float32], k: int
-) -> dict[str, Any]:
-    """Columns of labels and of their uncertainty, from the nearest labelled cells."""
+def _labelled(
+    reference: AnnData,
+    key: str,
+    stored: FittedModel,
+    mapped: FittedModel,
+    part: CountVAE,
+    embedding: NDArray[np.float32],
+    batch: NDArray[np.int64],
+    labels: pd.Series,
+    before_alignment: bool,
+    device: torch.device,
+    seed: int,
+) -> Reference:
+    """The labelled cells of the reference; a sample of them is embedded as the query is."""
     codes = labels.cat.codes.to_numpy(dtype=np.int64)
-    with_label = np.flatnonzero(codes >= 0)
-    distance, at = nearest(latent, embedding[with_label], k)
-    winner, uncertainty = vote(distance, codes[with_label][at])
-    predicted = pd.Categorical.from_codes(winner, dtype=labels.dtype)
-    return {f"{label_key}_predicted": predicted, f"{label_key}_uncertainty": uncertainty}
+    cells = np.flatnonzero(codes >= 0)
+    folds, across = batches_or_halves(batch[cells], seed)
+    sample = draw_sample(folds, seed)
+    state, matrix = embedding[cells[sample]], None
+    same_genes = replace(stored, genes=mapped.genes, size_factor_mean=mapped.size_factor_mean)
+    try:
+        counts = counts_of(reference[cells[sample]], key, same_genes)
+    except (KeyError, TypeError, ValueError) as error:
+        logg.warning(
+            f"the counts of the reference cannot be read ({error.args[0]}): novelty is judged in the latent space "
+            "alone, where types that the reference lacks often lie on those that it has."
+        )
+    else:
+        matrix = counts.matrix
+        if before_alignment:
+            state = embed(part, counts, device)
+            part.cpu()  # its weights are shared with the model of the query
+    names = [str(name) for name in labels.cat.categories]
+    return Reference(embedding[cells], codes[cells], folds, across, sample, state, matrix, names)
