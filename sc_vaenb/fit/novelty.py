@@ -6,6 +6,10 @@ is from that of the type. The second sees genes that the latent space does not: 
 seen on one that it knows. Both are compared with the same of labelled cells of the reference, each batch of which plays
 the query (conformal p-values: Bates et al. 2023, Annals of Statistics). What a batch does to all types alike is taken
 off by the median over the types that its cells were given, as genomic control does (Devlin & Roeder 1999).
+
+Where single cells are too noisy, all cells of a batch that were given a type are compared with the type as a group: the
+squared difference of their expression from that of the type, as the product of the differences of two halves, whose
+noise is independent (Walther et al. 2016), relative to the largest that any batch of the reference has.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ BLOCK = 4_000  # cells among which neighbourhoods are searched: the cost is quad
 MIN_PREDICTED = 10  # cells of a batch that were given a type, for the type to count in what the batch does
 MIN_CALIBRATION = 19  # cells: with fewer, no p-value can be below 0.05
 MIN_LEFT_OUT = 20  # cells of a type, to leave it out
-MOST_LEFT_OUT = 400
+MIN_GROUP = 12  # cells of a batch that were given a type, to compare them as a group
+MIN_GROUP_BATCHES = 3  # of the reference, whose differences are compared with
+LARGE_DIFFERENCE = 1.5  # times the largest of any batch of the reference
 MIN_TYPES = 3  # to tell what a batch does to all types from what is new in one
 
 
@@ -45,12 +51,34 @@ class LeftOut(NamedTuple):
         Of the statistic, for telling them from cells of the other labels.
     found
         Share of them with a p-value below 0.05, where batch effects differ between types as in the query.
+    noticed
+        Share of the batches that have the label in which the cells called like it would differ as a group.
     """
 
     n_cells: NDArray[np.int64]
     called: NDArray[np.int64]
     auroc: NDArray[np.float64]
     found: NDArray[np.float64]
+    noticed: NDArray[np.float64]
+
+
+class Judged(NamedTuple):
+    """What is said of the cells of one batch of a query.
+
+    Attributes
+    ----------
+    p
+        P-values of the cells, NaN where a label has too few cells to calibrate on.
+    told_apart
+        Whether the batch has cells of enough types to tell a batch effect from what is new in one of them.
+    difference
+        Of the cells of each label, as a group: how many times as different from the label they are as the most
+        different batch of the reference. NaN where there are too few cells or batches.
+    """
+
+    p: NDArray[np.float64]
+    told_apart: bool
+    difference: NDArray[np.float64]
 
 
 class Novelty:
@@ -104,6 +132,11 @@ class Novelty:
             told = np.where(self.right[part], self.predicted[part], -1)
             self.inflation[int(self.batch[part[0]])] = found = _inflation(z[part], told)
             self.score[part] = ((z[part] - found[0]) / found[1]).max(1)
+        self.groups: dict[int, NDArray[np.float64]] = {}  # squared differences (labels) of each batch
+        for part in reference.parts():
+            batch = int(self.batch[part[0]])
+            labels = np.where(self.several[self.label[part]], self.label[part], -1)
+            self.groups[batch] = self._differences(part, None, labels, batch)[0]
         self.calibration = [np.sort(self._calibration_of(label)) for label in range(n_labels)]
         self.widest = np.ones(raw.shape[1])
         self.n_calibration = np.array([len(values) for values in self.calibration])
@@ -114,27 +147,66 @@ class Novelty:
 
     def __call__(
         self, state: NDArray[np.float32], counts: sparse.csr_matrix | None, predicted: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], bool]:
-        """P-values of the cells of one batch of a query (NaN where a label has too few cells to calibrate on).
-
-        And whether the batch has cells of enough types to tell a batch effect from what is new in one of them.
-        """
+    ) -> Judged:
+        """What is new among the cells of one batch of a query."""
         use = counts is not None and self.expression is not None
         expression = pooled_expression(counts, self.seed) if use else None
         z = self._standardised(self._statistics(state, expression, predicted, None)[0], predicted)
         middle, spread = _inflation(z, predicted)
         types = np.bincount(predicted[np.isfinite(z).all(1)], minlength=self.reference.n_labels) >= MIN_PREDICTED
         self.widest = np.maximum(self.widest, spread)
-        return self._p_values(((z - middle) / spread).max(1), predicted), bool(types.sum() >= MIN_TYPES)
+        difference = np.full(self.reference.n_labels, np.nan)
+        if use:
+            difference = self._relative(self._differences(np.arange(len(state)), counts, predicted, None)[0], None)
+        return Judged(
+            self._p_values(((z - middle) / spread).max(1), predicted), bool(types.sum() >= MIN_TYPES), difference
+        )
+
+    def _differences(
+        self,
+        cells: NDArray[np.int64],
+        counts: sparse.csr_matrix | None,
+        predicted: NDArray[np.int64],
+        batch: int | None,
+        shift: NDArray[np.float32] | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        """Squared differences of the cells of each label, as a group, from the label; and what the batch does to all.
+
+        `counts` are those of the sample by default; labels of -1 are left out.
+        """
+        found = np.full(self.reference.n_labels, np.nan)
+        counts = self.reference.counts if counts is None else counts
+        if counts is None or self.profile is None:
+            return found, None
+        rng, halves = np.random.default_rng(self.seed), {}
+        for label in np.unique(predicted[predicted >= 0]):
+            mine = rng.permutation(cells[predicted == label])
+            expected = self._profile_of(label, batch)
+            if len(mine) >= MIN_GROUP and np.isfinite(expected).all():
+                halves[label] = [_root_share(counts[mine[i::2]].sum(0)) - expected for i in (0, 1)]
+        if shift is None and halves:
+            shift = np.median([(first + second) / 2 for first, second in halves.values()], axis=0)
+        if shift is None or (batch is None and len(halves) < MIN_TYPES):
+            return found, None
+        for label, (first, second) in halves.items():
+            found[label] = float((first - shift) @ (second - shift))
+        return found, shift
+
+    def _relative(self, differences: NDArray[np.float64], batch: int | None) -> NDArray[np.float64]:
+        """To the largest of the reference's batches, and to what the batch does to most labels."""
+        others = np.stack([found for code, found in self.groups.items() if code != batch])
+        known = np.isfinite(others).sum(0) >= MIN_GROUP_BATCHES
+        ratio = differences / np.where(known, np.where(np.isfinite(others), others, 0).max(0), np.nan).clip(min=1e-9)
+        return ratio / max(1.0, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else ratio
 
     def left_out(self) -> LeftOut:
         """Each label left out of the reference once; after the query, whose batch effects hide what is new."""
         n_labels, rng = self.reference.n_labels, np.random.default_rng(self.seed)
         found = LeftOut(
-            np.zeros(n_labels, np.int64), np.full(n_labels, -1), np.full(n_labels, np.nan), np.full(n_labels, np.nan)
+            np.zeros(n_labels, np.int64), np.full(n_labels, -1), *(np.full(n_labels, np.nan) for _ in range(3))
         )
         for label in range(n_labels):
-            cells = rng.permutation(np.flatnonzero(self.label == label))[:MOST_LEFT_OUT]
+            cells = rng.permutation(np.flatnonzero(self.label == label))
             others = self.right & (self.label != label) & np.isfinite(self.score)
             if len(cells) < MIN_LEFT_OUT or not others.any():
                 continue
@@ -144,7 +216,28 @@ class Novelty:
             truth = np.repeat([True, False], [len(cells), others.sum()])
             found.auroc[label] = roc_auc_score(truth, np.concatenate([score, self.score[others]]))
             found.found[label] = (p < 0.05).mean()
+            found.noticed[label] = self._noticed(label, cells, called)
         return found
+
+    def _noticed(self, label: int, cells: NDArray[np.int64], called: NDArray[np.int64]) -> float:
+        """Share of the batches in which cells of a label, under other names, would differ as a group; NaN if untold."""
+        noticed = []
+        for batch in np.unique(self.batch[cells]):
+            here = self.batch[cells] == batch
+            if here.sum() < MIN_GROUP:
+                continue
+            most = np.bincount(called[here]).argmax()
+            same = np.flatnonzero((self.batch == batch) & (self.predicted == most) & (self.label != label))
+            rest = np.flatnonzero(
+                (self.batch == batch) & (self.label != label) & (self.label != most) & self.several[self.label]
+            )
+            group = np.concatenate([cells[here & (called == most)], same])
+            labels = np.concatenate([np.full(len(group), most), self.label[rest]])
+            found = self._differences(np.concatenate([group, rest]), None, labels, int(batch))[0]
+            ratio = self._relative(found, int(batch))[most]
+            if np.isfinite(ratio):
+                noticed.append(ratio > LARGE_DIFFERENCE)
+        return float(np.mean(noticed)) if noticed else float("nan")
 
     def _without(
         self, label: int, cells: NDArray[np.int64]

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ..fit.batches import cells_by_code
 from ..fit.confidence import MIN_CELLS, Confidence, calibrate
-from ..fit.novelty import MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
+from ..fit.novelty import LARGE_DIFFERENCE, MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
 from ..fit.reference import Reference
 from ..fit.transfer import nearest, vote
 
@@ -46,16 +46,19 @@ def transfer_labels(
     p, novel = np.full(len(state), np.nan), np.zeros(len(state), bool)
     rows, confounded = [], []
     for cells in cells_by_code(batch):
-        p[cells], told = novelty(state[cells], None if counts is None else counts[cells], predicted[cells])
+        judged = novelty(state[cells], None if counts is None else counts[cells], predicted[cells])
+        p[cells] = judged.p
         novel[cells] = discoveries(p[cells], FALSE_DISCOVERY_RATE)
         name = batches[batch[cells[0]]]
-        if not told:
+        if not judged.told_apart:
             confounded.append(name)
         for label in np.unique(predicted[cells]):
             mine = cells[predicted[cells] == label]
             n_novel = int(novel[mine].sum())
-            new = told and n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(mine))
-            rows.append({"batch": name, "label": names[label], "n_cells": len(mine), "n_novel": n_novel, "new": new})
+            difference = float(judged.difference[label])
+            new = n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(mine)) or difference > LARGE_DIFFERENCE
+            row = {"batch": name, "label": names[label], "n_cells": len(mine), "n_novel": n_novel}
+            rows.append({**row, "difference": difference, "new": new and judged.told_apart})
     query = pd.DataFrame(rows)
     left_out = novelty.left_out()
     labels = pd.DataFrame(
@@ -67,6 +70,7 @@ def transfer_labels(
             "called": [names[code] if code >= 0 else "" for code in left_out.called],
             "auroc": left_out.auroc,
             "found": left_out.found,
+            "noticed": left_out.noticed,
         },
         index=names,
     )
@@ -122,10 +126,10 @@ def _of_new(query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], re
     said = []
     for name, rows in query[query["new"]].groupby("batch", sort=False):
         rows = rows.sort_values("n_novel", ascending=False)[:MOST_NAMED]
-        what = ", ".join(f"{r.n_novel} of {r.n_cells} cells called {r.label}" for r in rows.itertuples())
+        what = "; ".join(f"{row.n_cells} cells are called {row.label}, {_evidence(row)}" for row in rows.itertuples())
         said.append(
-            f"Batch {name!r} seems to have cells of a type that the reference lacks: {what} are unlike those of the "
-            f"reference (false discovery rate {FALSE_DISCOVERY_RATE:.0%}). Do not trust these labels."
+            f"Batch {name!r} seems to have cells of a type that the reference lacks, under these labels: {what}. Do "
+            "not trust these labels before you have looked at marker genes."
         )
     if confounded:
         said.append(
@@ -151,9 +155,18 @@ def _of_new(query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], re
     return said
 
 
+def _evidence(row: Any) -> str:
+    """What is unlike the reference about cells with one label."""
+    parts = [f"{row.n_novel} of them unlike its cells (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"]
+    if row.difference > LARGE_DIFFERENCE:
+        parts.append(f"together {row.difference:.1f} times as different from it as any reference batch")
+    return " and ".join(parts if row.n_novel else parts[1:])
+
+
 def _of_relatives(labels: pd.DataFrame) -> list[str]:
     """What would not be noticed, were it new."""
-    missed = labels[(labels["auroc"] < NOTICED) | (labels["found"] < FOUND)]
+    single = (labels["auroc"] >= NOTICED) & (labels["found"] >= FOUND)
+    missed = labels[(labels["n_left_out"] > 0) & ~single & ~(labels["noticed"] >= FOUND)]
     if missed.empty:
         return []
     what = "; ".join(
