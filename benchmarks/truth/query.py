@@ -34,7 +34,7 @@ import sc_vaenb
 DATA = Path(__file__).parents[3] / "shared" / "data"
 BLOOD, DONORS, NUCLEI = "pbmc_3studies_10xv1", "pbmc_kang_ctrl_8donors", "multiome_snare_mop_6libs"
 LINES, PANCREAS, PIG = "scmix_celllines_celseq2_dropseq", "pancreas_5tech_small", "de_pig_airway_cf_7animals"
-BRAIN, STEM, CITE = "spatial_starmap_mpfc_3slices", "npc_3primates_300g", "cite_pbmc_5k10k_tiny"
+BRAIN, STEM = "spatial_starmap_mpfc_3slices", "npc_3primates_300g"
 TUNED = [
     *((BLOOD, "kang_lupus_10x_v1", lacking) for lacking in (None, "CD14 Mono", "CD4 T")),
     *((BLOOD, "pbmc3k_10x_v1", lacking) for lacking in (None, "CD4 T")),
@@ -53,7 +53,7 @@ ASIDE = [
     (LINES, "sc_celseq2_5cl_p1", "A549"),
     (PIG, "SWT3", None),
     (STEM, "human", None),
-    (CITE, "pbmc_5k_protein_v3", None),
+    (STEM, "gorilla", None),
 ]
 MIN_CELLS, MIN_SHARE = 12, 0.2
 

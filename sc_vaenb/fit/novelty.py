@@ -35,6 +35,8 @@ MIN_LEFT_OUT = 20  # cells of a type, to leave it out
 MIN_GROUP = 12  # cells of a batch that were given a type, to compare them as a group
 MIN_GROUP_BATCHES = 3  # of the reference, whose differences are compared with
 LARGE_DIFFERENCE = 1.5  # times the largest of any batch of the reference
+MIN_DIFFERENCE = 0.25  # of the squared distance of a type to the closest other: what counts as the largest at least
+USUAL_DIFFERENCE = 0.75  # times the same: what the median type of a query has at least
 MIN_TYPES = 3  # to tell what a batch does to all types from what is new in one
 
 
@@ -132,6 +134,7 @@ class Novelty:
             told = np.where(self.right[part], self.predicted[part], -1)
             self.inflation[int(self.batch[part[0]])] = found = _inflation(z[part], told)
             self.score[part] = ((z[part] - found[0]) / found[1]).max(1)
+        self.apart = np.full(n_labels, np.nan) if self.profile is None else self._apart()
         self.groups: dict[int, NDArray[np.float64]] = {}  # squared differences (labels) of each batch
         for part in reference.parts():
             batch = int(self.batch[part[0]])
@@ -196,8 +199,17 @@ class Novelty:
         """To the largest of the reference's batches, and to what the batch does to most labels."""
         others = np.stack([found for code, found in self.groups.items() if code != batch])
         known = np.isfinite(others).sum(0) >= MIN_GROUP_BATCHES
-        ratio = differences / np.where(known, np.where(np.isfinite(others), others, 0).max(0), np.nan).clip(min=1e-9)
-        return ratio / max(1.0, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else ratio
+        largest = np.maximum(np.where(np.isfinite(others), others, 0).max(0), MIN_DIFFERENCE * self.apart)
+        ratio = np.where(known, differences, np.nan) / largest
+        return ratio / max(USUAL_DIFFERENCE, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else ratio
+
+    def _apart(self) -> NDArray[np.float64]:
+        """Squared distance of the expression of each label to that of the closest other; NaN where it is not known."""
+        profiles = np.stack([self._profile_of(label, None) for label in range(self.reference.n_labels)])
+        square = ((profiles[:, None] - profiles[None]) ** 2).sum(2).astype(np.float64)
+        np.fill_diagonal(square, np.inf)
+        closest = np.where(np.isfinite(square), square, np.inf).min(1)
+        return np.where(np.isfinite(closest), closest, np.nan)
 
     def left_out(self) -> LeftOut:
         """Each label left out of the reference once; after the query, whose batch effects hide what is new."""
@@ -286,7 +298,7 @@ class Novelty:
         expected = {label: self._profile_of(label, batch) for label in types}
         if shift is None:
             moves = [
-                expression[predicted == label].mean(0) - expected[label]
+                _typical(expression[predicted == label], expected[label]) - expected[label]
                 for label in types
                 if (predicted == label).sum() >= MIN_PREDICTED and np.isfinite(expected[label]).all()
             ]
@@ -319,6 +331,12 @@ class Novelty:
                 larger = len(known) - np.searchsorted(known, score[cells], side="left")
                 p[cells] = (1 + larger) / (1 + len(known))
         return p
+
+
+def _typical(expression: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of the half of the cells that are closest to what is expected: the others may be of a new type."""
+    square = ((expression - expected) ** 2).sum(1)
+    return expression[square <= np.median(square)].mean(0)
 
 
 def _inflation(z: NDArray[np.float64], predicted: NDArray[np.int64]) -> tuple[NDArray, NDArray]:

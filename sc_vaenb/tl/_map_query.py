@@ -81,7 +81,7 @@ def map_query(
         Column of `reference.obs` with labels to transfer. Cells without a label (NaN, or words such as "Unknown" and
         "NA", which a warning names) have no vote.
     n_neighbors
-        Cells of the reference that say what a new cell is, and how novel.
+        Cells of the reference that vote on the label of a new cell and say how novel it is.
     n_steps
         Steps of the fit of new batches.
     device
@@ -100,10 +100,29 @@ def map_query(
     `obs["novelty"]`
         Mean distance to the nearest cells of the reference, relative to that of these to their own: about 1 for cells
         like those of the reference. Cells of a new batch are taken before their alignment, so compare within a batch.
-        A type that the reference lacks can still lie on one that it has, and is not found then.
+        A type that the reference lacks can still lie on one that it has, and is not found by this number.
     `obs["<label_key>_predicted"]`, `obs["<label_key>_uncertainty"]`
         The label with most of the neighbours' votes (nearer ones weigh more), and the share of the votes that it did
         not get, 0 to 1.
+    `obs["<label_key>_confidence"]`
+        The probability that the label is right, if the reference has the type of the cell. It is calibrated on the
+        reference, each batch of which is predicted from all others once (at most 12, and 6,000 cells in all). NaN where
+        no two batches have a label in common.
+    `obs["novelty_p"]`, `obs["novel"]` (with `label_key`)
+        The conformal p-value (Bates et al. 2023, Annals of Statistics) of "the cell is of its predicted type": small
+        where the cell lies far from the type in the latent space, or where the expression of its neighbourhood in its
+        own batch is unlike that of the type. What the batch does to most types alike is taken off. NaN where the
+        reference has fewer than 19 cells to compare with. `novel` are the cells with a false discovery rate of 10 % in
+        their batch (Benjamini & Hochberg 1995).
+    `uns["vae_transfer"]` (with `label_key`; named after `key`)
+        `verdict`, all of this in sentences, which the log has too; and tables. `query`: of each batch and label,
+        `n_cells`, `n_novel`, the `difference` of all these cells from the label (times the largest difference of any
+        batch of the reference; NaN with fewer than three of these) and whether they seem to hold a `new` type.
+        `labels`: of each label of the reference, its cells and batches, and what would become of its cells were it not
+        there: what they would be `called`, the `auroc` of telling them from others, the share `found` with a p-value
+        below 0.05 in batches like the query's, and the share of batches in which they would be `noticed` as a group.
+        `calibration`: of each batch of the reference, the confidence that the others state for it, and the share of
+        labels that are `right`.
     `uns["vae"]`
         The record of the reference's model, with the new batches, for :func:`sc_vaenb.tl.embed` and others; and
         `query`: `n_reference` (cells), `n_genes` (of the reference's model), `missing_genes`, `new_batches`.
