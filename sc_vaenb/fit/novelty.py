@@ -35,7 +35,7 @@ MIN_LEFT_OUT = 20  # cells of a type, to leave it out
 MIN_GROUP = 12  # cells of a batch that were given a type, to compare them as a group
 MIN_GROUP_BATCHES = 3  # of the reference, whose differences are compared with
 LARGE_DIFFERENCE = 1.5  # times the largest of any batch of the reference
-MIN_DIFFERENCE = 0.25  # of the squared distance of a type to the closest other: what counts as the largest at least
+MIN_DIFFERENCE = 0.25  # of the squared distance of a type to the closest other: counts as the largest at least
 USUAL_DIFFERENCE = 0.75  # times the same: what the median type of a query has at least
 MIN_TYPES = 3  # to tell what a batch does to all types from what is new in one
 
@@ -204,12 +204,20 @@ class Novelty:
         return ratio / max(USUAL_DIFFERENCE, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else ratio
 
     def _apart(self) -> NDArray[np.float64]:
-        """Squared distance of the expression of each label to that of the closest other; NaN where it is not known."""
+        """Squared distance of the expression of each label to that of the closest other; NaN where it is not known.
+
+        At most the median of these: what a label without relatives in the reference lacks may be close all the same.
+        """
         profiles = np.stack([self._profile_of(label, None) for label in range(self.reference.n_labels)])
         square = ((profiles[:, None] - profiles[None]) ** 2).sum(2).astype(np.float64)
         np.fill_diagonal(square, np.inf)
         closest = np.where(np.isfinite(square), square, np.inf).min(1)
-        return np.where(np.isfinite(closest), closest, np.nan)
+        known = closest[np.isfinite(closest)]
+        return (
+            np.where(np.isfinite(closest), np.minimum(closest, np.median(known)), np.nan)
+            if len(known)
+            else np.full(len(closest), np.nan)
+        )
 
     def left_out(self) -> LeftOut:
         """Each label left out of the reference once; after the query, whose batch effects hide what is new."""

@@ -176,8 +176,8 @@ def test_sentences_name_the_batch_the_label_and_the_numbers():
     assert row["n_cells"] == (columns["kind_predicted"] == 3).sum()
     assert row["n_novel"] > 50
     assert (
-        f"Batch 'new' seems to have cells of a type that the reference lacks, under these labels: {row['n_cells']} cells "
-        f"are called d, {row['n_novel']} of them unlike its cells (false discovery rate 10%)"
+        f"Batch 'new' seems to have cells of a type that the reference lacks, under these labels: "
+        f"{row['n_cells']} cells are called d, {row['n_novel']} of them unlike its cells (false discovery rate 10%)"
     ) in tables["verdict"]
     assert tables["calibration"].index.tolist() == ["x", "y", "z"]
 
