@@ -34,9 +34,9 @@ MIN_CALIBRATION = 19  # cells: with fewer, no p-value can be below 0.05
 MIN_LEFT_OUT = 20  # cells of a type, to leave it out
 MIN_GROUP = 12  # cells of a batch that were given a type, to compare them as a group
 MIN_GROUP_BATCHES = 3  # of the reference, whose differences are compared with
-LARGE_DIFFERENCE = 1.5  # times the largest of any batch of the reference
+LARGE_DIFFERENCE = 1.5  # times the largest of any batch of the reference, and what is usual in the query
 MIN_DIFFERENCE = 0.25  # of the squared distance of a type to the closest other: counts as the largest at least
-USUAL_DIFFERENCE = 0.75  # times the same: what the median type of a query has at least
+USUAL_DIFFERENCE = 0.75  # what is usual is the median over the types of a query, at least this
 MIN_TYPES = 3  # to tell what a batch does to all types from what is new in one
 
 
@@ -74,13 +74,16 @@ class Judged(NamedTuple):
     told_apart
         Whether the batch has cells of enough types to tell a batch effect from what is new in one of them.
     difference
-        Of the cells of each label, as a group: how many times as different from the label they are as the most
-        different batch of the reference. NaN where there are too few cells or batches.
+        Of the cells of each label, as a group: the squared difference from the label, times that of the most different
+        batch of the reference (or of `MIN_DIFFERENCE`, where that is larger). NaN with too few cells or batches.
+    differs
+        Whether this is large, also next to the other labels of the batch.
     """
 
     p: NDArray[np.float64]
     told_apart: bool
     difference: NDArray[np.float64]
+    differs: NDArray[np.bool_]
 
 
 class Novelty:
@@ -158,12 +161,13 @@ class Novelty:
         middle, spread = _inflation(z, predicted)
         types = np.bincount(predicted[np.isfinite(z).all(1)], minlength=self.reference.n_labels) >= MIN_PREDICTED
         self.widest = np.maximum(self.widest, spread)
-        difference = np.full(self.reference.n_labels, np.nan)
+        difference, differs = np.full(self.reference.n_labels, np.nan), np.zeros(self.reference.n_labels, bool)
         if use:
-            difference = self._relative(self._differences(np.arange(len(state)), counts, predicted, None)[0], None)
-        return Judged(
-            self._p_values(((z - middle) / spread).max(1), predicted), bool(types.sum() >= MIN_TYPES), difference
-        )
+            difference, differs = self._relative(
+                self._differences(np.arange(len(state)), counts, predicted, None)[0], None
+            )
+        p = self._p_values(((z - middle) / spread).max(1), predicted)
+        return Judged(p, bool(types.sum() >= MIN_TYPES), difference, differs)
 
     def _differences(
         self,
@@ -195,13 +199,16 @@ class Novelty:
             found[label] = float((first - shift) @ (second - shift))
         return found, shift
 
-    def _relative(self, differences: NDArray[np.float64], batch: int | None) -> NDArray[np.float64]:
-        """To the largest of the reference's batches, and to what the batch does to most labels."""
+    def _relative(
+        self, differences: NDArray[np.float64], batch: int | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Relative to the largest of the reference's batches; and which are large next to those of most labels."""
         others = np.stack([found for code, found in self.groups.items() if code != batch])
         known = np.isfinite(others).sum(0) >= MIN_GROUP_BATCHES
         largest = np.maximum(np.where(np.isfinite(others), others, 0).max(0), MIN_DIFFERENCE * self.apart)
         ratio = np.where(known, differences, np.nan) / largest
-        return ratio / max(USUAL_DIFFERENCE, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else ratio
+        usual = max(USUAL_DIFFERENCE, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else 1.0
+        return ratio, ratio > LARGE_DIFFERENCE * usual
 
     def _apart(self) -> NDArray[np.float64]:
         """Squared distance of the expression of each label to that of the closest other; NaN where it is not known.
@@ -254,9 +261,9 @@ class Novelty:
             group = np.concatenate([cells[here & (called == most)], same])
             labels = np.concatenate([np.full(len(group), most), self.label[rest]])
             found = self._differences(np.concatenate([group, rest]), None, labels, int(batch))[0]
-            ratio = self._relative(found, int(batch))[most]
-            if np.isfinite(ratio):
-                noticed.append(ratio > LARGE_DIFFERENCE)
+            ratio, differs = self._relative(found, int(batch))
+            if np.isfinite(ratio[most]):
+                noticed.append(differs[most])
         return float(np.mean(noticed)) if noticed else float("nan")
 
     def _without(

@@ -116,8 +116,8 @@ def map_query(
         their batch (Benjamini & Hochberg 1995).
     `uns["vae_transfer"]` (with `label_key`; named after `key`)
         `verdict`, all of this in sentences, which the log has too; and tables. `query`: of each batch and label,
-        `n_cells`, `n_novel`, the `difference` of all these cells from the label (times the largest difference of any
-        batch of the reference; NaN with fewer than three of these) and whether they seem to hold a `new` type.
+        `n_cells`, `n_novel`, the squared `difference` of all these cells from the label (times the largest of any batch
+        of the reference; NaN with fewer than three of these) and whether they seem to hold a `new` type.
         `labels`: of each label of the reference, its cells and batches, and what would become of its cells were it not
         there: what they would be `called`, the `auroc` of telling them from others, the share `found` with a p-value
         below 0.05 in batches like the query's, and the share of batches in which they would be `noticed` as a group.

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ..fit.batches import cells_by_code
 from ..fit.confidence import MIN_CELLS, Confidence, calibrate
-from ..fit.novelty import LARGE_DIFFERENCE, MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
+from ..fit.novelty import MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
 from ..fit.reference import Reference
 from ..fit.transfer import nearest, vote
 
@@ -56,7 +56,7 @@ def transfer_labels(
             mine = cells[predicted[cells] == label]
             n_novel = int(novel[mine].sum())
             difference = float(judged.difference[label])
-            new = n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(mine)) or difference > LARGE_DIFFERENCE
+            new = n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(mine)) or bool(judged.differs[label])
             row = {"batch": name, "label": names[label], "n_cells": len(mine), "n_novel": n_novel}
             rows.append({**row, "difference": difference, "new": new and judged.told_apart})
     query = pd.DataFrame(rows)
@@ -158,8 +158,10 @@ def _of_new(query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], re
 def _evidence(row: Any) -> str:
     """What is unlike the reference about cells with one label."""
     parts = [f"{row.n_novel} of them unlike its cells (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"]
-    if row.difference > LARGE_DIFFERENCE:
-        parts.append(f"together {row.difference:.1f} times as different from it as any reference batch")
+    if row.difference > 1:
+        parts.append(
+            f"together with a squared difference from it {row.difference:.1f} times that of any reference batch"
+        )
     return " and ".join(parts if row.n_novel else parts[1:])
 
 
