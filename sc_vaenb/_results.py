@@ -149,6 +149,24 @@ TRIALS = table(
     least=1,
     most=MOST_TRIALS,
 )
+TRANSFERRED = table(
+    {"n_cells": "whole", "n_batches": "whole", "n_calibration": "whole", "n_left_out": "whole", "called": "text"},
+    others="gaps",
+    least=1,
+    most=MOST_TRIALS,
+)
+MAPPED = table(
+    {
+        "batch": "text",
+        "label": "text",
+        "n_cells": "whole",
+        "n_novel": "whole",
+        "difference": "gaps",
+        "new": "flag",
+    },
+    least=1,
+    most=MOST_TRIALS,
+)
 RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
     "compare": (
         "comparison",
@@ -198,6 +216,16 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
             "stops": table({"name": "text", "position": "number"}, least=2, most=MOST_ROWS),
             "points": anything,
             "params": PATH_PARAMS,
+        },
+    ),
+    "transfer": (
+        "transfer of labels",
+        "map_query",
+        {
+            "labels": TRANSFERRED,
+            "query": MAPPED,
+            "calibration": table({"n_cells": "whole", "stated": "number", "right": "number"}, most=MOST_TRIALS),
+            "verdict": _words,
         },
     ),
     "factors": ("description", "factors", {"dimensions": _dimensions, "association": anything, "sweep": anything}),

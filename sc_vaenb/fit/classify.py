@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from .._session import shared
 from ..model.labels import UNKNOWN, Labels
 from .align import draw_cells
-from .batches import split
+from .batches import cells_by_code, split
 
 JUDGES, SHARE, LARGEST = 50, 0.1, 1000  # labels held back from the fit: at least, of those known, and at most
 ENOUGH = 5 * JUDGES  # known labels; with fewer all go into the fit
+MOST_LEFT_OUT = 20  # batches, each of which is a regression on the labels of the others
 BINS = 15  # of the calibration error
 STRENGTH = 10.0  # of the regression (the inverse of its penalty): of 1 to 100 best for few labels and many
 
@@ -32,13 +33,20 @@ def hold_back(label: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 
 def classify(
-    labels: Labels, latent: NDArray[np.float32], label: NDArray[np.int64], judges: NDArray[np.int64], seed: int
+    labels: Labels,
+    latent: NDArray[np.float32],
+    label: NDArray[np.int64],
+    judges: NDArray[np.int64],
+    seed: int,
+    batch: NDArray[np.int64] | None = None,
 ) -> dict[str, float | int]:
     """Fit the classifier to latent states as they are used (aligned), and say how good it is.
 
     The fit of the model shapes the latent space, but leaves a classifier of states before alignment, fitted in few
     noisy steps. What is written is a logistic regression on the states, with a temperature (Guo et al. 2017) that the
-    labels held back from the fit choose.
+    labels held back from the fit choose. Labels of one batch say less of the cells of another than of its own. So the
+    labels held back are predicted a second time, those of each batch by the labels of the others. These choose the
+    temperature where most cells without a label are in batches without any.
 
     Parameters
     ----------
@@ -46,11 +54,15 @@ def classify(
         Of all cells (cells x dimensions; codes, -1 for none).
     judges
         Cells whose labels were held back.
+    batch
+        Of all cells (codes).
 
     Returns
     -------
     `n_known` (cells with a label), `n_held_back` (of them), `temperature` (1 without judges), and with judges their
-    `accuracy` and `calibration_error`.
+    `accuracy` and `calibration_error`; with judges in two batches or more also `accuracy_across_batches` and
+    `calibration_error_across_batches`, predicted from other batches, and `across_batches`, whether (1) or not (0) the
+    temperature is for such predictions.
     """
     known = np.flatnonzero(label != UNKNOWN)
     told: dict[str, float | int] = {"n_known": len(known), "n_held_back": len(judges), "temperature": 1.0}
@@ -60,6 +72,17 @@ def classify(
         weight, bias = _regression(latent, label, fitted, n_labels, rng)
         logits = latent[judges] @ weight.T + bias
         told["temperature"] = temperature(logits, label[judges])
+        across = _across(latent, label, fitted, judges, batch, n_labels, rng) if batch is not None else None
+        if across is not None and batch is not None:
+            cells, found = across
+            elsewhere = ~np.isin(batch[label == UNKNOWN], batch[known])
+            told["across_batches"] = int(elsewhere.size > 0 and elsewhere.mean() > 0.5)
+            divisor = temperature(found, label[cells])
+            if told["across_batches"]:
+                told["temperature"] = divisor
+            predicted = softmax(found / divisor, 1)
+            told["accuracy_across_batches"] = float((predicted.argmax(1) == label[cells]).mean())
+            told["calibration_error_across_batches"] = calibration_error(predicted, label[cells])
         probabilities = softmax(logits / told["temperature"], 1)
         told["accuracy"] = float((probabilities.argmax(1) == label[judges]).mean())
         told["calibration_error"] = calibration_error(probabilities, label[judges])
@@ -68,6 +91,30 @@ def classify(
         labels.classifier.weight.copy_(torch.from_numpy(weight / told["temperature"]))
         labels.classifier.bias.copy_(torch.from_numpy(bias / told["temperature"]))
     return told
+
+
+def _across(
+    latent: NDArray[np.float32],
+    label: NDArray[np.int64],
+    fitted: NDArray[np.int64],
+    judges: NDArray[np.int64],
+    batch: NDArray[np.int64],
+    n_labels: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+    """Judges whose label other batches have too, and their logits from these; None if they are too few."""
+    cells, logits = [], []
+    for group in cells_by_code(batch[judges])[:MOST_LEFT_OUT]:
+        own = judges[group]
+        others = fitted[batch[fitted] != batch[own[0]]]
+        own = own[np.isin(label[own], label[others])]
+        if len(own) and len(np.unique(label[others])) > 1:
+            weight, bias = _regression(latent, label, others, n_labels, rng)
+            cells.append(own)
+            logits.append(latent[own] @ weight.T + bias)
+    if sum(map(len, cells)) < JUDGES // 2:
+        return None
+    return np.concatenate(cells), np.concatenate(logits)
 
 
 def _regression(

@@ -108,7 +108,10 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
             if model.alignment is not None:
                 align(model.alignment, embedding, counts.condition, overlap.group, seed)
                 embedding = aligned(model, embedding, counts.condition, device)
-            told = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed) if labels else {}
+            told = {}
+            if labels:
+                codes = counts.condition if len(batches) else None
+                told = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed, codes)
         except (torch.OutOfMemoryError, MemoryError) as error:
             advice = f"Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
             msg = f"{device} ran out of memory. {advice}"

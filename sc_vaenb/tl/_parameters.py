@@ -144,7 +144,10 @@ RETURNS = """\
     `uns["vae"]["labels"]` (with `labels_key` only)
         `names`, `n_known` (cells with a label), and `temperature`, by which the logits are divided. Where 250 labels
         or more are known, a tenth of them (`n_held_back`; 50 to 1,000) is held back from the fit to choose it, so that
-        probabilities come true; `accuracy` and `calibration_error` are on these cells. Else it is 1.
+        probabilities come true; `accuracy` and `calibration_error` are on these cells. Else it is 1. Of `cvae` also
+        `accuracy_across_batches` and `calibration_error_across_batches`, with those of each batch predicted from the
+        labels of the others alone: as in a batch without any labels. `across_batches` is 1 where the temperature was
+        chosen so, as most cells without a label are in such batches; else 0.
     `uns["vae"]["model"]`
         The model itself as strings and arrays; :func:`sc_vaenb.tl.embed` reads it."""
 

@@ -67,3 +67,41 @@ def test_labels_are_held_back_of_every_kind_but_the_last_of_a_kind_and_not_of_fe
     assert np.array_equal(judges, hold_back(label, 0))
     assert len(hold_back(label[:300], 0)) == 50
     assert len(hold_back(label[:249], 0)) == 0
+
+
+def batches_that_differ(seed=0):
+    """Three batches, in each of which the labels lie apart in a direction of its own, beside one that all share."""
+    rng = np.random.default_rng(seed)
+    label, batch = rng.integers(2, size=1200), np.arange(1200) % 3
+    latent = rng.normal(size=(1200, 4))
+    latent[:, 0] += 1.0 * (2 * label - 1)
+    latent[np.arange(1200), 1 + batch] += 2.0 * (2 * label - 1)
+    return latent.astype(np.float32), label, batch
+
+
+def test_labels_of_other_batches_say_less_and_that_is_told():
+    latent, label, batch = batches_that_differ()
+    told = classify(head(2, 4), latent, label, hold_back(label, 0), 0, batch)
+    assert told["accuracy_across_batches"] < told["accuracy"] - 0.03
+    assert told["across_batches"] == 0
+
+
+def test_cells_of_batches_without_labels_get_the_probabilities_of_other_batches():
+    latent, truth, batch = batches_that_differ()
+    label = np.where(batch == 2, -1, truth)
+    judges, unknown = hold_back(label, 0), batch == 2
+    gaps = []
+    for codes in (None, batch):
+        labels = head(2, 4)
+        told = classify(labels, latent, label, judges, 0, codes)
+        probabilities = labels.probabilities(torch.from_numpy(latent[unknown])).detach().numpy()
+        right = probabilities.argmax(1) == truth[unknown]
+        gaps.append(abs(probabilities.max(1).mean() - right.mean()))
+    assert told["across_batches"] == 1
+    assert gaps[1] < gaps[0]
+
+
+def test_one_batch_says_nothing_of_others():
+    latent, label, _ = batches_that_differ()
+    told = classify(head(2, 4), latent, label, hold_back(label, 0), 0, np.zeros(1200, np.int64))
+    assert not [name for name in told if "across" in name]

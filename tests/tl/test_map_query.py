@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sc_vaenb
+from sc_vaenb._results import check_result
 from sc_vaenb.fit.query import of_genes
 from sc_vaenb.tl._model import counts_of, load_model
 
@@ -262,3 +263,53 @@ def test_what_is_wrong_with_the_new_cells_is_said(three, refused):
         sc_vaenb.tl.map_query(query, reference)
     with pytest.raises(TypeError, match="adata is a dict, not an AnnData"):
         sc_vaenb.tl.map_query({}, reference)
+
+
+# what is said of labels and of what is new
+
+
+def test_what_is_said_of_labels_and_novelty_survives_a_file(three, tmp_path, log):
+    query, reference = three
+    result = mapped(query, reference, label_key="cell_type")
+    result.write_h5ad(tmp_path / "query.h5ad")
+    again = ad.read_h5ad(tmp_path / "query.h5ad")
+    said = check_result(again.uns["vae_transfer"], "vae_transfer", "transfer", "labels", "query", "verdict")
+    assert said["verdict"] in log.getvalue()
+    assert list(said["labels"].index) == ["type_0", "type_1", "type_2"]
+    assert said["query"]["n_cells"].sum() == query.n_obs
+    right = (again.obs["cell_type_predicted"].astype(str) == again.obs["cell_type"].astype(str)).mean()
+    assert again.obs["cell_type_confidence"].mean() == pytest.approx(right, abs=0.05)
+    assert (again.obs["novelty_p"] < 0.05).mean() < 0.15
+    assert not again.obs["novel"].any()
+    assert "No type was noticed that the reference lacks in batch_2" in said["verdict"]
+
+
+def test_with_two_types_it_is_said_that_new_ones_cannot_be_told(three):
+    query, reference = three
+    reference = reference[reference.obs["cell_type"] != "type_1"].copy()
+    said = mapped(query, reference, label_key="cell_type").uns["vae_transfer"]
+    assert "Whether types are new cannot be told in batch_2: fewer than 3 types were found there" in said["verdict"]
+    assert not said["query"]["new"].any()
+
+
+def test_a_reference_without_counts_is_judged_in_the_latent_space(three, log):
+    query, reference = three
+    reference.layers["counts"] = reference.layers["counts"] * 0.5
+    result = mapped(query, reference, label_key="cell_type")
+    assert "the counts of the reference cannot be read" in log.getvalue()
+    assert result.obs["novelty_p"].notna().all()
+    assert result.uns["vae_transfer"]["query"]["difference"].isna().all()
+
+
+def test_labels_of_one_batch_are_said_to_be_of_one_batch(three):
+    query, reference = three
+    reference.obs["cell_type"] = reference.obs["cell_type"].where(reference.obs["batch"] == "batch_0")
+    verdict = mapped(query, reference, label_key="cell_type").uns["vae_transfer"]["verdict"]
+    assert "calibrated on random halves of the reference, which has labels in one batch only" in verdict
+
+
+def test_without_labels_nothing_is_left_of_what_was_said_of_them(three):
+    query, reference = three
+    result = mapped(query, reference, label_key="cell_type")
+    assert "vae_transfer" in result.uns
+    assert "vae_transfer" not in mapped(result, reference).uns
