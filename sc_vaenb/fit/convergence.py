@@ -81,7 +81,7 @@ def judge(
         cycle = np.cumsum([one_cycle(step, n_steps) for step in range(n_steps)])
         shorter = max(round(n_steps * cycle[steps[best] - 1] / cycle[-1] / 10) * 10, 20)
         then = f"{numbers}; after step {steps[best]:,} it was {explained[best]:.0%}."
-        if last >= max(GOOD, FALLEN_FAR * explained[best]) and not high:
+        if last >= max(GOOD, FALLEN_FAR * explained[best]) and not (high or unlearned):
             return "converged", f"The fit has converged, but a shorter one (n_steps={shorter}) may be better. {then}"
         other = ", or use PCA (sc.pp.pca), which is better than this embedding" if last < BELOW_PCA else ""
         if high:

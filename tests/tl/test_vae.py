@@ -23,7 +23,7 @@ KINDS = {
     "csr_array": sp.csr_array,
     "csc_array": sp.csc_array,
 }
-COLUMNS = ["step", "epoch", "beta", "learning_rate", "seconds", "active_units", "kl_per_dim"]
+COLUMNS = ["step", "epoch", "beta", "learning_rate", "seconds", "active_units", "kl_per_dim", "neighbors_explained"]
 LOSSES = ["loss", "reconstruction", "kl"]
 
 
