@@ -51,7 +51,7 @@ def seeds_in_words(overlap: pd.DataFrame) -> list[Finding]:
             )
             found.append(Finding(SEEDS, str(row.method), "no", "high", text, numbers))
         else:
-            text = f"Fits of {row.method} with other seeds agree on most types of neighbours."
+            text = f"Fits of {row.method} with other seeds have neighbours in common."
             found.append(Finding(SEEDS, str(row.method), "yes", "high", text, numbers))
     return found
 
