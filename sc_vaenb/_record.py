@@ -112,9 +112,13 @@ PARAMS = {
     **dict.fromkeys(("beta", "free_bits", "weight_decay", "adversary", "mmd"), number(0)),
     **dict.fromkeys(("allow_non_integer", "encode_batch", "align"), flag),
 }
+STATUSES = (
+    *("converged", "still_improving", "overfitted", "worse_than_pca", "not_judged"),
+    *("stopped_early", "interrupted"),
+)
 VERDICT = schema.fields(
     {
-        "status": text("converged", "still_improving", "stopped_early", "interrupted"),
+        "status": text(*STATUSES),
         "posterior_collapse": flag,
         "best_step": whole(),
         "kept_step": whole(),

@@ -136,6 +136,7 @@ FINDINGS = table(
     most=MOST_ROWS,
 )
 NULL_SPLIT = table({"method": "text", "made_from": "text"}, others="plain", most=MOST_ROWS, unique=False)
+SEED_OVERLAP = table({"method": "text", "n_seeds": "whole", "overlap": "number"}, most=MOST_ROWS)
 PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
 COMPARISON_PARAMS = fields(
     {"batch_key": text(), "label_key": text(), "n_seeds": whole(1), "rng": whole()},
@@ -177,6 +178,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
             "findings": FINDINGS,
             "design": FINDINGS,
             "null_split": NULL_SPLIT,
+            "seed_overlap": SEED_OVERLAP,
             "verdict": text(),
             "params": COMPARISON_PARAMS,
             "failed": fields({}, others=text()),

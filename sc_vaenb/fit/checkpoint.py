@@ -54,7 +54,7 @@ def _real(value: Any, where: str) -> float:
 ROW = dict.fromkeys(
     (
         *("step", "epoch", "train_loss", "train_reconstruction", "train_kl"),
-        *("beta", "active_units", "learning_rate", "seconds"),
+        *("beta", "active_units", "neighbors_explained", "learning_rate", "seconds"),
     ),
     _real,
 )

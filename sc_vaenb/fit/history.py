@@ -12,18 +12,19 @@ from numpy.typing import NDArray
 
 from ..model.vae import Terms
 from .adapt import SLOWER
+from .convergence import judge
+from .schedule import DEFAULT_RATE
 
 FEWEST, MOST = 20, 50  # rows of a fit, where it has as many steps
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
 OVERFITTED = 1e-2  # share of the loss: a larger rise above its lowest point is worth a word
-STILL_FALLING = 2e-3  # share of the loss: a larger fall over the last fifth of the steps is not the end
 
 
 @dataclass(frozen=True)
 class Verdict:
     """How a fit ended, in words a program (`status`) and a person (`message`) can read."""
 
-    status: str  # converged, still_improving, stopped_early, interrupted
+    status: str  # converged, still_improving, overfitted, worse_than_pca, not_judged, stopped_early, interrupted
     posterior_collapse: bool
     best_step: int  # with the lowest loss
     kept_step: int  # whose weights the model has
@@ -54,7 +55,9 @@ class History:
     def due(self, step: int) -> bool:
         return (step + 1) % self.interval == 0 or step + 1 == self.n_steps
 
-    def record(self, step: int, beta: float, learning_rate: float, held_out: Terms | None) -> None:
+    def record(
+        self, step: int, beta: float, learning_rate: float, held_out: Terms | None, explained: float = float("nan")
+    ) -> None:
         loss, reconstruction, kl, penalties = (total.cpu().numpy() / self._steps for total in self._sums)
         row = {
             "step": step + 1,
@@ -74,6 +77,7 @@ class History:
         row |= {
             "beta": beta,
             "active_units": int((kl > ACTIVE).sum()),
+            "neighbors_explained": explained,
             "learning_rate": learning_rate,
             "seconds": time.perf_counter() - self.start,
         }
@@ -100,36 +104,34 @@ class History:
         names = list(self.rows[0]) if self.rows else []
         return {name: self.column(name) for name in names} | {"kl_per_dim": np.array(self.kl_per_dim)}
 
-    def verdict(self, status: str, best_step: int, setbacks: int = 0) -> Verdict:
+    def verdict(
+        self, status: str, best_step: int, setbacks: int = 0, learning_rate: float = DEFAULT_RATE, n_cells: int = 1000
+    ) -> Verdict:
         """Judge the fit; `status` is what ended the loop before its last step, if anything."""
         losses, last = self.losses(), self.rows[-1]
         held_out = " of held-out cells" if "validation_loss" in last else ""
-        tail = losses[-max(len(losses) // 5, 1) - 1 :]
         scale = max(abs(losses.min()), losses.max() - losses.min())  # a loss may be negative, or cross zero
-        fall, rise = (tail[0] - tail[-1]) / scale, (losses[-1] - losses.min()) / scale
-        few = len(losses) < FEWEST
-        if not status:
-            status = "still_improving" if few or fall > STILL_FALLING else "converged"
-        message = {
-            "converged": "The loss has settled.",
-            "still_improving": f"{len(losses)} steps are too few to tell: raise n_steps."
-            if few
-            else f"The loss still fell by {fall:.1%} over the last fifth of the steps: raise n_steps.",
-            "stopped_early": f"The loss{held_out} no longer fell; its best weights are kept.",
-            "interrupted": "Interrupted; the best weights so far are kept.",
-        }[status]
-        if status == "converged" and held_out and rise > OVERFITTED:
-            message = (
-                f"The loss{held_out} has risen by {rise:.1%} since step {best_step}: the model knows the "
-                "fitted cells better than new ones. The embedding need not suffer; to decode, fit with patience=10."
-            )
+        rise, collapse = (losses[-1] - losses.min()) / scale, bool(last["active_units"] < 2)
+        if status:
+            message = {
+                "stopped_early": f"The loss{held_out} no longer fell; its best weights are kept.",
+                "interrupted": "Interrupted; the best weights so far are kept.",
+            }[status]
+        else:
+            steps, explained = self.column("step"), self.column("neighbors_explained")
+            unlearned = bool(held_out) and losses[-1] > losses[0]
+            status, message = judge(steps, explained, self.n_steps, learning_rate, n_cells, collapse, unlearned)
+            if status == "converged" and held_out and rise > OVERFITTED:
+                message += (
+                    f" The loss{held_out} has risen by {rise:.1%} since step {best_step}: to decode, or to embed other "
+                    "cells, fit with patience=10."
+                )
         if setbacks:
             message += (
                 f" The loss rose far, or was no number ({setbacks} times), so the fit went back and on with a learning "
                 f"rate {SLOWER**setbacks:g} times lower: start with a lower one."
             )
-        collapse = last["active_units"] < 2
         if collapse:
             message += " Posterior collapse: the latent state ignores the cells. Lower beta, or set free_bits=0.1."
-        kept = int(last["step"]) if status in {"converged", "still_improving"} else best_step
-        return Verdict(status, bool(collapse), best_step, kept, setbacks, message)
+        kept = best_step if status in {"stopped_early", "interrupted"} else int(last["step"])
+        return Verdict(status, collapse, best_step, kept, setbacks, message)

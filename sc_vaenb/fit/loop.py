@@ -19,10 +19,12 @@ from ..model.vae import CountVAE, ModelConfig, Terms
 from .adapt import Adaptation
 from .batches import Counts, split
 from .checkpoint import Checkpoint, State
+from .convergence import look_steps, training_share
 from .device import generator, generators, threads_as_asked
 from .dispersion import refit_dispersion
 from .history import History, Verdict
-from .schedule import one_cycle, warm_up
+from .neighborhoods import Neighborhoods
+from .schedule import DEFAULT_RATE, one_cycle, warm_up
 
 FIRST_LOOK = 4096  # cells whose mean expression and dispersion the model starts from
 CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
@@ -36,7 +38,7 @@ class FitConfig:
     n_steps: int
     weight_decay: float
     batch_size: int = 128
-    learning_rate: float = 6e-3
+    learning_rate: float = DEFAULT_RATE
     beta: float = 0.5
     warmup: float = 0.3
     free_bits: float = 0.0
@@ -155,6 +157,16 @@ def fit(
         improve = make_step(model, counts, options, n_at_once, noise)
         best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl, history.interval)
         state = State(model, improve.optimizer, history, best, adapt, own)
+        neighborhoods = Neighborhoods(counts, np.union1d(drawn.first, validation), device)
+        due = [step for step in range(options.n_steps) if history.due(step)]
+        training = training_share(options.n_steps, options.learning_rate, len(counts))
+        looks = look_steps(due, options.n_steps, training, options.n_steps * history.per_step)
+
+        def explained() -> float:
+            found = torch.tensor([neighborhoods.explained(model)], device=device)
+            improve.agree([found])
+            return float(found)
+
         if checkpoint is not None:
             checkpoint.restore(state)
         minibatches = islice(counts.shuffled(train, options.batch_size, drawn.rng), state.step, None)
@@ -167,7 +179,7 @@ def fit(
                 if history.due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     improve.agree(held_out or ())
-                    history.record(step, beta, rate, held_out)
+                    history.record(step, beta, rate, held_out, explained() if step in looks else math.nan)
                     bar.update(step + 1 - bar.n)
                     if adapt.set_back(model, history.rows[-1], beta):
                         history.forget()
@@ -190,9 +202,10 @@ def fit(
             raise FloatingPointError("the loss was no number from the first look on")
         if state.status:
             best.restore()
+        history.rows[-1]["neighbors_explained"] = explained()  # by the weights that are kept
         refit_dispersion(model, counts, device, noise)
         improve.agree(model.state_dict().values())
-    return model, history, history.verdict(state.status, best.step, adapt.setbacks)
+    return model, history, history.verdict(state.status, best.step, adapt.setbacks, options.learning_rate, len(counts))
 
 
 class Best:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+DEFAULT_RATE = 6e-3  # peak of the learning rate
+
 
 def default_steps(n_cells: int) -> int:
     """Steps of a fit: a budget, not a number of passes, so that a million cells cost what ten thousand do.

@@ -187,7 +187,8 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
         record = read_record(adata, name)
         verdict = record["verdict"]
         status = str(verdict["status"]).replace("_", " ")
-        collapsed, overfitted = bool(verdict["posterior_collapse"]), "has risen" in str(verdict["message"])
+        # what earlier versions said of fits that were too long, which they called converged
+        collapsed, overfitted = bool(verdict["posterior_collapse"]), "need not suffer" in str(verdict["message"])
         history = draw(
             partial(pl.history, adata, name),
             alt=f"Losses, learning rate, active units and KL divergence of the fit {name}, step by step.",

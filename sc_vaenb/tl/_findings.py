@@ -21,13 +21,14 @@ MAX_JUDGED = 20_000  # cells
 UNCORRECTED = "PCA", "VAE"  # methods that know nothing of batches
 SCALE = "0 = fully mixed, 1 = fully separated"
 
-BEST, ADVICE, NEEDED, HARM, LEFT, SEEN = (
+BEST, ADVICE, NEEDED, HARM, LEFT, SEEN, SEEDS = (
     "Which method is best?",
     "What to do?",
     "Is correction needed?",
     "Does the method lose types?",
     "Does the method leave batches separated?",
     "Did the method see the labels?",
+    "Do other seeds give the same neighbours?",
 )
 Confidence = Literal["high", "moderate", "low"]
 

@@ -161,7 +161,9 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     _adata.remove_extras(adata, key)
     _adata.write_result(adata, key, embedding, record)
     extras = write_components(adata, key, member, config.n_components) + write_labels(adata, key, model, embedding)
-    fine = verdict.status in {"converged", "stopped_early"} and not verdict.posterior_collapse and not lost
+    fine = (
+        verdict.status in {"converged", "stopped_early", "not_judged"} and not verdict.posterior_collapse and not lost
+    )
     (logg.info if fine else logg.warning)(verdict.message)
     if overlap.group.any():
         logg.warning(_groups_in_words(batches, overlap))

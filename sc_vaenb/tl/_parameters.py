@@ -90,8 +90,7 @@ layer
         0.9; 0 for none.
     patience
         Stop after this many looks at the held-out cells (there are 20 to 50 in a fit) without a lower loss, and go back
-        to the weights with the lowest. `None`: use all steps and keep the last weights. On small data the held-out
-        loss turns up long before the embedding is at its best, so stop early for the sake of decoding, not embedding.
+        to the weights with the lowest. `None`: use all steps and keep the last weights.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device. Several processes that torchrun has
         started share the fit, each on a CUDA device of its own or all on the CPU, to the same result but for rounding.
@@ -123,9 +122,11 @@ RETURNS = """\
         `validation_reconstruction`, `validation_kl`; `kl_per_dim` is looks x dimensions. The validation loss is taken
         at the final `beta` (at 1 with `target_kl`). What else is in the losses (`adversary`, `labels`, `mmd`, and
         `protein`, the negative log-likelihood of proteins) adds `train_` and `validation_` columns of its name. A look
-        at which the fit had to go back is left out.
+        at which the fit had to go back is left out. `neighbors_explained`, at some looks only (else NaN): how much of
+        counts held back neighbours in the embedding explain, as a share of what neighbours in PCA explain.
     `uns["vae"]["verdict"]`
-        `status` (`converged`, `still_improving`, `stopped_early` or `interrupted`), `posterior_collapse`, `best_step`
+        `status` (`converged`, `still_improving`, `overfitted`, `worse_than_pca`, `not_judged`, `stopped_early` or
+        `interrupted`: see the page on models), `posterior_collapse`, `best_step`
         (with the lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit had to
         go back and on with smaller steps) and `message`.
     `uns["vae"]["overlap"]` (`cvae` only)

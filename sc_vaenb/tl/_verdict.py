@@ -10,10 +10,11 @@ import pandas as pd
 
 from ..metrics.loss import Loss
 from ._best import best_and_advice, rank
-from ._findings import HARM, UNCORRECTED, read_judged
+from ._findings import HARM, SEEDS, UNCORRECTED, read_judged
 from ._findings import listed as as_list
 from ._harm import find_harm, harm_in_words, seen_in_words
 from ._needed import MIXED, correction_needed
+from ._seeds import seeds_in_words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,8 +28,12 @@ def judge(
     label_key: str | None,
     lost_in_null: Mapping[str, Sequence[Loss]] | None = None,
     seed: int = 0,
+    overlap: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, str]:
-    """Answer each question from embeddings and scores; `lost_in_null`: what a null split showed of each method."""
+    """Answer each question from embeddings and scores.
+
+    `lost_in_null`: what a null split showed of each method; `overlap`: of the neighbours of fits with other seeds.
+    """
     data = read_judged(adata, methods, batch_key, label_key, seed)
     values = scores["values"]
     method_of = methods.set_index("embedding")["method"].astype(str).reindex(values.index)
@@ -43,14 +48,16 @@ def judge(
         left = float(excess[name]) if corrects and needed.answer == "yes" and excess[name] > MIXED else None
         findings += harm_in_words(data, name, harm, left)
     findings += [seen_in_words(data, name, best) for name in data.seen]
+    findings += [] if overlap is None else seeds_in_words(overlap)
     table = pd.DataFrame([asdict(finding) for finding in findings])
     return table, in_words(table)
 
 
 def in_words(findings: pd.DataFrame) -> str:
-    """A line for each finding, the sentence first; one line for all methods that lose nothing."""
+    """A line for each finding, the sentence first; one for all methods that lose nothing, none for seeds that agree."""
     clean = (findings["question"] == HARM) & (findings["answer"] == "no")
-    lines = [f"{row.sentence} {row.evidence}".strip() for row in findings[~clean].itertuples()]
+    agree = (findings["question"] == SEEDS) & (findings["answer"] == "yes")
+    lines = [f"{row.sentence} {row.evidence}".strip() for row in findings[~clean & ~agree].itertuples()]
     if clean.any():
         kind = "cluster" if "cluster" in str(findings.loc[clean, "sentence"].iloc[0]) else "type"
         lines.append(f"No {kind} is lost by {as_list(findings.loc[clean, 'subject'].tolist())}.")

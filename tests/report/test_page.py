@@ -61,6 +61,9 @@ def test_a_fit_without_its_record_is_left_out(compared):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_bad_end_is_not_green(compared):
+    for record in compared.uns.values():
+        if isinstance(record, dict) and "model" in record:
+            record["verdict"].update(status="converged")
     assert len(written(compared).all("span", **{"class": "status poor"})) == 0
     compared.uns["cvae"]["verdict"].update(status="still_improving", posterior_collapse=True)
     assert written(compared).texts("span", **{"class": "status poor"}) == ["still improving, posterior collapse"]

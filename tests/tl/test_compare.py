@@ -204,6 +204,10 @@ def test_seeds_and_no_labels(ready):
     assert np.abs(ready.obsm["X_cvae"] - ready.obsm["X_cvae_seed1"]).max() > 1e-3
     assert "as there are no labels" in record["verdict"]
     assert "leiden_cvae_seed1" not in ready.obs
+    assert record["seed_overlap"]["method"].tolist() == ["VAE", "CVAE"]
+    assert record["seed_overlap"]["overlap"].between(0, 1, inclusive="neither").all()
+    asked = record["findings"]["question"] == "Do other seeds give the same neighbours?"
+    assert record["findings"].loc[asked, "subject"].tolist() == ["VAE", "CVAE"]
 
 
 def test_a_case_with_many_cells():
