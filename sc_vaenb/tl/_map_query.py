@@ -222,7 +222,9 @@ def map_query(
     predicted = write_labels(adata, key, model, latent)
     for name, values in columns.items():
         adata.obs[name] = values
-    adata.uns.pop(f"{key}_transfer", None)
+    if adata.uns.pop(f"{key}_transfer", None) is not None:  # what an earlier call said of labels and novelty
+        stale = [name for name in ("novelty_p", "novel") if name in adata.obs and name not in columns]
+        adata.obs = adata.obs.drop(columns=stale)
     if tables:
         adata.uns[f"{key}_transfer"] = tables
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model with its new batches (adata.uns)"

@@ -312,4 +312,6 @@ def test_without_labels_nothing_is_left_of_what_was_said_of_them(three):
     query, reference = three
     result = mapped(query, reference, label_key="cell_type")
     assert "vae_transfer" in result.uns
-    assert "vae_transfer" not in mapped(result, reference).uns
+    again = mapped(result, reference)
+    assert "vae_transfer" not in again.uns
+    assert {"novelty_p", "novel"}.isdisjoint(again.obs)
