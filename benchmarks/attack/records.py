@@ -142,7 +142,8 @@ def odd_arrays(value: np.ndarray) -> Iterator[tuple[str, Any]]:
             yield f"{name}, of its type", cast
         yield "float64", value.astype(np.float64)
         yield "float16", value.astype(np.float16)
-        yield "int64", value.astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            yield "int64", value.astype(np.int64)
         yield "text", value.astype(str)
         yield "negative", -np.abs(value) - 1
         yield "huge", np.full_like(value, 1e9)

@@ -23,7 +23,7 @@ FALLEN_UNLEARNED = 0.9  # the same, where held-out cells say so as well
 FLAT = 0.03  # a smaller rise since the looks before is none
 STEEP = 0.15  # of the last value: a larger rise, of a fit that trains less than the default, is not over
 SHARES = 0.4, 0.7  # of the cumulative learning rate: looks in every fit
-EARLY = 0.1, 0.25  # looks of fits that pass over the cells often, in units of the training that is the default
+EARLY = 0.4, 1.0  # looks of fits that pass over the cells often, in units of the training that is the default
 OFTEN = 20  # passes over the cells
 ALMOST = 0.95  # of the default training is as good as all of it
 

@@ -163,7 +163,7 @@ def fit(
         looks = look_steps(due, options.n_steps, training, options.n_steps * history.per_step)
 
         def explained() -> float:
-            found = torch.tensor([neighborhoods.explained(model)], device=device)
+            found = torch.tensor([neighborhoods.explained(model)], dtype=torch.float32, device=device)
             improve.agree([found])
             return float(found)
 

@@ -8,11 +8,12 @@ DEFAULT_RATE = 6e-3  # peak of the learning rate
 
 
 def default_steps(n_cells: int) -> int:
-    """Steps of a fit: a budget, not a number of passes, so that a million cells cost what ten thousand do.
+    """Steps of a fit: 16 passes over the cells (of 128 a step) and 60 steps, at most 700.
 
-    Few cells get fewer steps: the longer a fit, the more it draws batches together, also where their biology differs.
+    The budget makes a million cells cost what six thousand do. Of few cells more passes learn each by heart: with 400
+    steps and more, embeddings of 60 to 1,500 cells, simulated and real, were worse than PCA.
     """
-    return min(400 + n_cells // 10, 700)
+    return min(60 + n_cells // 8, 700)
 
 
 def default_weight_decay(n_cells: int) -> float:

@@ -142,9 +142,14 @@ def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monk
     typed = ["vae", file, "--out", tmp_path, "--n-latent", "4", "--hidden", "16", "--resume"]
     monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
     with monkeypatch.context() as patched:
-        kept = history.History.due
-        stop = lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt) if step == 12 else kept(self, step)  # noqa: E731
-        patched.setattr(history.History, "due", stop)
+        record = history.History.record
+
+        def stop(self, step, *found):
+            if step >= 12:
+                raise KeyboardInterrupt
+            record(self, step, *found)
+
+        patched.setattr(history.History, "record", stop)
         assert cli.main(list(map(str, typed))) == 130
     state = tmp_path / "vae_checkpoint"
     assert f"The state of the fit is kept in {state}: the same command goes on from there." in capsys.readouterr().out
