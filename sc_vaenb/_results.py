@@ -62,6 +62,8 @@ def _scores(value: Any, where: str) -> dict[str, Any]:
         optional={"params"},
     )(value, where)
     names()(found["values"].index.to_list(), f"{where}['values'].index")
+    if not len(found["values"].columns):
+        raise Damaged(f"{where}['values'] has no scores")
     return found
 
 

@@ -11,7 +11,7 @@ import json
 import re
 import time
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
@@ -41,6 +41,7 @@ SHARE = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured
 BEST, ADAPT = ("step", "loss", "waited"), ("beta", "slower", "setbacks", "looks")
 LONGEST_RANDOM_STATE = 10_000  # bytes
+MOMENTS = "step", "exp_avg", "exp_avg_sq"  # that AdamW keeps of a parameter
 LARGEST = 1e12  # weight or moment; gradients are clipped far below
 
 
@@ -71,7 +72,7 @@ STATE = schema.fields(
                 "looks": schema.sequence(schema.sequence(_real, 2)),
             }
         ),
-        "rows": schema.sequence(schema.fields(ROW, others=_real), most=1_000),
+        "rows": schema.sequence(schema.fields(ROW | {"step": schema.whole(1)}, others=_real), most=1_000),
         "batch_size": schema.whole(),
     },
     optional={"batch_size"},
@@ -305,6 +306,11 @@ def check_state(arrays: dict[str, torch.Tensor], state: dict[str, Any], about: d
         raise Damaged(f"it lacks the array {min(lacking)!r}")
     if any(row.keys() != state["rows"][0].keys() for row in state["rows"]):
         raise Damaged("the rows of its history are not alike")
+    if any(row["step"] > step for row in state["rows"]):
+        raise Damaged("its history has later steps than its own")
+    moments = Counter(path.split("/")[1] for path in arrays if path.startswith("optimizer/"))
+    if any(n != len(MOMENTS) for n in moments.values()):
+        raise Damaged("what it keeps of the optimizer is not whole")
 
 
 def _is_moment(name: str, value: torch.Tensor, parameters: list[torch.nn.Parameter]) -> bool:
@@ -315,7 +321,7 @@ def _is_moment(name: str, value: torch.Tensor, parameters: list[torch.nn.Paramet
     like = parameters[int(at)]
     if what == "step":
         return value.dtype == torch.float32 and value.numel() == 1
-    return what in {"exp_avg", "exp_avg_sq"} and value.dtype == like.dtype and value.shape == like.shape
+    return what in MOMENTS and value.dtype == like.dtype and value.shape == like.shape
 
 
 def _is_random_state(device: str, value: torch.Tensor) -> bool:
