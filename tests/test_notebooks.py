@@ -186,7 +186,7 @@ def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     printed = streams(notebook, "stdout")
     assert "zero inflation is not needed" in printed["check"]
     result = json.loads(printed["probe"])
-    assert result["verdict"]["status"] == "stopped_early"
+    assert result["verdict"]["status"] in {"converged", "stopped_early"}
 
     # normalized keeps the batch effect, corrected takes it out; few genes are far off
     marker = result["marker"]
@@ -294,7 +294,7 @@ def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert linear > 0.999
     assert deep < 0.95
     assert linear_batch > deep_batch + 0.03
-    assert abs(linear_loss - deep_loss) < 10
+    assert abs(linear_loss - deep_loss) < 0.03 * deep_loss
 
     spearman, _, of_one_batch = zip(*result["order"].values(), strict=True)
     assert spearman[0] < 0.85

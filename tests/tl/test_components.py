@@ -18,7 +18,7 @@ def mixed(adata, prior="mog", **options):
 def test_components_are_kinds_of_cells(prior, log):
     types = sc_vaenb.datasets.simulate(1000, 200, n_types=5, n_batches=1, rng=0)
     types.layers["counts"] = types.X.copy()
-    adata = sc_vaenb.tl.vae(types, prior=prior, n_latent=10, hidden=(32,), device="cpu", copy=True)
+    adata = sc_vaenb.tl.vae(types, prior=prior, n_latent=10, hidden=(32,), n_steps=500, device="cpu", copy=True)
     n_live = int(adata.uns["vae"]["components"]["live"].sum())
     assert 5 <= n_live <= 7
     assert adjusted_rand_score(types.obs["cell_type"], adata.obs["vae_component"]) > 0.85
