@@ -87,8 +87,8 @@ def judge(
         if high:
             return "overfitted", f"The embedding became worse during the fit: {high}{other}. {then}"
         return "overfitted", (
-            f"The fit was too long: the model has learned these {n_cells:,} cells by heart, and the embedding became "
-            f"worse. Fit again with n_steps={shorter}{other}. {then}"
+            f"The fit was too long: the model overfits these {n_cells:,} cells, and the embedding became worse. "
+            f"Fit again with n_steps={shorter}{other}. {then}"
         )
     if last < LOW and high:
         return "worse_than_pca", f"The embedding is worse than PCA: {high}. {numbers}."

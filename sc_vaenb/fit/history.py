@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ..model.vae import Terms
 from .adapt import SLOWER
 from .convergence import judge
-from .schedule import DEFAULT_RATE
 
 FEWEST, MOST = 20, 50  # rows of a fit, where it has as many steps
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
@@ -104,9 +103,7 @@ class History:
         names = list(self.rows[0]) if self.rows else []
         return {name: self.column(name) for name in names} | {"kl_per_dim": np.array(self.kl_per_dim)}
 
-    def verdict(
-        self, status: str, best_step: int, setbacks: int = 0, learning_rate: float = DEFAULT_RATE, n_cells: int = 1000
-    ) -> Verdict:
+    def verdict(self, status: str, best_step: int, setbacks: int, learning_rate: float, n_cells: int) -> Verdict:
         """Judge the fit; `status` is what ended the loop before its last step, if anything."""
         losses, last = self.losses(), self.rows[-1]
         held_out = " of held-out cells" if "validation_loss" in last else ""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.stats import false_discovery_control
 from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import roc_auc_score
 
@@ -406,6 +407,7 @@ def _root_share(counts: NDArray) -> NDArray[np.float32]:
 
 def discoveries(p: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
     """Which p-values are small enough for a false discovery rate (Benjamini & Hochberg 1995); NaN never is."""
-    known = np.sort(p[np.isfinite(p)])
-    passed = np.flatnonzero(known <= rate * np.arange(1, len(known) + 1) / max(len(known), 1))
-    return np.nan_to_num(p, nan=2.0) <= (known[passed[-1]] if len(passed) else -1.0)
+    known = np.isfinite(p)
+    found = np.zeros(len(p), bool)
+    found[known] = false_discovery_control(p[known]) <= rate
+    return found

@@ -10,8 +10,8 @@ DEFAULT_RATE = 6e-3  # peak of the learning rate
 def default_steps(n_cells: int) -> int:
     """Steps of a fit: 16 passes over the cells (of 128 a step) and 60 steps, at most 700.
 
-    The budget makes a million cells cost what six thousand do. Of few cells more passes learn each by heart: with 400
-    steps and more, embeddings of 60 to 1,500 cells, simulated and real, were worse than PCA.
+    The budget makes a million cells cost what six thousand do. More passes overfit few cells: with 400 steps and
+    more, embeddings of 60 to 1,500 cells, simulated and real, were mostly worse than PCA.
     """
     return min(60 + n_cells // 8, 700)
 

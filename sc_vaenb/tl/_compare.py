@@ -131,7 +131,7 @@ def compare(
         the one to go on with), `answer` (such as "yes", "no", "hardly", "few", "cannot be told", or names joined by
         " or "), `confidence` ("high", "moderate", "low"), `sentence` and `evidence`.
     `design`
-        DataFrame of the same columns: what the layout of batches, types and conditions lets be told, as
+        DataFrame of the same columns: which questions the design of the data can answer, as
         :func:`sc_vaenb.tl.design` finds before any fit.
     `scores`
         As :func:`sc_vaenb.tl.score` writes them.

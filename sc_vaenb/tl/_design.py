@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from .._checks import checked, seed_of
 from .._names import texts
 from .._session import own_state
 from ..metrics.separation import batch_separation, clusters, shifted_batches
+from ._donors import BATCH_NAMES, DONOR_NAMES, SUFFIX
 from ._findings import MAX_JUDGED, Confidence, Finding, few, listed, number, p_value
 from ._needed import LEVEL, MIXED
 from ._pca import log_pca
@@ -33,21 +35,9 @@ PER_UNIT = 20  # cells, on average, of each value of a column that may be the ba
 MOST_COLUMNS = 10  # that are tested
 TESTED = 0.1  # share of the cells that a test must cover
 CLUSTERINGS = ("leiden", "louvain", "cluster")
-SOURCES = ("donor", "patient", "subject", "individual", "sample", "replicate", "site", "study", "dataset")
-RUNS = (
-    "library",
-    "batch",
-    "tech",
-    "platform",
-    "chemistry",
-    "plate",
-    "lane",
-    "run",
-    "assay",
-    "protocol",
-    "pool",
-    "channel",
-)
+TECHNICAL = ("tech", "technology", "platform", "chemistry", "plate", "assay", "protocol", "channel")
+UNIT_NAMES = (*DONOR_NAMES, *BATCH_NAMES, *TECHNICAL, "site", "study", "dataset")
+IS_UNIT = re.compile(rf"(\w+[_. ])?({'|'.join(UNIT_NAMES)}){SUFFIX}", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,12 +67,12 @@ def design(
     key_added: str = "design",
     copy: bool = False,
 ) -> AnnData | None:
-    """Say, before any fit, what the layout of the data lets be told: batches, types, conditions.
+    """Say, before any fit, which questions the design of the data can answer.
 
-    No method can take apart what always comes together. If two batches share no type of cell, nothing tells a batch
-    effect between them from biology; if a condition is in one batch only, nothing tells its effect from that of the
-    batch. Here the layout is read from `obs`, and columns that may be the batch (donor, library, technology) are tested
-    in the counts. :func:`sc_vaenb.tl.compare` does this first.
+    The design is how batches, types and conditions come together. No method can separate what always comes together. If
+    two batches share no type of cell, nothing tells a batch effect between them from biology; if a condition is in one
+    batch only, nothing tells its effect from that of the batch. Here the design is read from `obs`, and columns that
+    may be the batch (donor, library, technology) are tested in the counts. :func:`sc_vaenb.tl.compare` does this first.
 
     Parameters
     ----------
@@ -185,14 +175,21 @@ def audit(
         if label is not None:
             findings += _comparable(batch, condition, label, batch_key, condition_key)
     columns = _candidates(adata, batch, batch_key, {label_key, condition_key})
-    labelled = label is not None and len(set(label.tolist()) - {None}) > 0
-    known = np.flatnonzero(label != None) if labelled else np.arange(adata.n_obs)  # noqa: E711 (of each cell)
+    known = np.flatnonzero(label != None) if label is not None else np.array([])  # noqa: E711 (of each cell)
+    labelled = len(known) >= 2 * FEWEST
+    known = known if labelled else np.arange(adata.n_obs)
     cells = np.sort(np.random.default_rng(seed).permutation(known)[:MAX_JUDGED])
-    few_cells = adata if len(cells) == adata.n_obs else adata[cells]
-    reference = log_pca(few_cells, layer, mask_var, seed)
-    strata = label[cells].astype(str) if label is not None and labelled else clusters(reference)
-    judged = columns.iloc[cells].reset_index(drop=True)
-    unit, table = _unit(reference, batch[cells], strata, judged, batch_key, labelled)
+    table = pd.DataFrame(columns=["n_values", "relation", "within", "separation", "p", "tested"])
+    if min(len(cells), _adata.gene_mask(adata, mask_var).sum()) < 2:  # a comparison goes on without a PCA, too
+        text = (
+            "Which column is the batch cannot be told: the PCA that this takes needs two cells and two genes at least."
+        )
+        unit = Finding(UNIT, batch_key, "cannot be told", "high", text)
+    else:
+        reference = log_pca(adata if len(cells) == adata.n_obs else adata[cells], layer, mask_var, seed)
+        strata = label[cells].astype(str) if label is not None and labelled else clusters(reference)
+        judged = columns.iloc[cells].reset_index(drop=True)
+        unit, table = _unit(reference, batch[cells], strata, judged, batch_key, labelled)
     findings.append(unit)
     return Design(_cells(batch, condition, label), table, pd.DataFrame([asdict(finding) for finding in findings]))
 
@@ -261,7 +258,7 @@ def _confounded(batch: NDArray[Any], condition: NDArray[Any], batch_key: str, co
     if crossed.all() and there.to_numpy().all():
         text = (
             f"Every batch holds all conditions of {condition_key!r}: their differences can be seen within batches, "
-            f"free of batch effects (tl.differential with batches; sample_key={batch_key!r} pairs them)."
+            f"free of batch effects. tl.differential compares within batches; sample_key={batch_key!r} makes pairs."
         )
         return Finding(CONDITION, condition_key, "crossed", "high", text, evidence)
     if len(sets) == 1:
@@ -336,19 +333,15 @@ def _candidates(adata: AnnData, batch: NDArray[Any], batch_key: str, known: set[
         kind = getattr(column.dtype, "kind", "O")
         if kind not in "Oib" and not isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
             continue
-        if column.isna().any() or not 2 <= (n := column.nunique()) <= max(2, adata.n_obs // PER_UNIT):
+        if column.isna().any() or not 2 <= column.nunique() <= max(2, adata.n_obs // PER_UNIT):
             continue
-        if kind == "i" and not _is_unit(key):  # counts and scores, as a rule
+        if kind == "i" and not IS_UNIT.fullmatch(key):  # counts and scores, as a rule
             continue
-        if _relation(values := texts(column).astype(str), batch) != "crossed" or (_is_unit(key) and n > 1):
+        if _relation(values := texts(column).astype(str), batch) != "crossed" or IS_UNIT.fullmatch(key):
             found[key] = values
         if len(found) > MOST_COLUMNS:
             break
     return pd.DataFrame(found, index=adata.obs_names)
-
-
-def _is_unit(key: str) -> bool:
-    return any(word in key.lower() for word in SOURCES + RUNS)
 
 
 def _relation(values: NDArray[Any], batch: NDArray[Any]) -> str:

@@ -74,7 +74,7 @@ layer
         `beta` is kept.
     n_steps
         Steps of the fit. `None`: 60 and one for every eight cells (16 passes), 700 at most, so that large data cost no
-        more (of a million cells, a fit of 700 steps of 128 sees an eleventh) and few cells are not learned by heart.
+        more (of a million cells, a fit of 700 steps of 128 sees an eleventh) and few cells are not overfitted.
     batch_size
         Cells per step (fewer if there are fewer). If the device runs out of memory, the fit begins again with half as
         many, 16 at least, and a warning says so.

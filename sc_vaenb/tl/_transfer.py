@@ -14,6 +14,7 @@ from ..fit.confidence import MIN_CELLS, Confidence, calibrate
 from ..fit.novelty import MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
 from ..fit.reference import Reference
 from ..fit.transfer import nearest, vote
+from ._findings import few
 
 FALSE_DISCOVERY_RATE = 0.1
 MIN_NOVEL_CELLS, MIN_NOVEL_SHARE = 10, 0.2  # of the cells of a batch with one label, to speak of a new type
@@ -133,23 +134,23 @@ def _of_new(query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], re
         )
     if confounded:
         said.append(
-            f"Whether types are new cannot be told in {_listed(confounded)}: fewer than {MIN_TYPES} types were found "
+            f"Whether types are new cannot be told in {few(confounded)}: fewer than {MIN_TYPES} types were found "
             "there, so what is new cannot be told from a batch effect."
         )
     rest = [name for name in query["batch"].unique() if name not in {*query.loc[query["new"], "batch"], *confounded}]
     if rest:
-        said.append(f"No type was noticed that the reference lacks in {_listed(rest)}.")
+        said.append(f"No type was noticed that the reference lacks in {few(rest)}.")
     used = set(query["label"])
-    few = [name for name in labels.index[labels["n_calibration"] < MIN_CALIBRATION] if name in used]
-    if few:
+    uncalibrated = [name for name in labels.index[labels["n_calibration"] < MIN_CALIBRATION] if name in used]
+    if uncalibrated:
         said.append(
-            f"Novelty of cells called {_listed(few)} cannot be told (NaN): fewer than {MIN_CALIBRATION} cells of the "
-            "reference to compare with."
+            f"Novelty of cells called {few(uncalibrated)} cannot be told (NaN): fewer than {MIN_CALIBRATION} cells of "
+            "the reference to compare with."
         )
-    one = [name for name in labels.index[labels["n_batches"] < 2] if name in used and name not in few]
+    one = [name for name in labels.index[labels["n_batches"] < 2] if name in used and name not in uncalibrated]
     if one and reference.across_batches:
         said.append(
-            f"Only one reference batch has {_listed(one)}: neither confidence nor novelty is calibrated across batches "
+            f"Only one reference batch has {few(one)}: neither confidence nor novelty is calibrated across batches "
             "for them."
         )
     return said
@@ -178,10 +179,5 @@ def _of_relatives(labels: pd.DataFrame) -> list[str]:
     both = sorted({*missed.index, *missed["called"]})
     return [
         f"Close relatives would not be noticed as new. Left out of the reference, {what}. So a new type that is close "
-        f"to {_listed(both, most=2 * MOST_NAMED)} can hide among them."
+        f"to {few(both, 2 * MOST_NAMED)} can hide among them."
     ]
-
-
-def _listed(names: list[str], most: int = MOST_NAMED) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

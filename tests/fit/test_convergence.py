@@ -46,7 +46,7 @@ CASES = {
         6e-3,
         {"unlearned": True},
         "overfitted",
-        "by heart",
+        "overfits these",
     ),
     "was better": ([1.5, 1.4, 1.3, 1.2, 1.2], 500, 6e-3, {}, "converged", "a shorter one (n_steps=150) may be better"),
     "rises to the end": ([0.2, 0.3, 0.4, 0.5, 0.6], 500, 6e-3, {}, "still_improving", "it was 45% at the looks before"),

@@ -115,6 +115,15 @@ def test_labels_that_no_cell_has_are_no_labels(laid_out):
     assert "within clusters" in laid_out.uns["design"]["findings"]["evidence"].iloc[-1]
 
 
+def test_without_a_pca_the_layout_is_read_all_the_same(laid_out):
+    one = np.arange(laid_out.n_vars) == int(laid_out.X.sum(axis=0).argmax())
+    found = answers(laid_out, label_key="cell_type", mask_var=one)
+    assert found[SHARED][0] == "yes"
+    assert found[UNIT][0] == "cannot be told"
+    assert "needs two cells and two genes at least" in found[UNIT][1]
+    assert laid_out.uns["design"]["columns"].empty
+
+
 def test_types_that_cannot_be_compared_are_named(laid_out):
     laid_out.obs["condition"] = laid_out.obs["site"]
     apart = only(laid_out, batch_0=(0, 1, 2), batch_1=(0, 1), batch_2=(0, 2, 3), batch_3=(0, 2, 3))
