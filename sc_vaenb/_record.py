@@ -382,9 +382,14 @@ def _check_overlap(record: Mapping[str, Any], batches: list[str]) -> NDArray[np.
         {
             "batches": names(n),
             "group": schema.array("iu", n, low=0, high=n - 1),
-            "share": schema.array("fiu", n, n, low=0, high=1 + 1e-6, gaps=True),
-        }
+            "compared": schema.array("iu", None, low=0, high=n - 1),
+            "share": schema.array("fiu", None, None, low=0, high=1 + 1e-6, gaps=True),
+        },
+        optional={"compared"},  # as all were, in older records
     )(record.get("overlap"), "overlap")
+    n_compared = len(overlap.get("compared", batches))
+    if overlap["share"].shape != (n_compared, n_compared):
+        raise Damaged(f"overlap['share'] has the shape {overlap['share'].shape}, not that of {n_compared} batches")
     groups: NDArray[np.int64] = overlap["group"].astype(np.int64)
     if overlap["batches"] != batches:
         raise Damaged("overlap is not of the batches of the model")

@@ -177,6 +177,10 @@ DAMAGE = {
         at("overlap", "group", value=np.array([0, 10**9])),
         r"overlap\['group'\] holds values from",
     ),
+    "a batch not compared": (
+        at("overlap", "compared", value=lambda v: v[1:]),
+        r"overlap\['share'\] has the shape \(2, 2\), not that of 1 batches",
+    ),
     "no overlap": (lambda record: record.pop("overlap"), "overlap is None, not a mapping"),
     "another verdict": (at("verdict", "status", value="fine"), r"verdict\['status'\] is 'fine', not one of"),
     "another history": (at("history", "kl_per_dim", value=lambda v: v[1:]), r"history\['kl_per_dim'\] has the shape"),

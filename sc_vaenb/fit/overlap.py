@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+from scipy.cluster.hierarchy import DisjointSet
 from sklearn.utils.extmath import randomized_svd
 
 from ..metrics.clustering import leiden
@@ -57,13 +57,15 @@ SECOND_AXIS, OFF_AXIS, SHIFT = 0.75, 0.2, 3.0  # correlation of it, its least sq
 class Overlap:
     """Which batches have kinds of cells in common.
 
-    `share` (batches x batches): of the cells of the first, those of kinds that were found in the second too; NaN where
-    two batches were not compared. `group`: of each batch, 0 for the first; batches of one group have kinds of cells in
-    common, directly or over others. `kinds`: what was found in each batch that was compared.
+    `share` (compared x compared): of the cells of the first batch, those of kinds that were found in the second too;
+    NaN where the two are linked over others. `group`: of each batch, 0 for the first; batches of one group have kinds
+    of cells in common, directly or over others. `compared`: the batches that were compared with each other, not those
+    that went with the closest. `kinds`: what was found in each of them.
     """
 
     share: NDArray[np.float64]
     group: NDArray[np.int64]
+    compared: NDArray[np.int64]
     kinds: Mapping[int, Kinds] = field(default_factory=dict)
 
     def code(self) -> NDArray[np.int64]:
@@ -100,29 +102,35 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     n_batches = int(batch_index.max()) + 1
     parts = sample_per_batch(batch_index, seed)
     if not parts:
-        return Overlap(np.ones((n_batches, n_batches)), np.zeros(n_batches, np.int64))
+        return nothing_to_compare(n_batches)
     expression = _log_expression(counts, np.concatenate(parts))
     rows = np.split(np.arange(len(expression.log_depth)), np.cumsum([len(part) for part in parts])[:-1])
-    compared = _compared(np.bincount(batch_index)).tolist()
+    compared = _compared(np.bincount(batch_index))
+    if not len(compared):  # too few cells everywhere to tell anything apart
+        return nothing_to_compare(n_batches)
     kinds = _kinds(expression, [rows[b] for b in compared], [parts[b] for b in compared], np.random.default_rng(seed))
-    share, linked = np.full((n_batches, n_batches), np.nan), np.eye(n_batches, dtype=bool)
+    share, linked = np.full((len(compared), len(compared)), np.nan), DisjointSet(range(n_batches))
     np.fill_diagonal(share, 1.0)
-    for second, b in enumerate(compared):
-        for first, a in enumerate(compared[:second]):
-            group = connected_components(linked, directed=False)[1]
-            if group[a] != group[b]:  # else they are linked over others
-                share[a, b], share[b, a] = shared(kinds[first], kinds[second])
-                linked[a, b] = linked[b, a] = share[a, b] > 0
-    if compared:
-        means = np.stack([kind.mean for kind in kinds])
-        for b in np.setdiff1d(np.arange(n_batches), compared):
-            mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
-            closest = compared[int(np.argmin(((means - mean) ** 2).sum(1)))]
-            linked[b, closest] = linked[closest, b] = True
-    else:
-        linked[:] = True  # too few cells everywhere to tell anything apart
-    group = connected_components(linked, directed=False)[1].astype(np.int64)
-    return Overlap(share, group, dict(zip(compared, kinds, strict=True)))
+    for second in range(len(compared)):
+        for first in range(second):
+            if not linked.connected(compared[first], compared[second]):
+                share[first, second], share[second, first] = shared(kinds[first], kinds[second])
+                if share[first, second] > 0:
+                    linked.merge(compared[first], compared[second])
+    means = np.stack([kind.mean for kind in kinds])
+    for b in np.setdiff1d(np.arange(n_batches), compared):
+        mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
+        linked.merge(b, compared[np.argmin(((means - mean) ** 2).sum(1))])
+    first_of = {b: min(members) for members in linked.subsets() for b in members}
+    group = np.unique([first_of[b] for b in range(n_batches)], return_inverse=True)[1]
+    order = np.argsort(compared)
+    by_code = dict(zip(compared.tolist(), kinds, strict=True))
+    return Overlap(share[np.ix_(order, order)], group, compared[order], by_code)
+
+
+def nothing_to_compare(n_batches: int) -> Overlap:
+    """All batches in one group, as nothing can be told of them, or there is one at most."""
+    return Overlap(np.ones((0, 0)), np.zeros(n_batches, np.int64), np.zeros(0, np.int64))
 
 
 class Kinds(NamedTuple):

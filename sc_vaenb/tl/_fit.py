@@ -28,7 +28,7 @@ from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, Step, fit
 from ..fit.lost_kinds import Lost, lost_kinds
 from ..fit.memory import halved, release
-from ..fit.overlap import Overlap, find_overlap
+from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
 from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
@@ -61,7 +61,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     with together(device) as processes:
         inputs = read_inputs(adata, params, options, seed, processes)
         counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
-        overlap = find_overlap(counts) if len(batches) else Overlap(np.ones((0, 0)), np.zeros(0, np.int64))
+        overlap = find_overlap(counts) if len(batches) else nothing_to_compare(0)
         if params.get("overlap") == "all" and overlap.group.any():
             logg.warning(_all_in_words(batches, overlap))
             overlap = overlap.in_one_group()
@@ -155,7 +155,12 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     if labels:
         record["labels"] = {"names": np.array(labels, dtype=object), **told}
     if len(batches):
-        record["overlap"] = {"batches": batches.astype(object), "share": overlap.share, "group": overlap.group}
+        record["overlap"] = {
+            "batches": batches.astype(object),
+            "group": overlap.group,
+            "compared": overlap.compared,
+            "share": overlap.share,
+        }
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.remove_extras(adata, key)

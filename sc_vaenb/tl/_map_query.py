@@ -330,7 +330,8 @@ def _with_new(
     return {
         "batches": np.array([*overlap["batches"], *new], dtype=object),
         "group": np.array([*group, *near]),
-        "share": np.pad(np.asarray(overlap["share"], float), (0, len(new)), constant_values=np.nan),
+        "compared": np.asarray(overlap.get("compared", np.arange(n))),  # version 0.1.0 compared all
+        "share": np.asarray(overlap["share"], float),
     }
 
 

@@ -130,8 +130,9 @@ RETURNS = """\
         (with the lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit had to
         go back and on with smaller steps) and `message`.
     `uns["vae"]["overlap"]` (`cvae` only)
-        `batches`, the `group` of each (a number), and `share` (batches x batches): of the cells of the first, those to
-        which the second is about as close as the closest.
+        `batches`, the `group` of each (a number), and which of them (numbers, from 0) were `compared`: the 64 largest,
+        of 20 cells or more. `share` (compared x compared): of the cells of the first batch, those of kinds that the
+        second has as well; NaN where two batches are linked over others.
     `obsm["vae_components"]`, `obs["vae_component"]` (`prior="mog"` and `"vamp"` only; named after `key_added`)
         Soft and hard clusters: the probability of each used component of the prior given q(z | x), before any
         alignment, float32, cells x components, largest component first; and the likeliest, a category per component.

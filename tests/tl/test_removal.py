@@ -69,7 +69,7 @@ def test_a_model_with_dials_does_what_models_do(dialled, adata, fast, tmp_path):
 
 
 def test_groups_of_batches_reach_the_penalties(adata, fast, monkeypatch):
-    overlap = sc_vaenb.fit.overlap.Overlap(np.eye(2), np.array([0, 1]))
+    overlap = sc_vaenb.fit.overlap.Overlap(np.eye(2), np.array([0, 1]), np.arange(2))
     monkeypatch.setattr(sc_vaenb.tl._fit, "find_overlap", lambda counts: overlap)
     sc_vaenb.tl.cvae(adata, "batch", **fast, **DIALS)
     weights, history = adata.uns["vae"]["model"]["weights"], adata.uns["vae"]["history"]
