@@ -1,4 +1,4 @@
-"""Signals of a command, from its first moment: Ctrl-C and SIGTERM end it with one line and the usual exit code.
+"""Signals of a command, from its first moment: Ctrl-C, SIGTERM and SIGHUP end it with one line and the usual exit code.
 
 Loading the libraries takes seconds, so this is set up before they are loaded, when Python was started for `sc-vaenb`.
 """
@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 TOLD = (OSError, RuntimeError)  # in cleaning up after a write that failed, whose own error the command tells
 AGAIN = 0.05  # seconds after which a signal that was lost comes again
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+if hasattr(signal, "SIGHUP"):  # not on Windows
+    SIGNALS[signal.SIGHUP] = "ended, as the terminal was closed"
 
 
 class Received:
@@ -42,7 +44,8 @@ def listen() -> None:
 def _end(number: int, frame: FrameType | None) -> None:
     Received.number = number
     if Received.loading:  # nothing to clear up yet, and importing code may hide an exception
-        os.write(2, f"sc-vaenb: {SIGNALS[signal.Signals(number)]}\n".encode())
+        with suppress(OSError):  # the terminal is gone
+            os.write(2, f"sc-vaenb: {SIGNALS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
     raise KeyboardInterrupt
 

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 try:
@@ -29,6 +30,8 @@ WORK = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
 ASIDE = "replaced"  # in such a folder: what a new folder replaces, until the new one is in its place
 MAX_AGE = 7 * 24 * 3600.0  # seconds after which a folder without a lock is left over, where locks are not possible
 NO_ROOM = re.compile(r"errno = (\d+)")  # how HDF5 names the error of the system, in a page of text
+
+_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  # folders, by whoever called this
 
 
 @contextmanager
@@ -103,17 +106,24 @@ def move_new(source: Path, target: Path) -> Path:
 def only_user(folder: Path, busy: str) -> Iterator[None]:
     """Hold a folder that is there for this run alone, or raise a BlockingIOError that says `busy`.
 
-    The system releases it when the run ends, also if it is killed. On file systems without locks nothing is held.
+    The system releases it when the run ends, also if it is killed. On file systems without locks nothing is held. What
+    is called while a folder is held may hold it as well.
     """
+    folder = folder.resolve()
+    if folder in _held.get():
+        yield
+        return
     try:
-        handle = _lock(folder.resolve())
+        handle = _lock(folder)
     except BlockingIOError:
         raise BlockingIOError(busy) from None
     except OSError:
         handle = None
+    outside = _held.set(_held.get() | {folder})
     try:
         yield
     finally:
+        _held.reset(outside)
         if handle is not None:
             os.close(handle)
 

@@ -35,6 +35,23 @@ def _threads():
 
 
 @pytest.fixture(scope="session")
+def another_run():
+    """Hold a folder as another process would; skips where folders cannot be locked."""
+    fcntl = pytest.importorskip("fcntl")
+
+    @contextmanager
+    def hold(folder):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(handle)
+
+    return hold
+
+
+@pytest.fixture(scope="session")
 def fast():
     """Parameters of a fit that takes a tenth of a second."""
     return FAST.copy()

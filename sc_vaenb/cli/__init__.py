@@ -33,7 +33,8 @@ examples:
   sc-vaenb compare --help
 
 Files: .h5ad, .zarr, 10x .h5, or a folder with matrix.mtx.
-Exit codes: 0 done, 1 refused or failed, 2 not understood, 130 interrupted, 143 terminated."""
+Exit codes: 0 done, 1 refused or failed, 2 not understood, 130 interrupted (Ctrl-C),
+143 terminated, 129 terminal closed."""
 FIT_EXAMPLES = """\
 examples:
   sc-vaenb {0} data.h5ad --batch-key sample --label-key celltype
@@ -52,7 +53,7 @@ method. Interrupted, the same command goes on where it was."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 refused or failed, 130 interrupted, 143 terminated."""
+    """Run a command; returns the exit code: 0 done, 1 refused or failed, 130, 143 or 129 ended by a signal."""
     if arguments is not None:
         return _main(list(arguments))
     outcome: list[int] = []
@@ -78,7 +79,8 @@ def _main(typed: list[str]) -> int:
             return _run(typed)
         except KeyboardInterrupt:
             code, word = said()
-            print(f"sc-vaenb: {word}", file=sys.stderr)
+            with suppress(OSError):  # the terminal is gone
+                print(f"sc-vaenb: {word}", file=sys.stderr, flush=True)
             return code
 
 

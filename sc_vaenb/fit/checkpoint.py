@@ -12,7 +12,8 @@ import re
 import time
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .. import _schema as schema
-from .._files import move, work_folder
+from .._files import move, only_user, work_folder
 from .._schema import Damaged
 from ..model.vae import CountVAE, ModelConfig
 from .adapt import MOST_SETBACKS, Adaptation
@@ -239,6 +240,15 @@ class Checkpoint:
                 "Pass another folder, or remove this one to start again."
             )
             raise ValueError(msg)
+
+
+@contextmanager
+def only_fit(folder: Path) -> Iterator[None]:
+    """Hold the folder of a checkpoint, which is made, for this fit alone: two would remove each other's states."""
+    folder.mkdir(parents=True, exist_ok=True)
+    busy = f"checkpoint={str(folder)!r}: another fit is writing to it. Wait until it has ended, or pass another folder."
+    with only_user(folder, busy):
+        yield
 
 
 def identity(config: ModelConfig, counts: Counts, options: FitConfig, seed: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from .._checks import seed_of
 from .._record import FittedModel
 from ..fit.align import align, n_clusters
 from ..fit.batches import Counts
-from ..fit.checkpoint import Checkpoint, identity
+from ..fit.checkpoint import Checkpoint, identity, only_fit
 from ..fit.classify import classify
 from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
 from ..fit.distributed import Processes, SharedStep, own_device, place, together
@@ -58,7 +59,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
     device, seed = own_device(params["device"]), seed_of(params["rng"])
     options = _fit_config(params, adata.n_obs)
 
-    with together(device) as processes:
+    with together(device) as processes, ExitStack() as held:
         inputs = read_inputs(adata, params, options, seed, processes)
         counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
         overlap = find_overlap(counts) if len(batches) else nothing_to_compare(0)
@@ -66,7 +67,7 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
             logg.warning(_all_in_words(batches, overlap))
             overlap = overlap.in_one_group()
         config = _model_config(params, inputs, overlap)
-        checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes)
+        checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes, held)
         start = logg.info(
             f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
             + (f" and {config.n_proteins} proteins" if config.n_proteins else "")
@@ -230,8 +231,12 @@ def _checkpoint(
     seed: int,
     device: torch.device,
     processes: Processes,
+    held: ExitStack,
 ) -> Checkpoint | None:
-    """The state to go on from, which the first process reads for all and writes, once all are known to fit the same."""
+    """The state to go on from, which the first process reads for all and writes, once all are known to fit the same.
+
+    The folder is held for this fit until `held` closes.
+    """
     if folder is None and processes.size == 1:
         return None
     about = identity(config, counts, options, seed)
@@ -239,7 +244,12 @@ def _checkpoint(
         processes.check_same(about | {"device": device.type, "checkpoint": folder is not None})
     if folder is None:
         return None
-    checkpoint = processes.first(lambda: Checkpoint(folder, about, logg.warning))
+
+    def alone() -> Checkpoint:
+        held.enter_context(only_fit(folder))
+        return Checkpoint(folder, about, logg.warning)
+
+    checkpoint = processes.first(alone)
     checkpoint.writes = processes.rank == 0
     return checkpoint
 

@@ -102,7 +102,8 @@ layer
     checkpoint
         A folder where the fit keeps its state, which takes about 2 % of its time. If it is killed and called again with
         the same data and arguments, it goes on from there, to the result that it would have had: bit for bit on a CPU
-        with the same number of threads. The last state stays until you remove the folder. `None`: nothing is kept.
+        with the same number of threads. The last state stays until you remove the folder, which one fit at a time can
+        use. `None`: nothing is kept.
     key_added
         Name for the results, `"vae"` by default: `obsm["X_" + key_added]` and `uns[key_added]`.
     copy
@@ -159,7 +160,7 @@ KeyError, TypeError, ValueError
         message names the place and the first offender; or `checkpoint` holds the state of another fit. `adata` is
         unchanged.
     FileExistsError, OSError
-        `checkpoint` is a file, or cannot be written to. `adata` is unchanged.
+        `checkpoint` is a file, cannot be written to, or another fit is writing to it. `adata` is unchanged.
     FloatingPointError
         The loss left the numbers. `adata` is unchanged.
     MemoryError

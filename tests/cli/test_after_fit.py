@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import sc_vaenb
-from sc_vaenb import _files, cli
+from sc_vaenb import cli
 from sc_vaenb.cli import _compare as comparing
 from sc_vaenb.cli import _fit as fitting
 from sc_vaenb.cli import _results
@@ -234,11 +234,11 @@ def test_results_of_the_same_second_lie_side_by_side(file, tmp_path, monkeypatch
         assert (path / "VAE_NB.h5ad").exists()
 
 
-def test_one_state_is_for_one_run_at_a_time(file, tmp_path, refuses):
+def test_one_state_is_for_one_run_at_a_time(file, tmp_path, refuses, another_run):
     (tmp_path / "vae_checkpoint").mkdir()
     (tmp_path / "vae_checkpoint" / "notes").touch()
     typed = ["vae", file, "--out", tmp_path, *FIT, "--resume"]
-    with _files.only_user(tmp_path / "vae_checkpoint", "first"):
+    with another_run(tmp_path / "vae_checkpoint"):
         refuses(*typed, text="another run keeps its state in")
     assert cli.main(list(map(str, typed))) == 0
     assert [path.name for path in (tmp_path / "vae_checkpoint").iterdir()] == ["notes"]
@@ -264,7 +264,14 @@ def in_cleaning_up(number):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 @pytest.mark.parametrize("stop", [signal.raise_signal, in_cleaning_up])
-@pytest.mark.parametrize(("name", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+@pytest.mark.parametrize(
+    ("name", "code", "word"),
+    [
+        ("SIGINT", 130, "interrupted"),
+        ("SIGTERM", 143, "terminated"),
+        ("SIGHUP", 129, "ended, as the terminal was closed"),
+    ],
+)
 def test_a_signal_ends_a_command_with_its_code_and_one_line(
     file, tmp_path, monkeypatch, capsys, name, code, word, stop
 ):

@@ -188,11 +188,9 @@ def test_an_earlier_comparison_that_cannot_be_taken_over_is_computed_anew(out, f
     assert np.isfinite(ad.read_h5ad(out / "comparison.h5ad").obsm["X_vae"]).all()
 
 
-def test_a_second_comparison_into_the_folder_waits(out, file, refuses):
-    from sc_vaenb._files import only_user
-
+def test_a_second_comparison_into_the_folder_waits(out, file, refuses, another_run):
     before = contents(out)
-    with only_user(out, "first"):
+    with another_run(out):
         text = "another sc-vaenb compare is writing to"
         refuses("compare", "--save-only", "--out", out, text=text)
         refuses("compare", file, "--out", out, "--force", text=text)

@@ -65,6 +65,13 @@ def test_a_refused_call_leaves_no_folder_behind(adata, fast, refused, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_held_for_one_fit_at_a_time(adata, fast, refused, tmp_path, another_run):
+    with another_run(tmp_path), refused(adata, BlockingIOError, "another fit is writing to it. Wait until it"):
+        sc_vaenb.tl.vae(adata, checkpoint=tmp_path, **fast)
+    assert list(tmp_path.iterdir()) == []
+    sc_vaenb.tl.vae(adata, checkpoint=tmp_path, **fast)  # and is free again
+
+
 def test_another_fit_is_refused_before_any_work(adata, fast, refused, tmp_path, monkeypatch):
     sc_vaenb.tl.vae(adata, copy=True, checkpoint=tmp_path, **fast)
     monkeypatch.setattr("sc_vaenb.tl._fit.fit", lambda *_: pytest.fail("fitted"))
