@@ -229,6 +229,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
             "labels": TRANSFERRED,
             "query": MAPPED,
             "calibration": table({"n_cells": "whole", "stated": "number", "right": "number"}, most=MOST_TRIALS),
+            "expected": schema.array("f", 2, low=0, high=1),
             "verdict": _words,
         },
     ),

@@ -11,7 +11,8 @@ and on 09F led to `MIN_DIFFERENCE`. `--references` keeps fitted references in a 
 Questions, and when a statement is right:
 
 confidence   the mean confidence of cells whose type the reference has differs from the share of labels that are right
-             by at most 3 percentage points
+             by at most 3 percentage points; or the reference has two batches, it is said that these are too few to
+             tell, and this share lies in the range that is stated
 new type     a label that was given to at least 12 cells and 20 % of the cells of the type that is left out is named as
              new; or it is said that new types like these cannot be told in this batch, or that a relative of this label
              would not be noticed
@@ -87,13 +88,12 @@ def statements(design: str, query: ad.AnnData, reference: ad.AnnData) -> list[di
     if known.any() and np.isfinite(confidence).all():
         stated, votes = float(confidence[known].mean()), float(share[known].mean())
         right = float((called == truth)[known].mean())
-        more = {"stated": stated, "votes": votes, "accuracy": right, "n": int(known.sum())}
-        add(
-            "confidence",
-            f"{stated:.3f} stated (votes {votes:.3f}), {right:.3f} right",
-            abs(stated - right) < 0.03,
-            **more,
-        )
+        low, high = said.get("expected", (stated, stated))
+        inside = low - 1 / known.sum() <= right <= high + 1 / known.sum()
+        told = "too few to tell it better" in said["verdict"] and inside
+        more = {"stated": stated, "votes": votes, "accuracy": right, "n": int(known.sum()), "inside": inside}
+        words = f"{stated:.3f} stated (votes {votes:.3f}), expected {low:.3f} to {high:.3f}{', untold' * told}"
+        add("confidence", f"{words}, {right:.3f} right", abs(stated - right) < 0.03 or told, **more)
     elif known.any():
         add("confidence", "cannot be stated", True)
     new = set(said["query"].loc[said["query"]["new"], "label"])
@@ -173,6 +173,9 @@ def main() -> None:
     stated = table.dropna(subset="stated") if "stated" in table else table.iloc[:0]
     if len(stated):
         mean = {name: np.average(stated[name], weights=stated["n"]) for name in ("stated", "votes", "accuracy")}
+        print(f"within the range that is stated: {stated['inside'].sum()} of {len(stated)}")
+        close = (stated["stated"] - stated["accuracy"]).abs() < 0.03
+        print(f"within 3 percentage points: {close.sum()} of {len(stated)}")
         print("over all cells: " + ", ".join(f"{name} {value:.3f}" for name, value in mean.items()))
     if "how" in table:
         print(table["how"].value_counts().to_string())

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit, logit
+from scipy.stats import t
 
 from .reference import Reference
 
 CLIP = 0.01  # of shares: all votes are no proof
 RIDGE = 0.5  # of a cell that was right and one that was wrong: labels that are always right leave the fit finite
+RANGE = 0.9  # of new batches whose share of right labels is within what is expected
 MIN_CELLS = 50  # with fewer, shares of votes are left as they are
 
 
@@ -42,6 +44,16 @@ class Confidence:
 
     def __call__(self, share: NDArray[np.floating]) -> NDArray[np.float32]:
         return _probability(share, self.slope, self.intercept).astype(np.float32)
+
+    def expected(self, confidence: NDArray[np.floating]) -> tuple[float, float]:
+        """Between which shares of the labels are right in a new batch, in nine of ten cases.
+
+        Batches differ: what was stated for those of the reference missed by so much, and a new batch is one more draw
+        (a normal distribution around the mean confidence, whose variance comes from these batches alone).
+        """
+        miss = t.ppf(0.5 + RANGE / 2, len(self.batch)) * np.sqrt(np.mean((self.right - self.stated) ** 2))
+        mean = float(np.mean(confidence))
+        return max(mean - miss, 0.0), min(mean + miss, 1.0)
 
 
 def calibrate(reference: Reference, k: int) -> Confidence | None:

@@ -122,7 +122,8 @@ def map_query(
         there: what they would be `called`, the `auroc` of telling them from others, the share `found` with a p-value
         below 0.05 in batches like the query's, and the share of batches in which they would be `noticed` as a group.
         `calibration`: of each batch of the reference, the confidence that the others state for it, and the share of
-        labels that are `right`.
+        labels that are `right`. `expected`: between which shares of the labels are right in a new batch, in nine of
+        ten cases (for cells of types that the reference has), as its batches differ.
     `uns["vae"]`
         The record of the reference's model, with the new batches, for :func:`sc_vaenb.tl.embed` and others; and
         `query`: `n_reference` (cells), `n_genes` (of the reference's model), `missing_genes`, `new_batches`.

@@ -42,7 +42,7 @@ def transfer_labels(
     names, n_labels = reference.names, reference.n_labels
     distance, at = nearest(state, reference.embedding, k)
     predicted, uncertainty = vote(distance, reference.label[at])
-    confidence = calibrate(reference, k)
+    share, confidence = 1 - uncertainty, calibrate(reference, k)
     novelty = Novelty(reference, k, seed)
     p, novel = np.full(len(state), np.nan), np.zeros(len(state), bool)
     rows, confounded = [], []
@@ -83,7 +83,8 @@ def transfer_labels(
                 reference_batches[code] if reference.across_batches else f"half {code}" for code in confidence.batch
             ],
         )
-    share = 1 - uncertainty
+        if reference.across_batches and len(confidence.batch) > 1:
+            tables["expected"] = np.array(confidence.expected(confidence(share)))
     stated = np.full(len(share), np.nan, np.float32) if confidence is None else confidence(share)
     columns = {
         f"{label_key}_predicted": predicted,
@@ -116,6 +117,10 @@ def _of_confidence(confidence: Confidence | None, stated: NDArray[np.float32], a
             "right labels in other batches."
         )
     if len(gap) > 1:
+        low, high = confidence.expected(stated)
+        sentence += f"In one batch, {low:.0%} to {high:.0%} of them may be right. "
+        if len(gap) == 2:
+            sentence += "Two reference batches are too few to tell it better. "
         sentence += (
             f"With each of {len(gap)} reference batches left out, what was stated for it differed from the share of "
             f"labels that were right by {gap.mean():.1f} percentage points on average, {gap.max():.1f} at most."

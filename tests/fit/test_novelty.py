@@ -180,6 +180,12 @@ def test_sentences_name_the_batch_the_label_and_the_numbers():
         f"{row['n_cells']} cells are called d, {row['n_novel']} of them unlike its cells (false discovery rate 10%)"
     ) in tables["verdict"]
     assert tables["calibration"].index.tolist() == ["x", "y", "z"]
+    low, high = tables["expected"]
+    stated = columns["kind_confidence"].mean()
+    miss = np.sqrt(((tables["calibration"]["stated"] - tables["calibration"]["right"]) ** 2).mean())
+    assert low == pytest.approx(max(stated - 2.353 * miss, 0), abs=1e-3)  # 90 % of a t distribution, three batches
+    assert high == pytest.approx(min(stated + 2.353 * miss, 1), abs=1e-3)
+    assert f"In one batch, {low:.0%} to {high:.0%} of them may be right." in tables["verdict"]
 
 
 def test_relatives_that_would_hide_are_named_with_the_evidence():
