@@ -1,16 +1,17 @@
-"""The default number of steps beside 400 and one for every ten cells, which it was before, and beside PCA.
+"""The default number of steps beside those that it was before, and beside PCA.
 
     python benchmarks/steps.py --first 5000 --seeds 2 [--data DATA.h5ad:CELLS ...]
 
 prints label accuracy, label purity (15 nearest cells) and label accuracy across batches of each embedding, for the
-simulated designs of `truth/convergence.py` with several batches, and for real data (raw counts in X, obs["batch"] and
-obs["cell_type"]). The default was chosen on seeds 0 and 1 and on blood and pancreas cells.
+simulated designs of `truth/convergence.py` with several batches, for cells of many depths, and for real data (raw
+counts in X, obs["batch"] and obs["cell_type"]). The default was chosen on seeds 0 and 1, blood and pancreas cells.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,30 @@ from sc_vaenb.tl._pca import log_pca
 sys.path.insert(0, str(Path(__file__).parent / "truth"))
 from convergence import DESIGNS, real, simulated, worth
 
+GENES_AND_DEPTH = (100, 100), (100, 1500), (1000, 300), (1000, 1500), (1000, 6000), (1000, 25000)
+
+
+def of_depth(n_cells: int, n_genes: int, depth: int, seed: int) -> Any:
+    """Six types in three batches."""
+    adata = sc_vaenb.datasets.simulate(n_cells, n_genes, n_types=6, n_batches=3, mean_depth=depth, rng=seed)
+    adata.layers["counts"] = adata.X.copy()
+    return adata
+
 
 def row(name: str, seed: int, adata: Any) -> str:
     """The three numbers of the fit as it was, as it is, and of PCA."""
     labels, batch = (adata.obs[key].astype(str).to_numpy() for key in ("cell_type", "batch"))
     mask = "highly_variable" if "highly_variable" in adata.var else None
     found = {}
-    for what, n_steps in {"before": min(400 + adata.n_obs // 10, 700), "default": None}.items():
+    steps = {"400 + n/10": min(400 + adata.n_obs // 10, 700), "60 + n/8": min(60 + adata.n_obs // 8, 700)}
+    for what, n_steps in {**steps, "default": None}.items():
         sc_vaenb.tl.cvae(adata, "batch", mask_var=mask, n_steps=n_steps, device="cpu")
         found[what] = adata.obsm["X_vae"].copy()
+    used = adata.uns["vae"]["params"]["n_steps"]
     found["PCA"] = log_pca(adata, "counts", mask, 0)
     numbers = {what: [*worth(x, labels).mean(1), cross_batch_accuracy(x, labels, batch)] for what, x in found.items()}
     words = "  ".join(f"{what} " + " ".join(f"{n:.3f}" for n in three) for what, three in numbers.items())
-    return f"{name} (seed {seed}, {adata.n_obs} cells): {words}"
+    return f"{name} (seed {seed}, {adata.n_obs} cells, {used} steps): {words}"
 
 
 if __name__ == "__main__":
@@ -49,5 +61,7 @@ if __name__ == "__main__":
         for design in DESIGNS:
             if DESIGNS[design].get("n_batches") != 1:
                 print(row(design, seed, simulated(design, seed)), flush=True)
+        for n_cells, (n_genes, depth) in product((100, 400), GENES_AND_DEPTH):
+            print(row(f"{n_genes} genes, depth {depth}", seed, of_depth(n_cells, n_genes, depth, seed)), flush=True)
     for path in options.data:
         print(row(Path(path).name, options.first, real(path, options.first)), flush=True)

@@ -83,9 +83,8 @@ def worth(embedding: Any, labels: Any) -> np.ndarray:
     return np.stack([votes.argmax(1) == codes, (near == codes[:, None]).mean(1)]).astype(float)
 
 
-def plan(n_cells: int) -> dict[str, dict[str, Any]]:
-    """The fits to so many cells."""
-    usual = default_steps(n_cells)
+def plan(n_cells: int, usual: int) -> dict[str, dict[str, Any]]:
+    """The fits to so many cells, which get `usual` steps by default."""
     fits: dict[str, dict[str, Any]] = {"default": {}, "4 x default": {"n_steps": 4 * usual}}
     fits |= {f"{n} steps": {"n_steps": n} for n in SHORT if n < usual}
     return fits | ({f"rate {rate:g}": {"learning_rate": rate} for rate in RATES} if n_cells >= 150 else {})
@@ -96,15 +95,17 @@ def judge(name: str, seed: int, adata: ad.AnnData) -> list[dict[str, Any]]:
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     mask = "highly_variable" if "highly_variable" in adata.var else None
     found, said, training = {}, {}, {}
-    for fit, arguments in plan(adata.n_obs).items():
+    counts = adata.layers["counts"] if mask is None else adata.layers["counts"][:, adata.var[mask].to_numpy()]
+    usual = default_steps(*counts.shape, float(np.median(np.asarray(counts.sum(1)))))
+    for fit, arguments in plan(adata.n_obs, usual).items():
         options = {"mask_var": mask, "device": "cpu", **arguments}
         if adata.obs["batch"].nunique() > 1:
             sc_vaenb.tl.cvae(adata, "batch", **options)
         else:
             sc_vaenb.tl.vae(adata, **options)
         found[fit], said[fit] = worth(adata.obsm["X_vae"], labels), adata.uns["vae"]["verdict"]
-        steps = arguments.get("n_steps", default_steps(adata.n_obs))
-        training[fit] = training_share(steps, arguments.get("learning_rate", DEFAULT_RATE), adata.n_obs)
+        steps = arguments.get("n_steps", usual)
+        training[fit] = training_share(steps, arguments.get("learning_rate", DEFAULT_RATE), usual)
     pca = worth(log_pca(adata, "counts", mask, 0), labels)
     rows = []
     for fit, own in found.items():

@@ -17,6 +17,7 @@ from .gather import entries
 CHECKED = 2**20  # counts with a checksum of their own
 CELLS_AT_ONCE = 4096  # in a pass over all cells
 EVERY = slice(None)
+EVENLY = 512  # cells at most that stand for all
 
 
 @dataclass
@@ -84,6 +85,11 @@ class Counts:
         """Where the cells are in the matrix."""
         return cells
 
+    def typical_depth(self) -> float:
+        """The median of the cells' counts, of at most 512 cells."""
+        cells = self.matrix[self.rows(evenly(len(self)))]
+        return float(np.median(np.asarray(cells.sum(1, dtype=np.float64))))
+
 
 def minibatch_of(
     matrix: csr_matrix,
@@ -115,6 +121,11 @@ def checksum(*arrays: NDArray) -> int:
     for array in arrays:
         value = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, value)
     return value
+
+
+def evenly(n_cells: int) -> NDArray[np.int64]:
+    """At most 512 cells, spread over all."""
+    return np.arange(0, n_cells, -(-n_cells // EVENLY))
 
 
 def cells_by_code(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:

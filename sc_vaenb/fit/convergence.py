@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .neighborhoods import FEWEST_CELLS
-from .schedule import DEFAULT_RATE, default_steps, one_cycle
+from .schedule import DEFAULT_RATE, one_cycle
 
 LOW = 0.78  # of what PCA explains: embeddings below were worse than those of other fits, or than PCA
 BELOW_PCA = 0.75  # embeddings below were worse than PCA, whatever the fit
@@ -28,9 +28,9 @@ OFTEN = 20  # passes over the cells
 ALMOST = 0.95  # of the default training is as good as all of it
 
 
-def training_share(n_steps: int, learning_rate: float, n_cells: int) -> float:
-    """The cumulative learning rate of a fit as a share of that of the default fit to so many cells."""
-    return n_steps * learning_rate / (default_steps(n_cells) * DEFAULT_RATE)
+def training_share(n_steps: int, learning_rate: float, usual: int) -> float:
+    """The cumulative learning rate of a fit as a share of that of the default fit, of `usual` steps."""
+    return n_steps * learning_rate / (usual * DEFAULT_RATE)
 
 
 def look_steps(due: list[int], n_steps: int, training: float, n_epochs: float) -> set[int]:
@@ -45,6 +45,7 @@ def judge(
     explained: NDArray[np.float64],
     n_steps: int,
     learning_rate: float,
+    usual: int,
     n_cells: int,
     collapsed: bool = False,
     unlearned: bool = False,
@@ -57,13 +58,15 @@ def judge(
         The looks: `explained` is NaN where neighbours were not looked at.
     n_steps, learning_rate, n_cells
         Of the fit.
+    usual
+        Steps that these cells get by default.
     collapsed
         The latent state ignores the cells.
     unlearned
         Cells that were held out are described worse at the end than at the first look.
     """
-    training = training_share(n_steps, learning_rate, n_cells)
-    less = _less_than_usual(n_steps, learning_rate, default_steps(n_cells)) if training < ALMOST else ""
+    training = training_share(n_steps, learning_rate, usual)
+    less = _less_than_usual(n_steps, learning_rate, usual) if training < ALMOST else ""
     if not np.isfinite(explained[-1]):
         few = f"no batch has the {FEWEST_CELLS} cells that neighbours are looked for among"
         return "not_judged", f"Whether the fit has converged was not judged: {less or few}."
@@ -94,7 +97,7 @@ def judge(
         return "worse_than_pca", f"The embedding is worse than PCA: {high}. {numbers}."
     steep = bool(less) and last < GOOD and last - before > STEEP * last
     if steep or (last < LOW and (less or (last - before > FLAT and not unlearned))):
-        slow = learning_rate < DEFAULT_RATE / 2 and n_steps >= default_steps(n_cells)
+        slow = learning_rate < DEFAULT_RATE / 2 and n_steps >= usual
         return "still_improving", (
             f"More training will improve the embedding: raise {'learning_rate' if slow else 'n_steps'}. {numbers}; "
             + (f"{less}." if less else f"it was {before:.0%} at the looks before.")

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..model.vae import CountVAE
-from .batches import Counts
+from .batches import Counts, evenly
 from .device import normal_like
 
-FEWEST, MOST = 200, 512  # cells: with fewer their own chance would decide; more change little
+FEWEST = 200  # cells: with fewer their own chance would decide
 ROUNDS = 12
 PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
-
-
-def evenly(n_cells: int) -> NDArray[np.int64]:
-    """The cells that decide: at most 512, spread over all."""
-    return np.arange(0, n_cells, -(-n_cells // MOST))
 
 
 def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, generator: torch.Generator) -> None:

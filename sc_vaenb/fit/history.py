@@ -103,8 +103,13 @@ class History:
         names = list(self.rows[0]) if self.rows else []
         return {name: self.column(name) for name in names} | {"kl_per_dim": np.array(self.kl_per_dim)}
 
-    def verdict(self, status: str, best_step: int, setbacks: int, learning_rate: float, n_cells: int) -> Verdict:
-        """Judge the fit; `status` is what ended the loop before its last step, if anything."""
+    def verdict(
+        self, status: str, best_step: int, setbacks: int, learning_rate: float, usual: int, n_cells: int
+    ) -> Verdict:
+        """Judge the fit; `status` is what ended the loop before its last step, if anything.
+
+        `usual`: the steps that the cells get by default.
+        """
         losses, last = self.losses(), self.rows[-1]
         held_out = " of held-out cells" if "validation_loss" in last else ""
         scale = max(abs(losses.min()), losses.max() - losses.min())  # a loss may be negative, or cross zero
@@ -117,7 +122,7 @@ class History:
         else:
             steps, explained = self.column("step"), self.column("neighbors_explained")
             unlearned = bool(held_out) and losses[-1] > losses[0]
-            status, message = judge(steps, explained, self.n_steps, learning_rate, n_cells, collapse, unlearned)
+            status, message = judge(steps, explained, self.n_steps, learning_rate, usual, n_cells, collapse, unlearned)
             if status == "converged" and held_out and rise > OVERFITTED:
                 message += (
                     f" The loss{held_out} has risen by {rise:.1%} since step {best_step}: to decode, or to embed other "

@@ -24,7 +24,7 @@ from .device import generator, generators, threads_as_asked
 from .dispersion import refit_dispersion
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
-from .schedule import DEFAULT_RATE, one_cycle, warm_up
+from .schedule import DEFAULT_RATE, default_steps, one_cycle, warm_up
 
 FIRST_LOOK = 4096  # cells whose mean expression and dispersion the model starts from
 CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
@@ -159,7 +159,8 @@ def fit(
         state = State(model, improve.optimizer, history, best, adapt, own)
         neighborhoods = Neighborhoods(counts, np.union1d(drawn.first, validation), device)
         due = [step for step in range(options.n_steps) if history.due(step)]
-        training = training_share(options.n_steps, options.learning_rate, len(counts))
+        usual = default_steps(len(counts), config.n_genes, counts.typical_depth())
+        training = training_share(options.n_steps, options.learning_rate, usual)
         looks = look_steps(due, options.n_steps, training, options.n_steps * history.per_step)
 
         def explained() -> float:
@@ -205,7 +206,8 @@ def fit(
         history.rows[-1]["neighbors_explained"] = explained()  # by the weights that are kept
         refit_dispersion(model, counts, device, noise)
         improve.agree(model.state_dict().values())
-    return model, history, history.verdict(state.status, best.step, adapt.setbacks, options.learning_rate, len(counts))
+    said = history.verdict(state.status, best.step, adapt.setbacks, options.learning_rate, usual, len(counts))
+    return model, history, said
 
 
 class Best:

@@ -19,8 +19,7 @@ from scipy import sparse
 
 from ..model.minibatch import Minibatch
 from .ahead import ahead
-from .batches import EVERY, Counts, checksum, minibatch_of, shuffled
-from .dispersion import evenly
+from .batches import EVERY, Counts, checksum, evenly, minibatch_of, shuffled
 from .distributed import Processes
 from .loop import FitConfig, draw
 from .overlap import sample_per_batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +30,6 @@ from ..fit.loop import FitConfig, Step, fit
 from ..fit.lost_kinds import Lost, lost_kinds
 from ..fit.memory import halved, release
 from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
-from ..fit.schedule import default_steps, default_weight_decay
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
 from ._arguments import DIALS, builtin, check_shareable, check_together, folder_of, plain
@@ -57,11 +56,11 @@ def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnDa
         check_shareable(params, n_processes)
     folder = folder_of(arguments["checkpoint"], params["rng"], checked=rank == 0)
     device, seed = own_device(params["device"]), seed_of(params["rng"])
-    options = _fit_config(params, adata.n_obs)
 
     with together(device) as processes, ExitStack() as held:
-        inputs = read_inputs(adata, params, options, seed, processes)
-        counts, genes, batches, labels = inputs.counts, inputs.genes, inputs.batches, inputs.labels
+        inputs = read_inputs(adata, params, seed, processes)
+        counts, options = inputs.counts, inputs.options
+        genes, batches, labels = inputs.genes, inputs.batches, inputs.labels
         overlap = find_overlap(counts) if len(batches) else nothing_to_compare(0)
         if params.get("overlap") == "all" and overlap.group.any():
             logg.warning(_all_in_words(batches, overlap))
@@ -289,12 +288,3 @@ def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -
         **{name: params[name] for name in names},
         **conditional,
     )
-
-
-def _fit_config(params: Mapping[str, Any], n_cells: int) -> FitConfig:
-    chosen = {field.name: params[field.name] for field in fields(FitConfig)}
-    if chosen["n_steps"] is None:
-        chosen["n_steps"] = default_steps(n_cells)
-    if chosen["weight_decay"] is None:
-        chosen["weight_decay"] = default_weight_decay(n_cells)
-    return FitConfig(**chosen)

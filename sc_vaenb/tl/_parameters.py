@@ -73,8 +73,10 @@ layer
         fit until it does. Data differ in what they carry: fits with the default `beta` ended at 12 to 60 nats. `None`:
         `beta` is kept.
     n_steps
-        Steps of the fit. `None`: 60 and one for every eight cells (16 passes), 700 at most, so that large data cost no
-        more (of a million cells, a fit of 700 steps of 128 sees an eleventh) and few cells are not overfitted.
+        Steps of the fit. `None`: one for every eight cells (16 passes over the cells) and twice the square root of
+        their depth (the median of their counts; of fewer than 500 genes, 500 times that of a gene), 700 at most. So
+        large data cost no more (of a million cells, a fit of 700 steps of 128 sees an eleventh), few cells are not
+        overfitted, and deep counts are learned.
     batch_size
         Cells per step (fewer if there are fewer). If the device runs out of memory, the fit begins again with half as
         many, 16 at least, and a warning says so.

@@ -13,6 +13,7 @@ from scipy import sparse
 from .. import _adata
 from .._disk import DiskCounts
 from .._record import FittedModel
+from ..fit.batches import evenly
 from ..fit.distributed import Processes
 from ..fit.loop import FitConfig
 from ..fit.stored import StoredCounts, cells_seen, scan_together
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def counts_to_fit(
     adata: AnnData,
     params: Mapping[str, Any],
-    mask: NDArray[np.bool_],
+    disk: DiskCounts,
     codes: NDArray[np.int64],
     beside: dict[str, NDArray],
     options: FitConfig,
@@ -36,7 +37,7 @@ def counts_to_fit(
 
     Of the pass each process does its part.
     """
-    disk = _disk_counts(adata, params, mask)
+    mask = disk.mask
     cells, complete = cells_seen(codes, options, seed)
     found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
     _adata.check_no_empty(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
@@ -68,7 +69,7 @@ def counts_to_embed(adata: AnnData, key: str, stored: FittedModel, *, batches: b
     order = _adata.locate_genes(adata, stored.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True
-    disk = _disk_counts(adata, params, mask)
+    disk = disk_counts(adata, params, mask)
     column, size_factor = params.get("size_factor"), np.ones(adata.n_obs, np.float32)
     if column is not None:
         size_factor = (_adata.size_factor_column(adata, column) / stored.size_factor_mean).astype(np.float32)
@@ -93,7 +94,13 @@ def counts_to_embed(adata: AnnData, key: str, stored: FittedModel, *, batches: b
     return StoredCounts(none, size_factor, codes, beside, held=nowhere, complete=False, blocks=blocks, read=disk.read)
 
 
-def _disk_counts(adata: AnnData, params: Mapping[str, Any], mask: NDArray[np.bool_]) -> DiskCounts:
+def depth_on_disk(disk: DiskCounts) -> float:
+    """The median of the cells' counts: of the same cells as `Counts.typical_depth`."""
+    depth = np.concatenate([_adata.depth(block) for block in disk.blocks()])
+    return float(np.median(depth[evenly(len(depth))]))
+
+
+def disk_counts(adata: AnnData, params: Mapping[str, Any], mask: NDArray[np.bool_]) -> DiskCounts:
     matrix, where = _adata.matrix_of(adata, params.get("layer"))
     allowed = bool(params.get("allow_non_integer", False))
     return DiskCounts(matrix, where, adata.obs_names, adata.var_names[mask], mask, allowed)

@@ -9,7 +9,7 @@ import pytest
 
 from sc_vaenb import cli
 from sc_vaenb.cli import _stranger
-from sc_vaenb.tl import _fit, _graph
+from sc_vaenb.tl import _graph, _inputs
 
 from .conftest import plane
 
@@ -19,7 +19,7 @@ def _made(_file, tmp_path_factory):
     """A finished comparison, without UMAPs."""
     out = tmp_path_factory.mktemp("made") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_fit, "default_steps", lambda n_cells: 20)
+        patch.setattr(_inputs, "default_steps", lambda *_: 20)
         patch.setattr(_graph.sc.tl, "umap", plane)
         assert cli.main(["compare", str(_file), "--out", str(out), "--quiet"]) == 0
     return out

@@ -59,14 +59,14 @@ CASES = {
 @pytest.mark.parametrize(("explained", "n_steps", "rate", "facts", "status", "text"), CASES.values(), ids=CASES)
 def test_what_is_said_of_a_fit_of_500_steps_by_default(explained, n_steps, rate, facts, status, text):
     steps = np.round(n_steps * np.array([0.22, 0.34, 0.46, 0.65, 1.0])).astype(np.int64)
-    said = judge(steps, np.array(explained), n_steps, rate, 3520, **facts)
+    said = judge(steps, np.array(explained), n_steps, rate, 500, 3520, **facts)
     assert said[0] == status
     assert text in said[1]
 
 
 def test_training_is_the_cumulative_learning_rate():
-    assert training_share(500, 6e-3, 3520) == pytest.approx(1)
-    assert training_share(50, 6e-3, 3520) == training_share(500, 6e-4, 3520) == pytest.approx(0.1)
+    assert training_share(500, 6e-3, 500) == pytest.approx(1)
+    assert training_share(50, 6e-3, 500) == training_share(500, 6e-4, 500) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

@@ -138,20 +138,19 @@ def filled(losses, kl=1.0, n_steps=None):
     return history
 
 
-def test_the_verdict_says_when_the_fitted_cells_are_known_better_than_new_ones(monkeypatch):
+def test_the_verdict_says_when_the_fitted_cells_are_known_better_than_new_ones():
     history = filled([600.0, 500.0, *[520.0] * 20])
     for row in history.rows[-3:]:
         row["neighbors_explained"] = 1.0
-    monkeypatch.setattr("sc_vaenb.fit.convergence.default_steps", lambda n_cells: 22)
-    verdict = history.verdict("", 2, 0, 6e-3, 1000)
+    verdict = history.verdict("", 2, 0, 6e-3, 22, 1000)
     assert verdict.status == "converged"
     assert "held-out cells has risen by 4.0% since step 2" in verdict.message
     assert (verdict.best_step, verdict.kept_step) == (2, 22)
 
 
 def test_the_verdict_says_when_the_latent_state_is_not_used():
-    assert not filled([500.0] * 20).verdict("", 1, 0, 6e-3, 1000).posterior_collapse
-    collapsed = filled([500.0] * 20, kl=0.001).verdict("", 1, 0, 6e-3, 1000)
+    assert not filled([500.0] * 20).verdict("", 1, 0, 6e-3, 20, 1000).posterior_collapse
+    collapsed = filled([500.0] * 20, kl=0.001).verdict("", 1, 0, 6e-3, 20, 1000)
     assert collapsed.posterior_collapse
     assert "free_bits" in collapsed.message
 
@@ -163,7 +162,7 @@ def test_without_held_out_cells_looks_are_compared_at_the_final_beta():
         history.add(Terms(torch.tensor(100.0) + beta * kl.sum(), torch.tensor(100.0), kl, NONE))
         history.record(step, beta, 1e-3, None)
     assert history.losses().tolist() == [106.0, 106.0]
-    assert "held-out" not in history.verdict("stopped_early", 1, 0, 6e-3, 1000).message
+    assert "held-out" not in history.verdict("stopped_early", 1, 0, 6e-3, 20, 1000).message
 
 
 def test_free_bits_count_in_what_judges_held_out_cells():

@@ -25,9 +25,23 @@ def test_the_weight_of_the_kl_reaches_its_end_within_its_share_of_the_steps():
 
 
 def test_a_million_cells_take_no_more_steps_than_ten_thousand():
-    steps = [default_steps(n) for n in (10, 500, 10_000, 1_000_000)]
+    steps = [default_steps(n, 2000, 1000) for n in (10, 500, 10_000, 1_000_000)]
     assert steps == sorted(steps)
     assert steps[-1] == steps[-2]
+
+
+def test_four_times_the_depth_takes_twice_the_steps_beyond_the_passes():
+    passes = default_steps(800, 2000, 0)
+    assert passes == 100
+    more = [default_steps(800, 2000, depth) - passes for depth in (1000, 4000)]
+    assert more[1] == pytest.approx(2 * more[0], abs=1)
+    assert default_steps(10, 2000, 1) == 40
+    assert default_steps(100, 2000, 1e9) == 700
+
+
+def test_few_genes_take_more_steps_to_the_same_depth_of_a_cell():
+    assert default_steps(800, 2000, 1000) == default_steps(800, 500, 1000)
+    assert default_steps(800, 100, 1000) == default_steps(800, 500, 5000)
 
 
 def test_weights_remember_the_same_number_of_passes_over_many_cells():
