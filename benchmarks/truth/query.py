@@ -90,8 +90,8 @@ def statements(design: str, query: ad.AnnData, reference: ad.AnnData) -> list[di
         right = float((called == truth)[known].mean())
         low, high = said.get("expected", (stated, stated))
         inside = low - 1 / known.sum() <= right <= high + 1 / known.sum()
-        told = "too few to tell it better" in said["verdict"] and inside
-        more = {"stated": stated, "votes": votes, "accuracy": right, "n": int(known.sum()), "inside": inside}
+        told = bool("too few to tell it better" in said["verdict"] and inside)
+        more = {"stated": stated, "votes": votes, "accuracy": right, "n": int(known.sum()), "inside": bool(inside)}
         words = f"{stated:.3f} stated (votes {votes:.3f}), expected {low:.3f} to {high:.3f}{', untold' * told}"
         add("confidence", f"{words}, {right:.3f} right", abs(stated - right) < 0.03 or told, **more)
     elif known.any():
