@@ -18,14 +18,14 @@ from pathlib import Path
 RESULTS = Path(__file__).parent / "results"
 TABLE = RESULTS / "removal.csv"
 PEERS = {"pca": "PCA", "harmony": "Harmony", "scvi": "scVI"}
-DIALS = {
+BATCH_PENALTIES = {
     "adversary": (1.0, 3.0, 10.0, 30.0),
     "mmd": (10.0, 30.0, 100.0, 300.0),
     "beta": (1.0, 2.0),  # 0.5 by default
     "n_steps": (1000,),
 }
 CYCLE = "cycle"  # consistency of cells decoded as another batch: measured before it was left out, as it does not mix
-SHOWN = [*DIALS, CYCLE]
+SHOWN = [*BATCH_PENALTIES, CYCLE]
 COLORS = dict(zip(["default", *SHOWN], ["black", "C3", "C2", "0.6", "0.75", "C0"], strict=True))
 CONFOUNDED = "mouse_embryo_4libs"  # each library has one stage: batches are laid over each other with overlap="all"
 COLUMNS = ["bio", "batch", "total", "ilisi", "kbet", "nmi", "neighborhood_overlap", "confounded_purity"]
@@ -73,7 +73,7 @@ def run(paths: list[Path], baselines: Path, seeds: int, jobs: int, dials: list[s
     import pandas as pd
     from joblib import Parallel, delayed
 
-    settings = [("default", np.nan), *((dial, value) for dial in dials for value in DIALS[dial])]
+    settings = [("default", np.nan), *((dial, value) for dial in dials for value in BATCH_PENALTIES[dial])]
     tasks = [(path, baselines, peer, np.nan, 0) for path in paths for peer in PEERS.values()]
     tasks += [(path, baselines, *setting, seed) for seed in range(seeds) for path in paths for setting in settings]
     if TABLE.exists():
@@ -135,7 +135,7 @@ if __name__ == "__main__":
     running.add_argument("--baselines", type=Path, required=True)
     running.add_argument("--seeds", type=int, default=1)
     running.add_argument("--jobs", type=int, default=2)
-    running.add_argument("--dials", nargs="*", choices=list(DIALS), default=list(DIALS))
+    running.add_argument("--dials", nargs="*", choices=list(BATCH_PENALTIES), default=list(BATCH_PENALTIES))
     commands.add_parser("show")
     options = parser.parse_args()
     if options.command == "run":

@@ -118,8 +118,8 @@ def step(path: Path, repeats: int) -> None:
 
     from sc_vaenb import _adata
     from sc_vaenb.fit.batches import Counts
-    from sc_vaenb.fit.by_hand import step_on_cpu
     from sc_vaenb.fit.loop import FitConfig, Step
+    from sc_vaenb.fit.step_cpu import step_on_cpu
     from sc_vaenb.model.vae import CountVAE, ModelConfig
 
     adata = prepared(path)

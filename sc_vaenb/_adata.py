@@ -37,6 +37,14 @@ def check_obs_key(adata: AnnData, name: str, key: str) -> None:
     _check_column(adata, "obs", name, key)
 
 
+def check_can_be_cut(adata: AnnData) -> None:
+    """Refuse an AnnData of which anndata can cut out no cells, as columns of obs or var have one name."""
+    for slot in ("obs", "var"):
+        columns = getattr(adata, slot).columns
+        if not columns.is_unique:
+            _check_column(adata, slot, slot, columns[columns.duplicated()][0])
+
+
 def _check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
     columns = list(getattr(adata, slot).columns)
     n = columns.count(key)

@@ -15,7 +15,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ._matrix import as_counts, check_values, from_a_file, is_by_genes, log_rounded, row_blocks, rows_of
-from .fit.batches import CELLS_AT_ONCE, EVERY
+from .fit.batches import ALL_CELLS, CELLS_AT_ONCE
 from .fit.stored import BLOCK
 
 
@@ -30,7 +30,7 @@ class DiskCounts:
     mask: NDArray[np.bool_]
     allow_non_integer: bool = False
 
-    def blocks(self, cells: slice = EVERY, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
+    def blocks(self, cells: slice = ALL_CELLS, *, check: bool = True) -> Iterator[sparse.csr_matrix]:
         """These cells in order as canonical float32 CSR without explicit zeros; with `check`, every value checked."""
         done, last, _ = cells.indices(len(self.cells))
         n_rounded, quiet = 0, settings.verbosity.value < 1

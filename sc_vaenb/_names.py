@@ -49,8 +49,24 @@ def names_of(values: Iterable[Any]) -> list[str]:
 
 def texts(column: pd.Series) -> NDArray[np.object_]:
     """The text of each cell's value in a column of obs; None where it is missing."""
-    codes, values = pd.factorize(column)
+    try:
+        codes, values = pd.factorize(column)
+    except TypeError as error:  # lists, as of the clones or barcodes of a cell
+        name = column.name
+        msg = (
+            f"obs[{name!r}] holds values that are no names ({str(column.iloc[0])[:40]}). Make them strings: "
+            f"adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)."
+        )
+        raise ValueError(msg) from error
     return np.array([*names_of(values), None], dtype=object)[codes]
+
+
+def n_values(column: pd.Series) -> int:
+    """How many different values a column holds; 0 if they are no names or numbers, as lists."""
+    try:
+        return int(column.nunique())
+    except TypeError:
+        return 0
 
 
 def means_no_label(name: str) -> bool:

@@ -11,7 +11,7 @@ from sc_vaenb._disk import DiskCounts, on_disk
 from sc_vaenb.fit.stored import BLOCK
 
 CELLS, GENES = 2 * BLOCK + 10, 6
-EVERY = np.ones(GENES, dtype=bool)
+ALL_CELLS = np.ones(GENES, dtype=bool)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def stored(tmp_path):
         file.close()
 
 
-def counts_of(matrix, mask=EVERY, **options):
+def counts_of(matrix, mask=ALL_CELLS, **options):
     names = pd.Index([f"cell_{i}" for i in range(CELLS)]), pd.Index([f"gene_{i}" for i in np.flatnonzero(mask)])
     return DiskCounts(matrix, "X", *names, mask, **options)
 

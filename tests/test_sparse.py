@@ -14,7 +14,7 @@ from sc_vaenb._matrix import ROUNDING, nearly_whole
 from sc_vaenb._sparse import sound
 
 N_CELLS, N_GENES = 40, 12
-EVERY = np.ones(N_GENES, dtype=bool)
+ALL_CELLS = np.ones(N_GENES, dtype=bool)
 SOME = np.arange(N_GENES) % 3 > 0
 
 
@@ -140,7 +140,7 @@ def test_what_is_odd_but_valid_is_read_as_the_counts_that_it_means(counts, place
     matrix = VALID[oddity](csr(counts).asformat(kind))
     expected = counts * SCALE.get(oddity, 1) if oddity != "bool" else counts > 0
     adata = anndata_of(place(matrix, where))
-    for mask in (EVERY, SOME):
+    for mask in (ALL_CELLS, SOME):
         found = _adata.read_counts(adata, "counts", mask)
         np.testing.assert_array_equal(found.toarray(), expected[:, mask])
         assert found.has_canonical_format
@@ -155,7 +155,7 @@ def test_an_invalid_matrix_is_refused_before_anything_is_read_beyond_its_arrays(
     spoil, said = INVALID[fault]
     adata = anndata_of(place(spoil(csr(counts).asformat(kind)), where))
     with pytest.raises(ValueError, match=rf"^layers\['counts'\]: this sparse matrix is invalid: .*{said}"):
-        _adata.read_counts(adata, "counts", EVERY)
+        _adata.read_counts(adata, "counts", ALL_CELLS)
 
 
 READERS = {
@@ -192,7 +192,7 @@ def test_every_function_that_reads_counts_refuses_an_invalid_matrix(fitted, refu
 def test_views_of_what_scipy_does_not_know_are_read(counts, kind, oddity):
     cells, genes = np.arange(N_CELLS)[::-3], np.arange(N_GENES) % 4 > 0
     view = anndata_of(VALID[oddity](csr(counts).asformat(kind)))[cells, genes]
-    found = _adata.read_counts(view, "counts", EVERY[genes])
+    found = _adata.read_counts(view, "counts", ALL_CELLS[genes])
     np.testing.assert_array_equal(found.toarray(), counts[cells][:, genes])
 
 
@@ -200,7 +200,7 @@ def test_views_of_what_scipy_does_not_know_are_read(counts, kind, oddity):
 def test_a_view_of_what_is_no_number_is_refused(counts, dtype):
     view = anndata_of(assigned(csr(counts), data=csr(counts).data.astype(dtype)))[5:]
     with pytest.raises(TypeError, match=r"^layers\['counts'\] has dtype .*, which is not a number"):
-        _adata.read_counts(view, "counts", EVERY)
+        _adata.read_counts(view, "counts", ALL_CELLS)
 
 
 def test_a_view_of_an_invalid_matrix_is_refused_before_it_is_cut_out(fitted, refused):
@@ -252,10 +252,10 @@ def test_noise_is_said_in_the_log_and_gone_from_what_is_read_later(counts, place
     adata = anndata_of(place(csr(counts).astype(np.float64) * (1 + 1e-9), where))
     matrix, name = _adata.matrix_of(adata, "counts")
     if on_disk(matrix, name):
-        disk = DiskCounts(matrix, name, adata.obs_names, adata.var_names, EVERY)
+        disk = DiskCounts(matrix, name, adata.obs_names, adata.var_names, ALL_CELLS)
         found = [next(disk.blocks()), next(disk.blocks(check=False)), disk.read(np.array([0]))]
     else:
-        found = [_adata.read_counts(adata, "counts", EVERY)]
+        found = [_adata.read_counts(adata, "counts", ALL_CELLS)]
     for block in found:
         np.testing.assert_array_equal(block.toarray(), counts)
     n = int((counts > 0).sum())
@@ -280,8 +280,10 @@ def test_one_fraction_among_noise_is_refused(counts, value):
     with pytest.raises(
         ValueError, match=rf"^layers\['counts'\] holds non-integer values \(cell 'c\d', gene .*: {value}\)"
     ):
-        _adata.read_counts(anndata_of(matrix), "counts", EVERY)
-    assert _adata.read_counts(anndata_of(matrix), "counts", EVERY, allow_non_integer=True).data[11] == np.float32(value)
+        _adata.read_counts(anndata_of(matrix), "counts", ALL_CELLS)
+    assert _adata.read_counts(anndata_of(matrix), "counts", ALL_CELLS, allow_non_integer=True).data[11] == np.float32(
+        value
+    )
 
 
 def test_a_fit_of_noisy_counts_is_that_of_the_counts(adata, fast, log):

@@ -402,7 +402,7 @@ def fingerprint(value):
     return repr(value)
 
 
-MAY_BE_NAN = {"novelty_p", "cell_type_confidence"}  # "cannot be told", as their docs say
+MAY_BE_NAN = {"novelty_p", "cell_type_confidence", "batch_confidence"}  # "cannot be told", as their docs say
 
 
 def written_nan(was, after):

@@ -24,7 +24,7 @@ def run_demo(options: argparse.Namespace) -> None:
     make_folder(out)
     check_new(out / RESULT, options.force)
     from .. import datasets, pp, tl
-    from ..tl._graph import downstream
+    from ..tl._graph import neighbors_leiden_umap
 
     start = time.perf_counter()
     adata = datasets.demo()
@@ -43,7 +43,7 @@ def run_demo(options: argparse.Namespace) -> None:
         begun = time.perf_counter()
         method(adata, key_added=key)
         seconds = time.perf_counter() - begun
-        downstream(adata, key, 1.0, 0)
+        neighbors_leiden_umap(adata, key, 1.0, 0)
         print(f"{name:6}{seconds:8.1f}{_found(adata, key)}")
     print("\nNMI and ARI: Leiden clusters against the published types, 1 is best. Own batch: the share of a cell's 15")
     print("nearest neighbours of its type that are of its batch, with what perfect mixing would give.\n")

@@ -106,10 +106,10 @@ def _write_fit(
 ) -> Path:
     """Cluster, score and write. What fails here but for the disk costs what it would have made, and no more."""
     from .. import tl
-    from ..tl._graph import downstream
+    from ..tl._graph import neighbors_leiden_umap
 
     with only_warn("the UMAP with the clusters"):
-        downstream(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
+        neighbors_leiden_umap(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
     keys = {name: key for name, key in keys.items() if key is not None and adata.obs[key].nunique() > 1}
     warn_of_circular(adata, [f"X_{key}"], label_key)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..model.minibatch import Minibatch
-from .gather import entries
+from .gather import csr_rows
 
 CHECKED = 2**20  # counts with a checksum of their own
 CELLS_AT_ONCE = 4096  # in a pass over all cells
-EVERY = slice(None)
+ALL_CELLS = slice(None)
 EVENLY = 512  # cells at most that stand for all
 
 
@@ -32,14 +32,14 @@ class Counts:
         Positive, float32, one per cell, with mean 1 over the fitted cells.
     condition
         Batch codes, int64, one per cell (zeros if there is but one kind).
-    beside
+    side_inputs
         What else is known of each cell, by name: arrays with one row per cell.
     """
 
     matrix: csr_matrix
     size_factor: NDArray[np.float32]
     condition: NDArray[np.int64]
-    beside: dict[str, NDArray] = field(default_factory=dict)
+    side_inputs: dict[str, NDArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.condition)
@@ -58,20 +58,20 @@ class Counts:
             "counts": [*matrix.shape, *sums, checksum(*parts)],
             "size factors": [checksum(self.size_factor)],
             "batches": [checksum(self.condition)],
-            **{name: [checksum(values)] for name, values in self.beside.items()},
+            **{name: [checksum(values)] for name, values in self.side_inputs.items()},
         }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         """The chosen cells, on the device."""
-        beside = {name: values[cells] for name, values in self.beside.items()}
-        return minibatch_of(self.matrix, cells, self.size_factor[cells], self.condition[cells], beside, device)
+        side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
+        return minibatch_of(self.matrix, cells, self.size_factor[cells], self.condition[cells], side_inputs, device)
 
     def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
         """The chosen cells alone."""
-        beside = {name: values[cells] for name, values in self.beside.items()}
-        return Counts(self.matrix[cells], self.size_factor[cells], self.condition[cells], beside)
+        side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
+        return Counts(self.matrix[cells], self.size_factor[cells], self.condition[cells], side_inputs)
 
-    def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
+    def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         """These cells (neighbours), some at a time."""
         first, last, _ = cells.indices(len(self))
         for start in range(first, last, CELLS_AT_ONCE):
@@ -96,11 +96,11 @@ def minibatch_of(
     rows: NDArray[np.integer] | slice,
     size_factor: NDArray[np.float32],
     condition: NDArray[np.int64],
-    beside: dict[str, NDArray],
+    side_inputs: dict[str, NDArray],
     device: torch.device,
 ) -> Minibatch:
     """Rows of a matrix, with what goes with each of them, on the device."""
-    row, gene, count = entries(matrix, rows)
+    row, gene, count = csr_rows(matrix, rows)
 
     def put(values: NDArray) -> torch.Tensor:
         return torch.from_numpy(values).to(device)
@@ -112,7 +112,7 @@ def minibatch_of(
         size_factor=put(size_factor),
         condition=put(condition),
         n_genes=matrix.shape[1],
-        beside={name: put(values) for name, values in beside.items()},
+        side_inputs={name: put(values) for name, values in side_inputs.items()},
     )
 
 

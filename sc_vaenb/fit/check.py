@@ -115,7 +115,7 @@ def compare_replicates(
             below, ties, total = (torch.zeros_like(x) for _ in range(3))
             for sample in range(1, 1 + n_samples):
                 z = mean + sd * normal_like(mean, noise)
-                again = finite(model.draw(z, batch.size_factor, batch.condition, noise, batch.beside))
+                again = finite(model.draw(z, batch.size_factor, batch.condition, noise, batch.side_inputs))
                 statistics.add(sample, cells, again, batch.size_factor)
                 below += again < x
                 ties += again == x

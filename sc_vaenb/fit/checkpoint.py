@@ -29,18 +29,18 @@ from .. import _schema as schema
 from .._files import move, only_user, work_folder
 from .._schema import Damaged
 from ..model.vae import CountVAE, ModelConfig
-from .adapt import MOST_SETBACKS, Adaptation
 from .batches import Counts
 from .history import History
+from .stability import MOST_SETBACKS, Adaptation
 
 if TYPE_CHECKING:
     from .loop import Best, FitConfig
 
-FORMAT = "sc_vaenb checkpoint 1"
+FORMAT = "sc_vaenb checkpoint 2"
 NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
 SHARE = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured
-BEST, ADAPT = ("step", "loss", "waited"), ("beta", "slower", "setbacks", "looks")
+BEST, ADAPT = ("step", "loss", "n_since_best"), ("beta", "lr_divisor", "setbacks", "looks")
 LONGEST_RANDOM_STATE = 10_000  # bytes
 MOMENTS = "step", "exp_avg", "exp_avg_sq"  # that AdamW keeps of a parameter
 LARGEST = 1e12  # weight or moment; gradients are clipped far below
@@ -64,11 +64,11 @@ STATE = schema.fields(
     {
         "step": schema.whole(1),
         "status": schema.text("", "stopped_early"),
-        "best": schema.fields({"step": schema.whole(), "loss": _real, "waited": schema.whole()}),
+        "best": schema.fields({"step": schema.whole(), "loss": _real, "n_since_best": schema.whole()}),
         "adapt": schema.fields(
             {
                 "beta": schema.number(0, 1e300),
-                "slower": schema.number(1),
+                "lr_divisor": schema.number(1),
                 "setbacks": schema.whole(0, MOST_SETBACKS),
                 "looks": schema.sequence(schema.sequence(_real, 2)),
             }

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
-from .batches import EVERY, Counts
-from .by_hand import step_on_cpu
+from .batches import ALL_CELLS, Counts
 from .loop import FitConfig, Step
+from .step_cpu import step_on_cpu
 from .stored import StoredCounts
 
 SHARE_OF_FREE_MEMORY = 0.7  # of the device; the rest is for the model and its steps
@@ -28,7 +28,7 @@ class DeviceCounts(Counts):
     """The counts on the device too, as CSR, with genes and counts in the smallest integers that hold them."""
 
     def __init__(self, counts: Counts, device: torch.device) -> None:
-        super().__init__(counts.matrix, counts.size_factor, counts.condition, counts.beside)
+        super().__init__(counts.matrix, counts.size_factor, counts.condition, counts.side_inputs)
         self.source = counts
         every = slice(None) if not isinstance(counts, StoredCounts) else counts.held
         values = (
@@ -40,7 +40,7 @@ class DeviceCounts(Counts):
         )
         self.on_device = [torch.from_numpy(value).to(device) for value in values]
         self.beside_on_device = {
-            name: torch.from_numpy(value[every]).to(device) for name, value in counts.beside.items()
+            name: torch.from_numpy(value[every]).to(device) for name, value in counts.side_inputs.items()
         }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
@@ -48,7 +48,7 @@ class DeviceCounts(Counts):
         room = int((self.matrix.indptr[chosen + 1] - self.matrix.indptr[chosen]).sum())
         return self.padded(torch.from_numpy(chosen).to(device), room)
 
-    def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
+    def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         stored = isinstance(self.source, StoredCounts)
         return self.source.in_order(device, cells) if stored else super().in_order(device, cells)
 
@@ -72,7 +72,7 @@ class DeviceCounts(Counts):
             size_factor=size_factor[cells],
             condition=condition[cells],
             n_genes=self.matrix.shape[1],
-            beside={name: values[cells] for name, values in self.beside_on_device.items()},
+            side_inputs={name: values[cells] for name, values in self.beside_on_device.items()},
         )
 
 
@@ -89,30 +89,30 @@ class CapturedStep(Step):
             group["capturable"] = True
         # What a replay reads: cells, learning rate, weight of the KL, share of it that has been reached.
         self.cells = torch.zeros(n_cells, dtype=torch.int64, device=self.device)
-        self.rate, self.beta, self.warmth = torch.zeros(3, dtype=torch.float32, device=self.device)
+        self.rate, self.beta, self.kl_warmup = torch.zeros(3, dtype=torch.float32, device=self.device)
         lengths = np.sort(np.repeat(np.diff(counts.matrix.indptr), 2))  # where passes join, a cell can come twice
         self.room = int(lengths[-n_cells:].sum())
         self.stream, self.graph, self.steps = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph(), 0
 
-    def __call__(self, cells: NDArray[np.int64], rate: float, beta: float, warmth: float = 1.0) -> Terms:
+    def __call__(self, cells: NDArray[np.int64], rate: float, beta: float, kl_warmup: float = 1.0) -> Terms:
         with torch.cuda.device(self.device):
-            return self._replayed(cells, rate, beta, warmth)
+            return self._replayed(cells, rate, beta, kl_warmup)
 
-    def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float, warmth: float) -> Terms:
+    def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float, kl_warmup: float) -> Terms:
         self.cells.copy_(torch.from_numpy(self.counts.rows(cells)))
         self.rate.fill_(rate)
         self.beta.fill_(beta)
-        self.warmth.fill_(warmth)
+        self.kl_warmup.fill_(kl_warmup)
         if self.steps < EAGER_STEPS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                self.terms = super().__call__(self.cells, self.rate, self.beta, self.warmth)
+                self.terms = super().__call__(self.cells, self.rate, self.beta, self.kl_warmup)
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.steps == EAGER_STEPS:
                 self.graph.register_generator_state(self.generator)  # so that each replay draws on
                 with torch.cuda.graph(self.graph, stream=self.stream):
-                    self.terms = super().__call__(self.cells, self.rate, self.beta, self.warmth)
+                    self.terms = super().__call__(self.cells, self.rate, self.beta, self.kl_warmup)
             self.graph.replay()
         self.steps += 1
         return Terms(*(term.clone() for term in self.terms))

@@ -12,13 +12,13 @@ from torch import Tensor
 from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
-from .batches import CELLS_AT_ONCE, EVERY, Counts
+from .batches import ALL_CELLS, CELLS_AT_ONCE, Counts
 from .decode import finite
 from .device import threads_as_asked
 
 
 @torch.inference_mode()
-def embed(model: CountVAE, counts: Counts, device: torch.device, cells: slice = EVERY) -> NDArray[np.float32]:
+def embed(model: CountVAE, counts: Counts, device: torch.device, cells: slice = ALL_CELLS) -> NDArray[np.float32]:
     """Posterior means of these cells (x latent dimensions), in one pass over their counts, not aligned."""
     model = model.to(device).eval()
     return _in_one_pass(counts, device, model.config.n_latent, lambda batch: model.encode(batch)[0], cells)
@@ -34,7 +34,7 @@ def memberships(model: CountVAE, counts: Counts, device: torch.device) -> NDArra
 
 
 def _in_one_pass(
-    counts: Counts, device: torch.device, width: int, of: Callable[[Minibatch], Tensor], cells: slice = EVERY
+    counts: Counts, device: torch.device, width: int, of: Callable[[Minibatch], Tensor], cells: slice = ALL_CELLS
 ) -> NDArray[np.float32]:
     """What a function gives of these cells, some at a time (cells x `width`)."""
     out, done = np.empty((len(range(len(counts))[cells]), width), np.float32), 0

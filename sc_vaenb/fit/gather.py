@@ -11,7 +11,7 @@ from ..model.nb_compiled import kept
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
-def entries(matrix: csr_matrix, cells: NDArray[np.integer] | slice) -> Entries:
+def csr_rows(matrix: csr_matrix, cells: NDArray[np.integer] | slice) -> Entries:
     """Row (in the order of `cells`), gene and count of every non-zero of these cells."""
     if isinstance(cells, slice):  # neighbours, whose entries lie together
         part = matrix[cells]

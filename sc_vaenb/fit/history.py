@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..model.vae import Terms
-from .adapt import SLOWER
 from .convergence import judge
+from .stability import SLOWER
 
 FEWEST, MOST = 20, 50  # rows of a fit, where it has as many steps
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing

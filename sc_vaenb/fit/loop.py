@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, ModelConfig, Terms
-from .adapt import Adaptation
 from .batches import Counts, split
 from .checkpoint import Checkpoint, State
 from .convergence import look_steps, training_share
@@ -25,8 +24,9 @@ from .dispersion import refit_dispersion
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
 from .schedule import DEFAULT_RATE, default_steps, one_cycle, warm_up
+from .stability import Adaptation
 
-FIRST_LOOK = 4096  # cells whose mean expression and dispersion the model starts from
+N_INIT_CELLS = 4096  # cells whose mean expression and dispersion the model starts from
 CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
 HELD_OUT = 2048  # cells at most: more would cost time and hardly sharpen the estimate of the loss
 
@@ -47,7 +47,7 @@ class FitConfig:
     patience: int | None = None
 
     @property
-    def judged_at(self) -> float:
+    def validation_beta(self) -> float:
         """Weight of the KL in the loss of held-out cells, which must be the same all along."""
         return self.beta if self.target_kl is None else 1.0
 
@@ -64,18 +64,18 @@ class Step:
         self.device = model.depth.device
         self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
 
-    def __call__(self, cells: Any, rate: Any, beta: Any, warmth: Any = 1.0) -> Terms:
+    def __call__(self, cells: Any, rate: Any, beta: Any, kl_warmup: Any = 1.0) -> Terms:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self.gradients(cells, beta, warmth)
+        terms = self.gradients(cells, beta, kl_warmup)
         self.collect(terms)
         self.clip()
         self.optimizer.step()
         return terms
 
-    def gradients(self, cells: Any, beta: Any, warmth: Any) -> Terms:
+    def gradients(self, cells: Any, beta: Any, kl_warmup: Any) -> Terms:
         """The objective, and its gradients in the `grad` of the parameters."""
-        terms = self.model.loss(self.drawing(cells), beta, self.free_bits, warmth)
+        terms = self.model.loss(self.drawing(cells), beta, self.free_bits, kl_warmup)
         self.optimizer.zero_grad()
         terms.loss.backward()
         return Terms(*(term.detach() for term in terms))
@@ -110,7 +110,7 @@ def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any
     return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-class Drawn(NamedTuple):
+class Split(NamedTuple):
     """The cells that a fit is made from, those held out, those it starts from; and what draws the minibatches."""
 
     train: NDArray[np.int64]
@@ -119,11 +119,11 @@ class Drawn(NamedTuple):
     rng: np.random.Generator
 
 
-def draw(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Drawn:
+def draw(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
     """All that chance decides of which cells a fit sees."""
     rng = np.random.default_rng(seed)
     train, validation = split(condition, options.validation_fraction, HELD_OUT, rng)
-    return Drawn(train, validation, np.sort(rng.permutation(train)[:FIRST_LOOK]), rng)
+    return Split(train, validation, np.sort(rng.permutation(train)[:N_INIT_CELLS]), rng)
 
 
 def fit(
@@ -145,7 +145,7 @@ def fit(
     drawn = draw(counts.condition, options, seed)
     train, validation = drawn.train, drawn.validation
     n_at_once = min(options.batch_size, len(train))
-    history = History(n_at_once / len(train), options.n_steps, options.judged_at, config.penalties)
+    history = History(n_at_once / len(train), options.n_steps, options.validation_beta, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     own = generators(seed, device)
     noise = own[device.type]
@@ -173,23 +173,23 @@ def fit(
         minibatches = islice(counts.shuffled(train, options.batch_size, drawn.rng), state.step, None)
         try:
             for step in range(state.step, 0 if state.status else options.n_steps):
-                rate = options.learning_rate / adapt.slower * one_cycle(step, options.n_steps)
-                warmth = warm_up(step, options.n_steps, options.warmup)
-                beta = adapt.beta * warmth
-                history.add(improve(next(minibatches), rate, beta, warmth))
+                rate = options.learning_rate / adapt.lr_divisor * one_cycle(step, options.n_steps)
+                kl_warmup = warm_up(step, options.n_steps, options.warmup)
+                beta = adapt.beta * kl_warmup
+                history.add(improve(next(minibatches), rate, beta, kl_warmup))
                 if history.due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     improve.agree(held_out or ())
                     history.record(step, beta, rate, held_out, explained() if step in looks else math.nan)
                     bar.update(step + 1 - bar.n)
-                    if adapt.set_back(model, history.rows[-1], beta):
+                    if adapt.rolled_back(model, history.rows[-1], beta):
                         history.forget()
                         improve = make_step(model, counts, options, n_at_once, noise)
                         state.optimizer = improve.optimizer
                     else:
                         best.offer(history.losses()[-1], step + 1)
                     state.step = step + 1
-                    if options.patience and best.waited >= options.patience and warmth == 1:
+                    if options.patience and best.n_since_best >= options.patience and kl_warmup == 1:
                         state.status = "stopped_early"
                     if checkpoint is not None:
                         checkpoint.offer(state, last=bool(state.status) or state.step == options.n_steps)
@@ -214,13 +214,13 @@ class Best:
     """The weights that did best so far, and for how many looks no others did better."""
 
     def __init__(self, model: CountVAE) -> None:
-        self.model, self.step, self.loss, self.waited = model, 0, math.inf, 0
+        self.model, self.step, self.loss, self.n_since_best = model, 0, math.inf, 0
         self.weights: dict[str, torch.Tensor] | None = None
 
     def offer(self, loss: float, step: int) -> None:
-        self.waited += 1
+        self.n_since_best += 1
         if loss < self.loss:
-            self.step, self.loss, self.waited = step, loss, 0
+            self.step, self.loss, self.n_since_best = step, loss, 0
             self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def restore(self) -> None:
@@ -239,7 +239,7 @@ def evaluate(
     for part in parts:
         batch = counts.minibatch(part, device)
         batch.generator = noise
-        terms.append(model.loss(batch, options.judged_at, options.free_bits))
+        terms.append(model.loss(batch, options.validation_beta, options.free_bits))
     weights = [len(part) / len(cells) for part in parts]
     model.train()
     return Terms(*(sum(w * t for w, t in zip(weights, term, strict=True)) for term in zip(*terms, strict=True)))

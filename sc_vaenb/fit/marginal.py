@@ -56,7 +56,7 @@ def log_likelihood(
             stacked = torch.stack(weights)
             bound[cells] = (torch.logsumexp(stacked, 0) - math.log(n_samples)).cpu().numpy()
             elbo[cells] = stacked.mean(0).cpu().numpy()
-            drawn = model.draw(z, batch.size_factor, batch.condition, random, batch.beside)
+            drawn = model.draw(z, batch.size_factor, batch.condition, random, batch.side_inputs)
             zeros[cells] = (drawn == 0).float().mean(1).cpu().numpy()
     return bound, elbo, zeros
 

@@ -43,7 +43,7 @@ class Neighborhoods:
         if not self.n_cells:
             return
         whole = counts.matrix[counts.rows(cells)].tocsr()
-        beside = {name: values[cells] for name, values in counts.beside.items()}
+        side_inputs = {name: values[cells] for name, values in counts.side_inputs.items()}
         for _ in range(int(np.clip(MOST_CELLS // len(cells), 1, MOST_SPLITS))):  # of few cells one would be all chance
             half = whole.copy()
             half.data = rng.binomial(np.rint(whole.data).astype(np.int64), 0.5).astype(np.float32)
@@ -51,7 +51,7 @@ class Neighborhoods:
             half.eliminate_zeros()
             share = np.maximum(_depth(half) / np.maximum(_depth(whole), 1), 1e-3)
             size_factor = (counts.size_factor[cells] * share).astype(np.float32)
-            self.halves.append(Counts(half, size_factor, codes, beside))
+            self.halves.append(Counts(half, size_factor, codes, side_inputs))
             self.products.append([_products(_residuals(other[group])) for group in self.groups])
         pca = [_pca(_log_normalised(half.matrix), rng) for half in self.halves]
         self.of_pca = self._covariance(pca)

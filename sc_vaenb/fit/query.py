@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..model.alignment import SHARPNESS, Alignment
-from ..model.removal import Removal
+from ..model.batch_penalty import Removal
 from ..model.vae import CountVAE, ModelConfig
 from .align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
 from .batches import Counts, cells_by_code, shuffled

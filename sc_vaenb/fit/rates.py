@@ -77,7 +77,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device,
         mu = mean.new_zeros(batch.n_cells, batch.n_genes)
         for _ in range(n_samples):
             z = mean + sd * normal_like(mean, noise)
-            mu += model.log_mean(z, batch.size_factor, batch.condition, batch.beside).exp_()
+            mu += model.log_mean(z, batch.size_factor, batch.condition, batch.side_inputs).exp_()
         mu /= n_samples
         x, rate, weight = batch.dense(batch.count), mu / batch.size_factor.unsqueeze(1), _weight(model, mu, batch)
         expected, observed = weight * mu, weight * x

@@ -19,7 +19,7 @@ from scipy import sparse
 
 from ..model.minibatch import Minibatch
 from .ahead import ahead
-from .batches import EVERY, Counts, checksum, evenly, minibatch_of, shuffled
+from .batches import ALL_CELLS, Counts, checksum, evenly, minibatch_of, shuffled
 from .distributed import Processes
 from .loop import FitConfig, draw
 from .overlap import sample_per_batch
@@ -52,17 +52,17 @@ class StoredCounts(Counts):
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         chosen = np.arange(len(self))[cells] if isinstance(cells, slice) else cells
-        beside = {name: values[chosen] for name, values in self.beside.items()}
+        side_inputs = {name: values[chosen] for name, values in self.side_inputs.items()}
         return minibatch_of(
-            self.matrix, self.rows(chosen), self.size_factor[chosen], self.condition[chosen], beside, device
+            self.matrix, self.rows(chosen), self.size_factor[chosen], self.condition[chosen], side_inputs, device
         )
 
-    def in_order(self, device: torch.device, cells: slice = EVERY) -> Iterator[Minibatch]:
+    def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         done = cells.indices(len(self))[0]
         for block in ahead(self.blocks(cells)):
             here = slice(done, done := done + block.shape[0])
-            beside = {name: values[here] for name, values in self.beside.items()}
-            yield minibatch_of(block, EVERY, self.size_factor[here], self.condition[here], beside, device)
+            side_inputs = {name: values[here] for name, values in self.side_inputs.items()}
+            yield minibatch_of(block, ALL_CELLS, self.size_factor[here], self.condition[here], side_inputs, device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         if self.complete:

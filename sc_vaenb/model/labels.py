@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from .network import Linear
 
 if TYPE_CHECKING:
-    from .penalty import Passed
+    from .penalty import ForwardState
     from .vae import CountVAE, ModelConfig
 
 UNKNOWN = -1  # the code of a cell whose label is not known
@@ -36,8 +36,8 @@ class Labels(nn.Module):
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, model: CountVAE, passed: Passed) -> Tensor:
-        label = passed.batch.beside.get("label")
+    def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
+        label = passed.batch.side_inputs.get("label")
         if label is None:
             return passed.z.new_zeros(())
         total = cross_entropy(self.classifier(passed.z), label, ignore_index=UNKNOWN, reduction="sum")

@@ -25,7 +25,7 @@ class Minibatch:
         int64 per cell, the batch code; zeros where the model knows no batches.
     n_genes
         Number of genes, seen in these cells or not.
-    beside
+    side_inputs
         What else is known of each cell, by name: tensors with one row per cell.
     part_of
         Where these cells are a part of a minibatch: how many cells of it come before them, and how many it has.
@@ -41,7 +41,7 @@ class Minibatch:
     size_factor: Tensor
     condition: Tensor
     n_genes: int
-    beside: dict[str, Tensor] = field(default_factory=dict)
+    side_inputs: dict[str, Tensor] = field(default_factory=dict)
     part_of: tuple[int, int] | None = None
     generator: torch.Generator | None = None
     position: Tensor = field(init=False)
@@ -76,8 +76,8 @@ class Minibatch:
 
 
 def without_counts(
-    size_factor: Tensor, condition: Tensor, n_genes: int, beside: dict[str, Tensor] | None = None
+    size_factor: Tensor, condition: Tensor, n_genes: int, side_inputs: dict[str, Tensor] | None = None
 ) -> Minibatch:
     """Cells of which nothing is known but what a decoder needs."""
     none = condition.new_zeros(0)
-    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, condition, n_genes, beside or {})
+    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, condition, n_genes, side_inputs or {})

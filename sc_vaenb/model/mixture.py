@@ -12,7 +12,7 @@ from .minibatch import Minibatch
 MEMORY = 0.05  # weight of a minibatch among all that the components have seen
 COST = 0.015  # share of the cells that a component pays for itself: one that earns less shrinks until it is unused
 LIVE = 0.01  # share of the cells from which a component is one
-NEWBORN = 0.008  # share that an unused component is lent at a cell, to prove itself
+BIRTH_WEIGHT = 0.008  # share that an unused component is lent at a cell, to prove itself
 UNUSED = 1e-4  # share below which it is tried at another cell
 FLOOR = 1e-12  # of what is divided by
 ANCHOR = 0.05  # pull of a component's variances towards 1, which gives the latent space its scale
@@ -106,7 +106,7 @@ class Mixture(nn.Module):
         between = (log_var[cell] + (self.weight @ self.log_var.exp()).log()) / 2
         self.mean.copy_(torch.where(born, mean[cell], self.mean))
         self.log_var.copy_(torch.where(born, between, self.log_var))
-        weight = torch.where(born.squeeze(1), NEWBORN, self.weight)
+        weight = torch.where(born.squeeze(1), BIRTH_WEIGHT, self.weight)
         self.weight.copy_(weight / weight.sum())
 
     def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
@@ -132,9 +132,9 @@ class Vamp(Mixture):
         counts = cells.dense(cells.count)[chosen]
         row, gene = counts.nonzero(as_tuple=True)
         size_factor, condition = cells.size_factor[chosen], cells.condition[chosen]
-        beside = {name: values[chosen] for name, values in cells.beside.items()}
+        side_inputs = {name: values[chosen] for name, values in cells.side_inputs.items()}
         self.inputs = Minibatch(
-            row, gene, counts[row, gene], size_factor, condition, cells.n_genes, beside, generator=cells.generator
+            row, gene, counts[row, gene], size_factor, condition, cells.n_genes, side_inputs, generator=cells.generator
         )
         self.encode = encode
         self.weight.fill_(1 / n_components)

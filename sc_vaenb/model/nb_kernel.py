@@ -127,7 +127,11 @@ def _in_torch(
     seen = gamma.addcmul_(x, torch.log(seen_odds * unused))
     if len(large):
         # Here the large terms of zeros and counts cancel: taken together, in float64, and not again as zeros.
-        wide_x, wide, wide_theta = _wide(x[large]), _wide(seen_odds[large]), _wide(theta.view(-1)[entry[large]])
+        wide_x, wide, wide_theta = (
+            to_float64(x[large]),
+            to_float64(seen_odds[large]),
+            to_float64(theta.view(-1)[entry[large]]),
+        )
         counts = wide_x > 0
         seen[large] = (_large_count(wide_x, wide, wide_theta) * counts).to(seen.dtype)
         gamma_slope[large] -= (wide_theta * torch.log1p(wide) * counts).to(seen.dtype)
@@ -168,7 +172,7 @@ def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tenso
     else:
         value, slope = torch.empty_like(x), torch.empty_like(x)
     if len(large):
-        wide_x, wide_theta = _wide(x[large]), _wide(theta.view(-1)[entry[large]])
+        wide_x, wide_theta = to_float64(x[large]), to_float64(theta.view(-1)[entry[large]])
         steps = torch.digamma(wide_x + wide_theta) - torch.digamma(wide_theta)
         slope[large] = (wide_theta * steps).to(slope.dtype)
         value.index_fill_(0, large, 0.0)
@@ -181,6 +185,6 @@ def _large_count(x: Tensor, odds: Tensor, theta: Tensor) -> Tensor:
     return gamma + x * odds.log() - (x + theta) * torch.log1p(odds)
 
 
-def _wide(values: Tensor) -> Tensor:
+def to_float64(values: Tensor) -> Tensor:
     """Float64 where the device has it."""
     return values if values.device.type == "mps" else values.double()

@@ -11,16 +11,16 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from .batch_penalty import MMD, Adversary
 from .labels import Labels
 from .minibatch import Minibatch
 from .protein import Protein
-from .removal import Adversary, Discrepancy
 
 
-class Passed(NamedTuple):
+class ForwardState(NamedTuple):
     """A minibatch on its way through the model: what was encoded (cells x dimensions), drawn, and decoded from it.
 
-    `warmth` is the weight of the KL as a share of its final value.
+    `kl_warmup` is the weight of the KL as a share of its final value.
     """
 
     batch: Minibatch
@@ -28,12 +28,12 @@ class Passed(NamedTuple):
     log_var: Tensor
     z: Tensor
     raw: Tensor
-    warmth: float | Tensor = 1.0
+    kl_warmup: float | Tensor = 1.0
 
 
 PENALTIES: dict[str, Callable[..., nn.Module]] = {
     "adversary": Adversary,
     "labels": Labels,
-    "mmd": Discrepancy,
+    "mmd": MMD,
     "protein": Protein,
 }

@@ -19,7 +19,7 @@ from .network import MLP
 
 if TYPE_CHECKING:
     from .minibatch import Minibatch
-    from .penalty import Passed
+    from .penalty import ForwardState
     from .vae import CountVAE, ModelConfig
 
 HIDDEN = 0.25  # share of the cells of a step whose proteins the encoder does not see, so that it can do without
@@ -88,7 +88,7 @@ class Protein(nn.Module):
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> None:
         """Start at the two levels of each protein in each batch."""
-        x = batch.beside["protein"]
+        x = batch.side_inputs["protein"]
         logged, seen = torch.log1p(x), (~x.isnan()).sum(0).clamp(min=1)
         self.centre.copy_(logged.nansum(0) / seen)
         self.spread.copy_(((logged - self.centre).square().nansum(0) / seen).sqrt().clamp(min=0.1))
@@ -106,7 +106,7 @@ class Protein(nn.Module):
     def seen(self, batch: Minibatch) -> Tensor:
         """What the encoder is told, (n_cells, 2 * n_proteins): log counts, 0 at their mean, and which were measured."""
         nothing = self.centre.new_full((batch.n_cells, self.n_proteins), torch.nan)
-        value = (torch.log1p(batch.beside.get("protein", nothing)) - self.centre) / self.spread
+        value = (torch.log1p(batch.side_inputs.get("protein", nothing)) - self.centre) / self.spread
         if self.training:
             value = value.masked_fill(batch.random(torch.rand, 1) < HIDDEN, torch.nan)
         return torch.cat([value.nan_to_num(nan=0.0), (~value.isnan()).float()], 1)
@@ -120,12 +120,12 @@ class Protein(nn.Module):
         bound = (bound + (self.bound + self.bound_shift)[condition]).clamp(*LOG_COUNT)
         return Levels(background, torch.logaddexp(background, bound), log_odds)
 
-    def forward(self, model: CountVAE, passed: Passed) -> Tensor:
+    def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
         """Weighted negative log-likelihood of the proteins that were measured, mean over all cells."""
         batch = passed.batch
-        if "protein" not in batch.beside:
+        if "protein" not in batch.side_inputs:
             return passed.z.new_zeros(())
-        x = batch.beside["protein"]
+        x = batch.side_inputs["protein"]
         levels = self.decode(passed.z, model.given(batch), batch.condition, batch.generator)
         log_prob = mixture(x.nan_to_num(nan=0.0), levels, self.log_theta.view(2, -1))
         return -self.weight * log_prob.masked_fill(x.isnan(), 0.0).sum(1).mean()

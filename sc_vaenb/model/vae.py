@@ -13,7 +13,7 @@ from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import Minibatch, without_counts
 from .network import MLP, Condition, draw_weights
-from .penalty import PENALTIES, Passed
+from .penalty import PENALTIES, ForwardState
 from .prior import PRIORS
 from .protein import Protein
 
@@ -150,8 +150,8 @@ class CountVAE(nn.Module):
         """The covariates (n_cells, n_covariates), where the model knows some; cells without them have their mean, 0."""
         if not self.config.n_covariates:
             return []
-        if "covariates" in batch.beside:
-            return [batch.beside["covariates"]]
+        if "covariates" in batch.side_inputs:
+            return [batch.side_inputs["covariates"]]
         return [batch.size_factor.new_zeros(batch.n_cells, self.config.n_covariates)]
 
     def offset(self, batch: Minibatch) -> Tensor:
@@ -163,7 +163,7 @@ class CountVAE(nn.Module):
         return log_size + self.depth.log() if shares else log_size
 
     def log_mean(
-        self, z: Tensor, size_factor: Tensor, condition: Tensor, beside: dict[str, Tensor] | None = None
+        self, z: Tensor, size_factor: Tensor, condition: Tensor, side_inputs: dict[str, Tensor] | None = None
     ) -> Tensor:
         """Log of the counts to expect of latent states, (n_cells, n_genes); extra zeros are not taken off.
 
@@ -171,10 +171,10 @@ class CountVAE(nn.Module):
         ----------
         z
             Latent states as the encoder gives them, not aligned (n_cells, n_latent).
-        size_factor, condition, beside
-            Per cell, as in a `Minibatch`. Without covariates among `beside` they are at their mean.
+        size_factor, condition, side_inputs
+            Per cell, as in a `Minibatch`. Without covariates among `side_inputs` they are at their mean.
         """
-        cells = without_counts(size_factor, condition, self.config.n_genes, beside)
+        cells = without_counts(size_factor, condition, self.config.n_genes, side_inputs)
         return self.likelihood.log_mean(self.decode(z, cells), self.offset(cells))
 
     def draw(
@@ -183,10 +183,10 @@ class CountVAE(nn.Module):
         size_factor: Tensor,
         condition: Tensor,
         generator: torch.Generator,
-        beside: dict[str, Tensor] | None = None,
+        side_inputs: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Counts drawn from the likelihood given latent states, (n_cells, n_genes), whole numbers; see `log_mean`."""
-        cells = without_counts(size_factor, condition, self.config.n_genes, beside)
+        cells = without_counts(size_factor, condition, self.config.n_genes, side_inputs)
         return self.likelihood.draw(self.decode(z, cells), self.offset(cells), condition, generator)
 
     def loss(
@@ -194,11 +194,11 @@ class CountVAE(nn.Module):
         batch: Minibatch,
         beta: float | Tensor = 1.0,
         free_bits: float = 0.0,
-        warmth: float | Tensor = 1.0,
+        kl_warmup: float | Tensor = 1.0,
     ) -> Terms:
         """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension.
 
-        `warmth`: share of its final value that the weight of the KL has reached, for the penalties that rise with it.
+        `kl_warmup`: the share of its final value that the weight of the KL has, for penalties that rise with it.
         """
         mean, log_var = self.encode(batch)
         noise = batch.random(torch.randn, mean.shape[1])
@@ -210,6 +210,9 @@ class CountVAE(nn.Module):
         if not self.penalties:
             return Terms(loss, reconstruction, kl, loss.new_zeros(0))
         penalties = torch.stack(
-            [penalty(self, Passed(batch, mean, log_var, z, raw, warmth)) for penalty in self.penalties.values()]
+            [
+                penalty(self, ForwardState(batch, mean, log_var, z, raw, kl_warmup))
+                for penalty in self.penalties.values()
+            ]
         )
         return Terms(loss + penalties.sum(), reconstruction, kl, penalties)

@@ -13,7 +13,7 @@ from ..fit.checkpoint import check_folder, remove_states
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DIALS = ("adversary", "mmd")  # weights of the penalties that take batch effects out of the latent space
+BATCH_PENALTIES = ("adversary", "mmd")  # weights of the penalties that take batch effects out of the latent space
 
 
 def check_together(adata: AnnData, params: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
     if params["rng"] is None:
         msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
         raise ValueError(msg)
-    found = [f"{name}={params[name]!r}" for name in (*DIALS, "dropout", "free_bits") if params.get(name)]
+    found = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
     found += [
         f"{name}={params[name]!r}"
         for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))

@@ -22,7 +22,7 @@ from .._session import own_state
 from ._arguments import check_together
 from ._cvae import cvae
 from ._design import audit
-from ._graph import downstream
+from ._graph import neighbors_leiden_umap
 from ._harmony import harmony
 from ._null_split import null_split
 from ._pca import log_pca
@@ -202,7 +202,7 @@ def compare(
                 # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
                 adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
             if run.seed == rng:
-                downstream(adata, run.key, resolution, rng, again=not there)
+                neighbors_leiden_umap(adata, run.key, resolution, rng, again=not there)
         except Exception as error:  # whatever a method runs into, the others go on
             failed[run.key] = f"{type(error).__name__}: {error}"
             logg.warning(f"{run.key} failed and is left out: {failed[run.key]}")
@@ -255,6 +255,7 @@ def _check(
     rng: int,
     key_added: str,
 ) -> None:
+    _adata.check_can_be_cut(adata)
     _adata.read_batches(adata, batch_key)
     check_scored(adata, batch_key, label_key)
     if label_key is not None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from .._checks import checked
 from .._session import own_state
-from ._fit import fit_into
+from ._fit import fit_and_write
 from ._parameters import describe
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def cvae(
     >>> sc_vaenb.tl.cvae(adata, "batch")
     >>> sc.pp.neighbors(adata, use_rep="X_vae")
     """
-    return fit_into(adata, "cvae", locals())
+    return fit_and_write(adata, "cvae", locals())

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .. import _adata
 from .._checks import checked, seed_of
-from .._names import texts
+from .._names import n_values, texts
 from .._session import own_state
 from ..metrics.separation import batch_separation, clusters, shifted_batches
 from ._donors import BATCH_NAMES, DONOR_NAMES, SUFFIX
@@ -130,6 +130,7 @@ def design(
     >>> print(adata.uns["design"]["findings"]["sentence"].tolist())
     """
     seed = seed_of(rng)
+    _adata.check_can_be_cut(adata)
     found = audit(adata, batch_key, label_key, condition_key, layer, mask_var, seed)
     params = {"batch_key": batch_key, "label_key": label_key, "condition_key": condition_key, "rng": seed}
     adata = adata.copy() if copy else adata
@@ -333,7 +334,7 @@ def _candidates(adata: AnnData, batch: NDArray[Any], batch_key: str, known: set[
         kind = getattr(column.dtype, "kind", "O")
         if kind not in "Oib" and not isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
             continue
-        if column.isna().any() or not 2 <= column.nunique() <= max(2, adata.n_obs // PER_UNIT):
+        if column.isna().any() or not 2 <= n_values(column) <= max(2, adata.n_obs // PER_UNIT):
             continue
         if kind == "i" and not IS_UNIT.fullmatch(key):  # counts and scores, as a rule
             continue

@@ -13,6 +13,7 @@ from scanpy import logging as logg
 from scipy.stats import false_discovery_control, t
 
 from .. import _adata
+from .._names import n_values
 from ..fit.batches import Counts
 from ..fit.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
 from ..fit.shrink import false_discovery_rate, shrink
@@ -201,7 +202,7 @@ def find_donors(obs: pd.DataFrame, groupby: str, codes: NDArray[np.int64]) -> st
     for names, nested_only in ((DONOR_NAMES, False), (BATCH_NAMES, True)):
         for name in names:
             pattern = re.compile(rf"(\w+[_. ])?{name}{SUFFIX}", re.IGNORECASE)
-            for column in obs.columns:
+            for column in obs.columns[~obs.columns.duplicated(keep=False)]:
                 if column != groupby and pattern.fullmatch(str(column)) and _is_donor(obs[column], codes, nested_only):
                     return str(column)
     return None
@@ -211,10 +212,9 @@ def _is_donor(column: pd.Series, codes: NDArray[np.int64], nested_only: bool) ->
     """Whether values are few, more than groups or shared by groups, and (if asked) each within one group."""
     if pd.api.types.is_float_dtype(column) or pd.api.types.is_bool_dtype(column) or column.isna().any():
         return False
-    values = pd.factorize(column)[0]
-    n_values, n_groups = values.max() + 1, len(np.unique(codes))
-    n_combinations = len(np.unique(values * (codes.max() + 1) + codes))
-    nested = n_combinations == n_values
-    if n_values < 2 or n_values > max(MAX_DONORS_PER_CELL * len(codes), 2):
+    n_donors, n_groups = n_values(column), len(np.unique(codes))
+    if n_donors < 2 or n_donors > max(MAX_DONORS_PER_CELL * len(codes), 2):
         return False
-    return (nested and n_values > n_groups) or (not nested and not nested_only)
+    n_combinations = len(np.unique(pd.factorize(column)[0] * (codes.max() + 1) + codes))
+    nested = n_combinations == n_donors
+    return (nested and n_donors > n_groups) or (not nested and not nested_only)

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from .. import _adata
 from .._checks import checked, seed_of
+from .._names import n_values
 from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.explain import mean_jacobian, states, sweep, variance_explained
@@ -169,7 +170,7 @@ def _covariates(adata: AnnData, asked: str | Sequence[str] | None) -> dict[str, 
         _adata.check_obs_key(adata, "covariates", name)
         values = adata.obs[name]
         numeric = is_numeric_dtype(values) and not is_bool_dtype(values)
-        n = values.nunique()
+        n = n_values(values)
         if numeric:
             values = values.astype(float)
             n = n if np.isfinite(values.dropna()).all() else 0

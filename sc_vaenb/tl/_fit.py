@@ -32,7 +32,7 @@ from ..fit.memory import halved, release
 from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
 from ..model.protein import protein_weight
 from ..model.vae import ModelConfig
-from ._arguments import DIALS, builtin, check_shareable, check_together, folder_of, plain
+from ._arguments import BATCH_PENALTIES, builtin, check_shareable, check_together, folder_of, plain
 from ._components import in_order, write_components
 from ._inputs import Inputs, read_inputs
 from ._labels import classifier_of, write_labels
@@ -45,7 +45,7 @@ CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where 
 MAX_GROUPS_NAMED = 10  # in a message
 
 
-def fit_into(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
+def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
     not_of_the_result = {"adata", "copy", "key_added", "checkpoint"}
     params = {name: builtin(value) for name, value in arguments.items() if name not in not_of_the_result}
@@ -256,7 +256,8 @@ def _checkpoint(
 def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -> ModelConfig:
     n_genes, n_cells = len(inputs.genes), len(inputs.counts)
     n_covariates, n_proteins = (
-        inputs.counts.beside[name].shape[1] if name in inputs.counts.beside else 0 for name in ("covariates", "protein")
+        inputs.counts.side_inputs[name].shape[1] if name in inputs.counts.side_inputs else 0
+        for name in ("covariates", "protein")
     )
     hidden = tuple(params["hidden"])
     mirrored = params["decoder_hidden"] is None
@@ -272,7 +273,7 @@ def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -
             "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
             "alignment_clusters": n_clusters(n_cells) if params["align"] else 0,
         }
-    penalties = {name: params.get(name, 0) for name in DIALS} | {
+    penalties = {name: params.get(name, 0) for name in BATCH_PENALTIES} | {
         "labels": LABELS_WEIGHT if inputs.labels else 0,
         "protein": protein_weight(n_genes, n_proteins) if n_proteins else 0,
     }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EXACT_NEIGHBOURS = 30_000  # cells, up to which the search for neighbours is exact
 
 
-def downstream(adata: AnnData, key: str, resolution: float, seed: int, *, again: bool = True) -> None:
+def neighbors_leiden_umap(adata: AnnData, key: str, resolution: float, seed: int, *, again: bool = True) -> None:
     """Neighbours, Leiden clusters and UMAP of `obsm["X_" + key]`, where they are not there or `again`."""
     graph, plane, clusters = f"neighbors_{key}", f"X_umap_{key}", f"leiden_{key}"
     again = again or graph not in adata.uns

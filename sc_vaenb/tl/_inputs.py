@@ -68,17 +68,17 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
     if "batch_key" in params:
         codes, batches = _adata.read_batches(adata, params["batch_key"])
     covariates = learn_covariates(adata, params["covariate_keys"] or [], batch_key)
-    beside: dict[str, NDArray] = {"covariates": read_covariates(adata, covariates)} if covariates else {}
+    side_inputs: dict[str, NDArray] = {"covariates": read_covariates(adata, covariates)} if covariates else {}
     label = judges = np.array([], np.int64)
     labels: tuple[str, ...] = ()
     if params["labels_key"] is not None:
         label, labels = read_labels(adata, params["labels_key"], params["unlabeled"], batch_key)
         judges = hold_back(label, seed)
-        beside["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
+        side_inputs["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
     proteins: dict[str, Any] = {}
     if (protein_key := params["protein_key"]) is not None:
         proteins = learn_proteins(adata, protein_key, codes, batches, allowed)
-        beside["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
+        side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
     mask = _adata.gene_mask(adata, params["mask_var"])
     counts: Counts
     stored = on_disk(*_adata.matrix_of(adata, params["layer"]))
@@ -86,13 +86,13 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
     if stored:
         disk = disk_counts(adata, params, mask)
         options = _fit_config(params, adata.n_obs, int(mask.sum()), partial(depth_on_disk, disk))
-        counts, genes, mean = counts_to_fit(adata, params, disk, codes, beside, options, seed, processes)
+        counts, genes, mean = counts_to_fit(adata, params, disk, codes, side_inputs, options, seed, processes)
     else:
         matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=allowed)
         matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
         size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
         mean = size_factor.mean()
-        counts = Counts(matrix, (size_factor / mean).astype(np.float32), codes, beside)
+        counts = Counts(matrix, (size_factor / mean).astype(np.float32), codes, side_inputs)
         options = _fit_config(params, adata.n_obs, int(mask.sum()), counts.typical_depth)
     return Inputs(counts, options, genes, batches, mean, covariates, proteins, label, labels, judges)
 

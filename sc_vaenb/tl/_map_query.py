@@ -148,6 +148,7 @@ def map_query(
     where = resolve_device(device)
     with _naming_the_reference():
         check_adata(reference)
+        _adata.check_can_be_cut(reference)
         record, stored = read_record(reference, key), load_model(reference, key)
         labels = None if label_key is None else _labels(reference, label_key)
     if reference.n_obs < 2:
@@ -203,7 +204,7 @@ def map_query(
         columns[name] = pd.Categorical.from_codes(columns[name], dtype=labels.dtype)
         tables = found_labels.tables
     if stored.proteins:
-        their = counts.beside["protein"], counts.condition, max(len(mapped.batches), 1)
+        their = counts.side_inputs["protein"], counts.condition, max(len(mapped.batches), 1)
         mapped = replace(mapped, proteins=where_measured(stored.proteins, *their))
     query = {
         "n_reference": reference.n_obs,

@@ -41,15 +41,15 @@ def counts_of(
     codes = np.zeros(len(size_factor), np.int64)
     if stored.batches and (batches or stored.proteins):
         codes = _adata.batch_codes(adata, params["batch_key"], stored.batches)
-    return Counts(matrix, size_factor.astype(np.float32), codes, beside_of(adata, stored, params, codes))
+    return Counts(matrix, size_factor.astype(np.float32), codes, side_inputs_of(adata, stored, params, codes))
 
 
-def beside_of(
+def side_inputs_of(
     adata: AnnData, stored: FittedModel, params: Mapping[str, Any], codes: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float32]]:
     """What else a model is told of each cell."""
-    beside = {"covariates": read_covariates(adata, stored.covariates)} if stored.covariates else {}
+    side_inputs = {"covariates": read_covariates(adata, stored.covariates)} if stored.covariates else {}
     if stored.proteins:
         allowed = bool(params.get("allow_non_integer", False))
-        beside["protein"] = read_proteins(adata, params["protein_key"], stored.proteins, codes, allowed)
-    return beside
+        side_inputs["protein"] = read_proteins(adata, params["protein_key"], stored.proteins, codes, allowed)
+    return side_inputs

@@ -17,7 +17,7 @@ from ..fit.batches import evenly
 from ..fit.distributed import Processes
 from ..fit.loop import FitConfig
 from ..fit.stored import StoredCounts, cells_seen, scan_together
-from ._model import beside_of
+from ._model import side_inputs_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +28,7 @@ def counts_to_fit(
     params: Mapping[str, Any],
     disk: DiskCounts,
     codes: NDArray[np.int64],
-    beside: dict[str, NDArray],
+    side_inputs: dict[str, NDArray],
     options: FitConfig,
     seed: int,
     processes: Processes,
@@ -54,7 +54,7 @@ def counts_to_fit(
         matrix,
         (size_factor / mean).astype(np.float32),
         codes,
-        beside,
+        side_inputs,
         held=cells,
         complete=complete,
         blocks=lambda part: disk.blocks(part, check=False),
@@ -90,8 +90,10 @@ def counts_to_embed(adata: AnnData, key: str, stored: FittedModel, *, batches: b
 
     none = sparse.csr_matrix((0, len(order)), dtype=np.float32)
     nowhere = np.empty(0, np.int64)
-    beside = beside_of(adata, stored, params, codes)
-    return StoredCounts(none, size_factor, codes, beside, held=nowhere, complete=False, blocks=blocks, read=disk.read)
+    side_inputs = side_inputs_of(adata, stored, params, codes)
+    return StoredCounts(
+        none, size_factor, codes, side_inputs, held=nowhere, complete=False, blocks=blocks, read=disk.read
+    )
 
 
 def depth_on_disk(disk: DiskCounts) -> float:

@@ -6,7 +6,7 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.fit.batches import Counts, shuffled, split
-from sc_vaenb.fit.gather import entries
+from sc_vaenb.fit.gather import csr_rows
 
 
 def test_a_minibatch_holds_the_chosen_cells():
@@ -62,7 +62,7 @@ def test_the_entries_of_cells_are_those_of_their_rows(cells, kind):
     dense[5] = 0
     matrix = sparse.csr_matrix(dense)
     matrix.indptr, matrix.indices = matrix.indptr.astype(kind), matrix.indices.astype(kind)
-    row, gene, count = entries(matrix, cells)
+    row, gene, count = csr_rows(matrix, cells)
     found = np.zeros(dense[cells].shape, np.float32)
     np.add.at(found, (row, gene), count)
     np.testing.assert_array_equal(found, dense[cells])

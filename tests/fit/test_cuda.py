@@ -6,9 +6,9 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.fit.batches import Counts, shuffled
-from sc_vaenb.fit.by_hand import step_on_cpu
 from sc_vaenb.fit.cuda import CapturedStep, DeviceCounts, smallest_type, to_device
 from sc_vaenb.fit.loop import FitConfig, Step, fit
+from sc_vaenb.fit.step_cpu import step_on_cpu
 from sc_vaenb.model.likelihood import LIKELIHOODS
 from sc_vaenb.model.vae import CountVAE, ModelConfig
 

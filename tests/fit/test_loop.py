@@ -59,7 +59,7 @@ def test_the_best_weights_come_back():
         with torch.no_grad():
             model.depth.fill_(step)
         best.offer(loss, step)
-    assert best.waited == 2
+    assert best.n_since_best == 2
     best.restore()
     assert (model.depth.item(), best.step) == (1.0, 1)
 

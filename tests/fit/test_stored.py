@@ -24,8 +24,8 @@ def counts():
     dense[:, 0] = np.arange(N) % 7 + 1
     size = dense.sum(1)
     codes = rng.integers(5, size=N)
-    beside = {"covariates": rng.normal(size=(N, 2)).astype(np.float32)}
-    return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), codes, beside)
+    side_inputs = {"covariates": rng.normal(size=(N, 2)).astype(np.float32)}
+    return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), codes, side_inputs)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def on_disk(counts, options, seed=0):
     cells, complete = cells_seen(counts.condition, options, seed)
     matrix = scan(blocks(), GENES, cells).matrix
     about = {"held": cells, "complete": complete, "blocks": blocks, "read": read}
-    return StoredCounts(matrix, counts.size_factor, counts.condition, counts.beside, **about)
+    return StoredCounts(matrix, counts.size_factor, counts.condition, counts.side_inputs, **about)
 
 
 def same(one, other):
@@ -66,7 +66,7 @@ def test_one_pass_finds_depths_seen_genes_and_the_rows_asked_for(counts):
 
 
 def test_a_fit_needs_no_cell_that_was_not_foreseen_and_is_the_one_in_memory(counts, monkeypatch):
-    monkeypatch.setattr("sc_vaenb.fit.loop.FIRST_LOOK", 100)
+    monkeypatch.setattr("sc_vaenb.fit.loop.N_INIT_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.batches.EVENLY", 250)
     monkeypatch.setattr("sc_vaenb.fit.overlap.MAX_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.overlap.MIN_CELLS_DRAWN", 20)
@@ -125,7 +125,7 @@ def test_windows_grow_to_their_size(counts, small_windows):
 
 def test_cells_held_can_lie_on_a_device(counts, monkeypatch):
     monkeypatch.setattr("sc_vaenb.fit.batches.CELLS_AT_ONCE", 300)
-    monkeypatch.setattr("sc_vaenb.fit.loop.FIRST_LOOK", 100)
+    monkeypatch.setattr("sc_vaenb.fit.loop.N_INIT_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.batches.EVENLY", 250)
     there = on_disk(counts, FitConfig(3, 0.1, batch_size=20))
     device = DeviceCounts(there, CPU)
@@ -143,7 +143,7 @@ def test_windows_are_not_put_on_a_device(counts, small_windows):
 def test_no_other_cell_is_given_for_one_that_is_not_held(counts, monkeypatch):
     monkeypatch.setattr("sc_vaenb.fit.overlap.MAX_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.overlap.MIN_CELLS_DRAWN", 20)
-    monkeypatch.setattr("sc_vaenb.fit.loop.FIRST_LOOK", 100)
+    monkeypatch.setattr("sc_vaenb.fit.loop.N_INIT_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.batches.EVENLY", 250)
     there = on_disk(counts, FitConfig(3, 0.1, batch_size=20))
     missing = np.setdiff1d(np.arange(N), there.held)

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax
 
 from sc_vaenb.model.minibatch import without_counts
-from sc_vaenb.model.penalty import PENALTIES, Passed
+from sc_vaenb.model.penalty import PENALTIES, ForwardState
 from sc_vaenb.model.vae import CountVAE, ModelConfig
 
 CONFIG = ModelConfig(n_genes=7, n_latent=3, labels=("a", "b", "c", "d"), penalties={"labels": 2.0})
@@ -14,9 +14,9 @@ CONFIG = ModelConfig(n_genes=7, n_latent=3, labels=("a", "b", "c", "d"), penalti
 
 def passed(label):
     z = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)).requires_grad_()
-    beside = {} if label is None else {"label": torch.tensor(label)}
-    batch = without_counts(torch.ones(5), torch.zeros(5, dtype=torch.int64), 7, beside)
-    return Passed(batch, z, z, z, z)
+    side_inputs = {} if label is None else {"label": torch.tensor(label)}
+    batch = without_counts(torch.ones(5), torch.zeros(5, dtype=torch.int64), 7, side_inputs)
+    return ForwardState(batch, z, z, z, z)
 
 
 @pytest.fixture

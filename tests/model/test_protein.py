@@ -93,7 +93,7 @@ def measured(batch):
     rng = np.random.default_rng(1)
     values = rng.poisson(rng.choice([5, 300], (60, 3))).astype(np.float32)
     values[np.arange(60) % 3 == 2, 2] = np.nan
-    batch.beside["protein"] = torch.from_numpy(values)
+    batch.side_inputs["protein"] = torch.from_numpy(values)
     return batch
 
 
@@ -121,7 +121,7 @@ def test_the_loss_is_the_weighted_likelihood_of_what_was_measured(model, measure
     mean, log_var = model.encode(measured)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
     levels = model.protein.decode(mean + (0.5 * log_var).exp() * noise, [], measured.condition)
-    x = measured.beside["protein"].double().numpy()
+    x = measured.side_inputs["protein"].double().numpy()
     theta = model.protein.log_theta.view(2, 1, 3)
     arguments = [a.detach().double().numpy() for a in (*levels, *theta)]
     expected = np.where(np.isnan(x), 0, by_scipy(np.nan_to_num(x), *arguments)).sum(1).mean()
@@ -132,18 +132,18 @@ def test_the_loss_is_the_weighted_likelihood_of_what_was_measured(model, measure
 
 
 def test_what_was_not_measured_has_no_part_in_encoder_loss_and_gradients(model, measured):
-    missing = measured.beside["protein"].isnan()
+    missing = measured.side_inputs["protein"].isnan()
     shown = model.protein.seen(measured)
     assert (shown[:, :3][missing] == 0).all()
     assert torch.equal(shown[:, 3:] == 0, missing)
-    measured.beside["protein"][:, 2] = torch.nan
+    measured.side_inputs["protein"][:, 2] = torch.nan
     loss(model, measured).loss.backward()
     for name in ("background_shift", "bound_shift"):
         gradient = getattr(model.protein, name).grad
         assert (gradient[:, 2] == 0).all()
         assert (gradient[:, :2] != 0).all()
     encoded = model.encode(measured)[0]
-    del measured.beside["protein"]
+    del measured.side_inputs["protein"]
     assert loss(model, measured).penalties.item() == 0
     assert not torch.allclose(model.encode(measured)[0], encoded)
 

@@ -66,7 +66,9 @@ def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path,
 
     result.write_h5ad(tmp_path / "a.h5ad")
     again = anndata.read_h5ad(tmp_path / "a.h5ad")
-    monkeypatch.setattr(_compare, "downstream", lambda *_, again, **__: again and pytest.fail("computed again"))
+    monkeypatch.setattr(
+        _compare, "neighbors_leiden_umap", lambda *_, again, **__: again and pytest.fail("computed again")
+    )
     for name in ("vae", "cvae", "harmony", "log_pca"):
         refuses_to_run(monkeypatch, name, AssertionError("computed again"))
     pd.testing.assert_frame_equal(again.uns["compare"]["findings"], record["findings"], check_dtype=False)
@@ -84,9 +86,11 @@ def test_a_comparison_goes_on_where_it_was(ready, monkeypatch):
     before = {key: ready.obsm[f"X_{key}"].copy() for key in KEYS}
     seconds = ready.uns["compare"]["methods"]["seconds"].tolist()
     calls = []
-    original = _compare.downstream
+    original = _compare.neighbors_leiden_umap
     monkeypatch.setattr(
-        _compare, "downstream", lambda *a, again, **k: (calls.append((a[1], again)), original(*a, again=again, **k))
+        _compare,
+        "neighbors_leiden_umap",
+        lambda *a, again, **k: (calls.append((a[1], again)), original(*a, again=again, **k)),
     )
     run(ready, variants={"linear": {"hidden": ()}})
     assert calls == [*((key, False) for key in KEYS), ("linear", True)]
@@ -215,7 +219,7 @@ def test_a_case_with_many_cells():
     adata = sc_vaenb.datasets.simulate(8_300, 30, n_types=2, mean_depth=100, rng=0)
     sc_vaenb.pp.prepare(adata, batch_key="batch")
     adata.obsm["X_pca"] = _compare.log_pca(adata, "counts", "highly_variable", 0)
-    _compare.downstream(adata, "pca", 1.0, 0, again=True)
+    _compare.neighbors_leiden_umap(adata, "pca", 1.0, 0, again=True)
     assert adata.obs["leiden_pca"].nunique() >= 2
     assert adata.obsm["X_umap_pca"].shape == (8_300, 2)
 

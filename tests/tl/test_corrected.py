@@ -16,7 +16,7 @@ def corrected(adata, *args, **options):
     return adata.layers[name] if name in adata.layers else adata.obsm[name]
 
 
-def by_hand(adata, cell, batches):
+def step_cpu(adata, cell, batches):
     """Share of each gene of one cell: encoded in its own batch, aligned, decoded in others, averaged; 10,000 in all."""
     stored = load_model(adata, "vae")
     counts = counts_of(adata, "vae", stored)
@@ -40,8 +40,8 @@ def test_it_is_what_the_model_says_by_hand(adata, fast, likelihood):
     over_all = corrected(adata)
     as_second = corrected(adata, batch="batch_1", key_added="second")
     for cell in (0, 1, 299):
-        np.testing.assert_allclose(over_all[cell], by_hand(adata, cell, [0, 1]), rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(as_second[cell], by_hand(adata, cell, [1]), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(over_all[cell], step_cpu(adata, cell, [0, 1]), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(as_second[cell], step_cpu(adata, cell, [1]), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(over_all.sum(1), 1e4, rtol=1e-5)
     counts = corrected(adata, counts=True)
     assert counts.format == "csr"
@@ -116,7 +116,7 @@ def test_it_is_closer_to_the_truth_and_batches_agree():
 def test_groups_are_corrected_within_themselves(fitted, refused):
     fitted.uns["vae"]["overlap"]["group"] = np.array([0, 1])
     np.testing.assert_allclose(
-        corrected(fitted)[5], by_hand(fitted, 5, [fitted.obs["batch"].cat.codes.iloc[5]]), rtol=1e-4
+        corrected(fitted)[5], step_cpu(fitted, 5, [fitted.obs["batch"].cat.codes.iloc[5]]), rtol=1e-4
     )
     others = fitted.obs["batch"] == "batch_1"
     text = (

@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 import sc_vaenb
-from sc_vaenb.fit import by_hand
+from sc_vaenb.fit import step_cpu
 from sc_vaenb.tl import _fit
 
 
@@ -274,16 +274,16 @@ def test_fits_that_break_down_leave_everything_as_it_was(adata, fast, refused, m
 
 def test_the_way_of_a_minibatch_is_short(adata, fast, monkeypatch):
     """From the public function to the log-likelihood: at most five files and six frames of the package."""
-    ways, kernel, package = [], by_hand.value_and_gradients, Path(sc_vaenb.__file__).parent
+    ways, kernel, package = [], step_cpu.value_and_gradients, Path(sc_vaenb.__file__).parent
 
     def traced(*args):
         frames = [frame for frame in traceback.extract_stack() if package in Path(frame.filename).parents]
         ways.append(frames[1:])  # the first is that of the check of arguments, which is over
         return kernel(*args)
 
-    monkeypatch.setattr(by_hand, "value_and_gradients", traced)
+    monkeypatch.setattr(step_cpu, "value_and_gradients", traced)
     sc_vaenb.tl.cvae(adata, "batch", **fast)
-    assert [frame.name for frame in ways[0]] == ["cvae", "fit_into", "fit", "__call__", "gradients"]
+    assert [frame.name for frame in ways[0]] == ["cvae", "fit_and_write", "fit", "__call__", "gradients"]
     assert len({frame.filename for frame in ways[0]}) + 1 <= 5
     assert len(ways[0]) + 1 <= 6
 

@@ -27,7 +27,7 @@ def measured(_measured):
     return _measured.copy()
 
 
-def by_hand(adata, code):
+def step_cpu(adata, code):
     """Both tables with every cell as in one batch."""
     stored = load_model(adata, "vae")
     batch = counts_of(adata, "vae", stored).minibatch(np.arange(adata.n_obs), torch.device("cpu"))
@@ -42,13 +42,13 @@ def by_hand(adata, code):
 def test_cells_are_decoded_as_in_the_batches_that_measured(measured, corrected):
     result = sc_vaenb.tl.denoised_protein(measured, corrected=corrected, device="cpu", copy=True)
     assert "vae_protein" not in measured.obsm
-    first, second = (by_hand(measured, code)[0] for code in (0, 1))
+    first, second = (step_cpu(measured, code)[0] for code in (0, 1))
     own = np.where(measured.obs["batch"] == "batch_0", first[:, 0], second[:, 0])
     found = result.obsm["vae_protein"]
     expected = (first[:, 0] + second[:, 0]) / 2 if corrected else own
     np.testing.assert_allclose(found["a"], expected, rtol=1e-4)
     np.testing.assert_allclose(found["b"], first[:, 1], rtol=1e-4)  # also of batch_1, which did not measure it
-    np.testing.assert_allclose(result.obsm["vae_protein_foreground"], by_hand(measured, 0)[1], rtol=1e-4)
+    np.testing.assert_allclose(result.obsm["vae_protein_foreground"], step_cpu(measured, 0)[1], rtol=1e-4)
     assert found.to_numpy().dtype == np.float32
 
 

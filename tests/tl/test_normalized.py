@@ -16,7 +16,7 @@ def normalized(adata, *args, **options):
     return adata.layers[name] if options.get("genes") is None else adata.obsm[name]
 
 
-def by_hand(adata, cell):
+def step_cpu(adata, cell):
     """Encoder's mean, decoder, likelihood's mean of one cell with the size factor 1, brought to 10,000 in all."""
     stored = load_model(adata, "vae")
     counts = counts_of(adata, "vae", stored)
@@ -35,7 +35,7 @@ def test_it_is_what_the_model_says_by_hand(adata, fast, likelihood):
     values = normalized(adata)
     assert values.dtype == np.float32
     for cell in (0, 7, 299):
-        np.testing.assert_allclose(values[cell], by_hand(adata, cell), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(values[cell], step_cpu(adata, cell), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(values.sum(1), 1e4, rtol=1e-5)
 
 
@@ -44,7 +44,7 @@ def test_free_rates_and_models_without_batches_are_brought_to_the_target_too(ada
     sc_vaenb.tl.vae(adata, **options, **fast)
     values = normalized(adata, target_sum=500)
     np.testing.assert_allclose(values.sum(1), 500, rtol=1e-5)
-    np.testing.assert_allclose(values[3], by_hand(adata, 3) / 20, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values[3], step_cpu(adata, 3) / 20, rtol=1e-4, atol=1e-5)
 
 
 def test_blocks_of_cells_do_not_matter(fitted, monkeypatch):

@@ -6,15 +6,15 @@ from sklearn.neighbors import NearestNeighbors
 
 import sc_vaenb
 
-DIALS = {"adversary": 1.0, "mmd": 10.0}
+BATCH_PENALTIES = {"adversary": 1.0, "mmd": 10.0}
 
 
 @pytest.fixture(scope="module")
 def dialled(simulated, fast):
-    return sc_vaenb.tl.cvae(simulated, "batch", copy=True, **fast, **DIALS)
+    return sc_vaenb.tl.cvae(simulated, "batch", copy=True, **fast, **BATCH_PENALTIES)
 
 
-@pytest.mark.parametrize("name", DIALS)
+@pytest.mark.parametrize("name", BATCH_PENALTIES)
 @pytest.mark.parametrize("value", [-1, np.inf, np.nan, "much", True, None])
 def test_what_is_no_weight_is_refused(adata, refused, name, value):
     with refused(
@@ -31,7 +31,7 @@ def test_weights_of_zero_change_nothing(adata, fast):
     assert not any(name.startswith("penalties") for name in zeros.uns["vae"]["model"]["weights"])
 
 
-@pytest.mark.parametrize("name", DIALS)
+@pytest.mark.parametrize("name", BATCH_PENALTIES)
 def test_each_dial_changes_the_fit_and_is_written_down(adata, fast, name):
     plain = sc_vaenb.tl.cvae(adata, "batch", copy=True, **fast)
     sc_vaenb.tl.cvae(adata, "batch", **fast, **{name: 10})
@@ -45,7 +45,7 @@ def test_each_dial_changes_the_fit_and_is_written_down(adata, fast, name):
     np.testing.assert_allclose(history["validation_loss"], whole, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", DIALS)
+@pytest.mark.parametrize("name", BATCH_PENALTIES)
 def test_a_large_weight_stays_finite_with_two_batches_and_with_many(adata, fast, name):
     adata.obs["sample"] = [f"s{i % 40:02d}" for i in range(300)]
     for key in ("batch", "sample"):
@@ -71,9 +71,9 @@ def test_a_model_with_dials_does_what_models_do(dialled, adata, fast, tmp_path):
 def test_groups_of_batches_reach_the_penalties(adata, fast, monkeypatch):
     overlap = sc_vaenb.fit.overlap.Overlap(np.eye(2), np.array([0, 1]), np.arange(2))
     monkeypatch.setattr(sc_vaenb.tl._fit, "find_overlap", lambda counts: overlap)
-    sc_vaenb.tl.cvae(adata, "batch", **fast, **DIALS)
+    sc_vaenb.tl.cvae(adata, "batch", **fast, **BATCH_PENALTIES)
     weights, history = adata.uns["vae"]["model"]["weights"], adata.uns["vae"]["history"]
-    for name in DIALS:
+    for name in BATCH_PENALTIES:
         assert weights[f"penalties.{name}.group"].tolist() == [0, 1]
         np.testing.assert_allclose(history[f"train_{name}"], 0, atol=1e-6)  # each batch is alone in its group
 

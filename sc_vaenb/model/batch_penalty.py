@@ -17,7 +17,7 @@ from torch.nn.functional import kl_div, nll_loss
 from .network import NORMS, Linear
 
 if TYPE_CHECKING:
-    from .penalty import Passed
+    from .penalty import ForwardState
     from .vae import CountVAE, ModelConfig
 
 WIDTH = 64  # of the hidden layer that guesses the batch
@@ -52,7 +52,7 @@ class Adversary(Removal):
             Linear(config.n_latent, WIDTH), NORMS["layer"](WIDTH), nn.GELU(), Linear(WIDTH, config.n_conditions)
         )
 
-    def forward(self, model: CountVAE, passed: Passed) -> Tensor:
+    def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
         batch = passed.batch.condition
         near = self.near(batch)
 
@@ -65,10 +65,10 @@ class Adversary(Removal):
         share = (batch.unsqueeze(1) == torch.arange(len(self.group), device=batch.device)).float().mean(0) * near
         share = share / share.sum(1, keepdim=True)
         known = kl_div(fixed.masked_fill(share == 0, 0.0), share, reduction="none").sum(1).mean()
-        return self.weight * passed.warmth * known + wrong - wrong.detach()
+        return self.weight * passed.kl_warmup * known + wrong - wrong.detach()
 
 
-class Discrepancy(Removal):
+class MMD(Removal):
     """Squared maximum mean discrepancy (Gretton et al. 2012, JMLR) of two batches of a group, averaged over all pairs.
 
     The kernel is a mean of Gaussians of several widths, relative to the mean squared distance in the group, so that to
@@ -79,7 +79,7 @@ class Discrepancy(Removal):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, "mmd")
 
-    def forward(self, model: CountVAE, passed: Passed) -> Tensor:
+    def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
         batch, z = passed.batch.condition, passed.z
         near = self.near(batch)[:, batch].to(z.dtype)
         same = near - torch.eye(len(z), dtype=z.dtype, device=z.device)  # pairs of two cells of one group
@@ -94,4 +94,4 @@ class Discrepancy(Removal):
         squared = within.unsqueeze(1) + within - 2 * total / (size.unsqueeze(1) * size).clamp(min=1)
         enough = size > 1
         pairs = ((self.group.unsqueeze(1) == self.group) & enough.unsqueeze(1) & enough).triu(1)
-        return self.weight * passed.warmth * (squared * pairs).sum() / pairs.sum().clamp(min=1)
+        return self.weight * passed.kl_warmup * (squared * pairs).sum() / pairs.sum().clamp(min=1)

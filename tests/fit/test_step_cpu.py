@@ -9,8 +9,8 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.by_hand import StepByHand, step_on_cpu
 from sc_vaenb.fit.loop import CLIP, FitConfig, Step, fit
+from sc_vaenb.fit.step_cpu import ExplicitStep, step_on_cpu
 from sc_vaenb.model.vae import CountVAE, ModelConfig
 
 CPU = torch.device("cpu")
@@ -41,8 +41,8 @@ def counts():
     dense = rng.negative_binomial(0.4, 0.05, size=(90, 30)).astype(np.float32)
     dense[0, 0] = 5000
     size = dense.sum(1) + 1
-    beside = {"covariates": rng.normal(size=(90, 2)).astype(np.float32)}
-    return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), np.arange(90) % 3, beside)
+    side_inputs = {"covariates": rng.normal(size=(90, 2)).astype(np.float32)}
+    return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), np.arange(90) % 3, side_inputs)
 
 
 def model_of(config, counts):
@@ -61,14 +61,14 @@ def test_gradients_and_terms_are_those_of_autograd(name, counts):
         step_on_cpu(model, counts, OPTIONS, 40, torch.Generator().manual_seed(1)),
         Step(copy.deepcopy(model), counts, OPTIONS, 40, torch.Generator().manual_seed(1)),
     )
-    assert type(steps[0]) is StepByHand
+    assert type(steps[0]) is ExplicitStep
     found = [step.gradients(cells, 0.7, 1.0) for step in steps]
-    for by_hand, expected in zip(*found, strict=True):
-        torch.testing.assert_close(by_hand, expected)
-    for (parameter, by_hand), expected in zip(model.named_parameters(), steps[1].model.parameters(), strict=True):
+    for step_cpu, expected in zip(*found, strict=True):
+        torch.testing.assert_close(step_cpu, expected)
+    for (parameter, step_cpu), expected in zip(model.named_parameters(), steps[1].model.parameters(), strict=True):
         scale = expected.grad.abs().max().item()
         assert scale > 0, parameter
-        torch.testing.assert_close(by_hand.grad, expected.grad, rtol=1e-4, atol=1e-5 * scale, msg=parameter)
+        torch.testing.assert_close(step_cpu.grad, expected.grad, rtol=1e-4, atol=1e-5 * scale, msg=parameter)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sc_vaenb.fit.adapt import LARGEST_CHANGE, MOST_SETBACKS, SLOWER, STEPS, Adaptation
+from sc_vaenb.fit.stability import LARGEST_CHANGE, MOST_SETBACKS, SLOWER, STEPS, Adaptation
 
 FALLING = [100.0, 80.0, 65.0, 55.0, 50.0, 49.0, 48.5]
 
@@ -24,7 +24,7 @@ def weight(model, value=None):
 
 
 def look(adapt, model, reconstruction, kl, beta):
-    return adapt.set_back(model, {"train_reconstruction": reconstruction, "train_kl": kl}, beta)
+    return adapt.rolled_back(model, {"train_reconstruction": reconstruction, "train_kl": kl}, beta)
 
 
 def looked(model, losses, beta=1.0, **options):
@@ -42,7 +42,7 @@ def test_a_setback_brings_back_the_best_weights_and_shorter_steps(model, loss):
     weight(model, 99)
     assert look(adapt, model, loss, 0.0, 1.0)
     assert weight(model) == len(FALLING) - 1
-    assert (adapt.slower, adapt.setbacks) == (SLOWER, 1)
+    assert (adapt.lr_divisor, adapt.setbacks) == (SLOWER, 1)
 
 
 @pytest.mark.parametrize("noise", range(5))
@@ -69,7 +69,7 @@ def test_what_stays_broken_is_given_up(model):
     adapt = looked(model, FALLING)
     for _ in range(MOST_SETBACKS):
         assert look(adapt, model, math.nan, 1.0, 1.0)
-    assert adapt.slower == SLOWER**MOST_SETBACKS
+    assert adapt.lr_divisor == SLOWER**MOST_SETBACKS
     with pytest.raises(FloatingPointError, match="the loss is nan, also with a learning rate 729 times lower"):
         look(adapt, model, math.nan, 1.0, 1.0)
 

@@ -25,7 +25,7 @@ class Adaptation:
 
     Attributes
     ----------
-    slower
+    lr_divisor
         What the learning rate is divided by. When the loss rises far, or is no number any more, the model goes back to
         the weights with which it was lowest, and the steps become shorter.
     beta
@@ -35,11 +35,11 @@ class Adaptation:
 
     def __init__(self, model: CountVAE, beta: float, target_kl: float | None, steps: int) -> None:
         self.beta, self.target_kl, self.steps = beta, target_kl, steps  # between looks
-        self.slower, self.setbacks = 1.0, 0
+        self.lr_divisor, self.setbacks = 1.0, 0
         self.looks: list[tuple[float, float]] = []  # reconstruction and KL
         self.weights = self._copy(model)
 
-    def set_back(self, model: CountVAE, row: Mapping[str, float], beta: float) -> bool:
+    def rolled_back(self, model: CountVAE, row: Mapping[str, float], beta: float) -> bool:
         """Take in a row of the history; whether it was a setback, after which an optimiser has to start anew.
 
         Earlier losses are compared at the present weight of the KL, as it rises while the model warms up.
@@ -54,8 +54,10 @@ class Adaptation:
         if broken or risen:
             self.setbacks += 1
             if self.setbacks > MOST_SETBACKS:
-                raise FloatingPointError(f"the loss is {now}, also with a learning rate {self.slower:g} times lower")
-            self.slower *= SLOWER
+                raise FloatingPointError(
+                    f"the loss is {now}, also with a learning rate {self.lr_divisor:g} times lower"
+                )
+            self.lr_divisor *= SLOWER
             model.load_state_dict(self.weights)
             return True
         self.looks.append((reconstruction, kl))

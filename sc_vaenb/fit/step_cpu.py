@@ -21,18 +21,18 @@ from ..model.vae import LOG_VAR, CountVAE, Terms
 from .batches import Counts
 from .loop import CLIP, FitConfig, Step
 
-WRITTEN_OUT = {"likelihood": "nb", "link": "softmax", "norm": "layer", "activation": "gelu", "prior": "normal"}
+SUPPORTED = {"likelihood": "nb", "link": "softmax", "norm": "layer", "activation": "gelu", "prior": "normal"}
 
 
 def step_on_cpu(model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator) -> Step:
     """The quickest step that there is for a model on a CPU."""
     config = model.config
-    usual = all(getattr(config, name) == value for name, value in WRITTEN_OUT.items())
+    usual = all(getattr(config, name) == value for name, value in SUPPORTED.items())
     more = config.dropout or config.penalties or options.free_bits
-    return (StepByHand if usual and not more else Step)(model, counts, options, n_cells, generator)
+    return (ExplicitStep if usual and not more else Step)(model, counts, options, n_cells, generator)
 
 
-class StepByHand(Step):
+class ExplicitStep(Step):
     """A step without autograd, all of whose gradients lie in one place."""
 
     def __init__(
@@ -53,7 +53,7 @@ class StepByHand(Step):
             self.all_gradients *= CLIP / norm
 
     @torch.no_grad()
-    def gradients(self, cells: Any, beta: float, warmth: float) -> Terms:
+    def gradients(self, cells: Any, beta: float, kl_warmup: float) -> Terms:
         model, batch = self.model, self.drawing(cells)
         mean, log_var = self.encoder.forward(batch.log_normalised(), model.encoder_side(batch)).chunk(2, dim=1)
         bounded = log_var.clamp(*LOG_VAR)
@@ -91,8 +91,8 @@ class Layers:
         self.x, self.passed = x, []
         h = linear(x, self.linears[0].weight, self.linears[0].bias)
         if self.side is not None:
-            self.beside = torch.cat(list(side), dim=1)
-            h.addmm_(self.beside, self.side.weight.t())
+            self.side_inputs = torch.cat(list(side), dim=1)
+            h.addmm_(self.side_inputs, self.side.weight.t())
         for norm, layer in zip(self.norms, self.linears[1:], strict=True):
             normed, mean, scale = torch.native_layer_norm(h, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
             active = gelu(normed)
@@ -115,7 +115,7 @@ class Layers:
         torch.mm(grad.t(), self.x, out=first.weight.grad)
         torch.sum(grad, 0, out=first.bias.grad)
         if self.side is not None:
-            torch.mm(grad.t(), self.beside, out=self.side.weight.grad)
+            torch.mm(grad.t(), self.side_inputs, out=self.side.weight.grad)
             self.of_beside = grad @ self.side.weight
         return grad @ first.weight if to_input else grad
 

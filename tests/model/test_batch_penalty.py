@@ -8,8 +8,8 @@ from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.cuda import DeviceCounts
 from sc_vaenb.fit.loop import FitConfig, Step
 from sc_vaenb.fit.query import with_batches
-from sc_vaenb.model.penalty import PENALTIES, Passed
-from sc_vaenb.model.removal import SCALES
+from sc_vaenb.model.batch_penalty import SCALES
+from sc_vaenb.model.penalty import PENALTIES, ForwardState
 from sc_vaenb.model.vae import CountVAE, ModelConfig
 
 NAMES = ["adversary", "mmd"]
@@ -25,7 +25,7 @@ def build(name, weight=1.0, **options):
 def passed(model, batch, z=None, **options):
     mean, log_var = model.encode(batch)
     z = mean if z is None else z
-    return Passed(batch, mean, log_var, z, model.decode(z, batch), **options)
+    return ForwardState(batch, mean, log_var, z, model.decode(z, batch), **options)
 
 
 def value_of(model, name, batch, z=None, **options):
@@ -42,8 +42,8 @@ def test_the_weight_and_the_warmth_scale_the_penalty(batch, name):
         return value_of(model, name, batch, **options).item()
 
     assert value(6.0) == pytest.approx(6 * value(1.0), rel=1e-4)
-    assert value(6.0, warmth=0.25) == pytest.approx(1.5 * value(1.0), rel=1e-4)
-    assert value(6.0, warmth=torch.tensor(0.0)) == pytest.approx(0, abs=1e-5)
+    assert value(6.0, kl_warmup=0.25) == pytest.approx(1.5 * value(1.0), rel=1e-4)
+    assert value(6.0, kl_warmup=torch.tensor(0.0)) == pytest.approx(0, abs=1e-5)
 
 
 @every
@@ -55,7 +55,7 @@ def test_what_the_encoder_is_told_scales_too(batch, name):
         return model.encoder.first.weight.grad
 
     base = gradient(1e-9)
-    once, tenfold, cold = gradient(1.0) - base, gradient(10.0) - base, gradient(10.0, warmth=0.1) - base
+    once, tenfold, cold = gradient(1.0) - base, gradient(10.0) - base, gradient(10.0, kl_warmup=0.1) - base
     torch.testing.assert_close(tenfold, 10 * once, rtol=1e-2, atol=2e-3)
     torch.testing.assert_close(cold, once, rtol=1e-2, atol=2e-3)
     assert once.abs().max() > 1e-3
@@ -111,10 +111,10 @@ def test_no_step_waits_for_the_device_or_branches_on_its_number(counts, name):
 
 @every
 def test_the_fit_warms_it_up_with_the_kl(counts, name):
-    def penalty(warmth):
+    def penalty(kl_warmup):
         model = build(name).eval()
         step = Step(model, counts, FitConfig(10, 0.1), 60, torch.Generator().manual_seed(2))
-        return step(np.arange(60), 1e-3, 0.5, warmth).penalties.item()
+        return step(np.arange(60), 1e-3, 0.5, kl_warmup).penalties.item()
 
     assert penalty(0.2) == pytest.approx(0.2 * penalty(1.0), rel=1e-4)
 
@@ -180,7 +180,7 @@ def test_the_guess_learns_at_full_speed_whatever_the_weight(batch):
     gradients = []
     for weight in (0.1, 10.0):
         model = build("adversary", weight).eval()
-        value_of(model, "adversary", batch, warmth=0.01).backward()
+        value_of(model, "adversary", batch, kl_warmup=0.01).backward()
         gradients.append(model.penalties["adversary"].guess[0].weight.grad)
     torch.testing.assert_close(*gradients)
 
