@@ -89,6 +89,7 @@ def statements(design: str, query: ad.AnnData, reference: ad.AnnData) -> list[di
         stated, votes = float(confidence[known].mean()), float(share[known].mean())
         right = float((called == truth)[known].mean())
         low, high = said.get("expected", (stated, stated))
+        low, high = (end + stated - confidence.mean() for end in (low, high))  # it is of all cells, also of new types
         inside = low - 1 / known.sum() <= right <= high + 1 / known.sum()
         told = bool("too few to tell it better" in said["verdict"] and inside)
         more = {"stated": stated, "votes": votes, "accuracy": right, "n": int(known.sum()), "inside": bool(inside)}

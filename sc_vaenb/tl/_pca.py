@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scanpy as sc
 from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackError
 
 from .. import _adata
 from .._session import shared
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 COMPONENTS = 50
+
+
+class AllAlikeError(ValueError):
+    """Cells that do not differ have no principal components."""
 
 
 def log_pca(
@@ -32,5 +37,8 @@ def log_pca(
     with shared(), sc.settings.verbosity.override("error"):
         sc.pp.normalize_total(plain)
         sc.pp.log1p(plain)
-        sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)
+        try:
+            sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)
+        except ArpackError as error:
+            raise AllAlikeError("all cells have the same expression: a PCA needs cells that differ.") from error
     return np.asarray(plain.obsm["X_pca"], np.float32)

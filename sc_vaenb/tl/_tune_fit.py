@@ -23,7 +23,7 @@ from ..metrics import RESOLUTIONS, fuzzy_graph, ilisi, knn, leiden
 from ..metrics.catalogue import BIO_WEIGHT, GRAPH_K
 from ._cvae import cvae
 from ._model import counts_of, load_model
-from ._pca import log_pca
+from ._pca import AllAlikeError, log_pca
 from ._vae import vae
 
 if TYPE_CHECKING:
@@ -108,7 +108,11 @@ def own_clusters(counts: csr_matrix, codes: NDArray[np.int64], seed: int) -> NDA
         if len(cells) < FEWEST:
             continue
         alone = AnnData(counts[cells])
-        graph = fuzzy_graph(knn(log_pca(alone, None, None, seed), GRAPH_K))
+        try:
+            components = log_pca(alone, None, None, seed)
+        except AllAlikeError:
+            continue
+        graph = fuzzy_graph(knn(components, GRAPH_K))
         for row, clusters in zip(own, leiden(graph, OWN, seed=0), strict=True):
             if len(np.unique(clusters)) > 1:
                 row[cells] = clusters

@@ -6,10 +6,11 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import sc_vaenb
 from sc_vaenb.tl._tune import _verdict
-from sc_vaenb.tl._tune_fit import agreement
+from sc_vaenb.tl._tune_fit import agreement, own_clusters
 from sc_vaenb.tl._tune_space import default_space, in_words, read_space, start
 
 SPACE = {"n_steps": [5], "hidden": [(8,)], "n_latent": [3, 2], "beta": (0.1, 2.0)}
@@ -243,3 +244,8 @@ def test_processes_of_torchrun_are_refused(adata, refused, monkeypatch):
         monkeypatch.setenv(name, value)
     with refused(adata, RuntimeError, r"tl\.tune cannot run in one of several processes of torchrun"):
         tuned(adata)
+
+
+def test_a_batch_of_cells_that_are_alike_has_no_clusters():
+    counts = sparse.csr_matrix(np.ones((80, 20), np.float32))
+    assert (own_clusters(counts, np.arange(80) % 2, 0) == -1).all()
