@@ -49,8 +49,14 @@ def names_of(values: Iterable[Any]) -> list[str]:
 
 def texts(column: pd.Series) -> NDArray[np.object_]:
     """The text of each cell's value in a column of obs; None where it is missing."""
+    codes, values = codes_of(column)
+    return np.array([*names_of(values), None], dtype=object)[codes]
+
+
+def codes_of(column: pd.Series, *, sort: bool = False) -> tuple[NDArray[np.intp], Any]:
+    """The code of each cell's value in a column of obs (-1 where it is missing), and the values."""
     try:
-        codes, values = pd.factorize(column)
+        return pd.factorize(column, sort=sort)
     except TypeError as error:  # lists, as of the clones or barcodes of a cell
         name = column.name
         msg = (
@@ -58,7 +64,6 @@ def texts(column: pd.Series) -> NDArray[np.object_]:
             f"adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)."
         )
         raise ValueError(msg) from error
-    return np.array([*names_of(values), None], dtype=object)[codes]
 
 
 def n_values(column: pd.Series) -> int:

@@ -76,7 +76,14 @@ def latent(
     about = record["dimensions"]
     name = _dimension(about, dimension)
     groups = _categories(adata, "groupby", _groupby(record["association"], name) if groupby is None else groupby)
-    state = _adata.read_embedding(adata, f"X_{key}_factors")[:, int(name.removeprefix("z"))]
+    states = _adata.read_embedding(adata, f"X_{key}_factors")
+    if states.shape[1] != len(about):
+        msg = (
+            f"obsm['X_{key}_factors'] has {states.shape[1]} dimensions, but uns['{key}_factors'] describes {len(about)}. "
+            f"Run sc_vaenb.tl.factors(adata, {key!r}) again."
+        )
+        raise ValueError(msg)
+    state = states[:, int(name.removeprefix("z"))]
     at = list(about.index).index(name)
     swept = {part: np.asarray(values)[at] for part, values in record["sweep"].items()}
 

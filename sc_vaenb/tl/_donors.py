@@ -13,7 +13,7 @@ from scanpy import logging as logg
 from scipy.stats import false_discovery_control, t
 
 from .. import _adata
-from .._names import n_values
+from .._names import codes_of, n_values
 from ..fit.batches import Counts
 from ..fit.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
 from ..fit.shrink import false_discovery_rate, shrink
@@ -53,7 +53,7 @@ def read_donors(adata: AnnData, sample_key: str, groupby: str, used: NDArray[np.
             f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
         )
         raise ValueError(msg)
-    codes, values = pd.factorize(column, sort=True)
+    codes, values = codes_of(column, sort=True)
     return Donors(sample_key, codes.astype(np.int64), [str(value) for value in values])
 
 

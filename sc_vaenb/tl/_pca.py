@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scanpy as sc
 from numpy.typing import NDArray
-from scipy.sparse.linalg import ArpackError
 
 from .. import _adata
 from .._session import shared
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 COMPONENTS = 50
+ROUNDING = 1e-6  # of squares in float32
 
 
 class AllAlikeError(ValueError):
@@ -37,8 +37,8 @@ def log_pca(
     with shared(), sc.settings.verbosity.override("error"):
         sc.pp.normalize_total(plain)
         sc.pp.log1p(plain)
-        try:
-            sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)
-        except ArpackError as error:
-            raise AllAlikeError("all cells have the same expression: a PCA needs cells that differ.") from error
+        square = plain.X.multiply(plain.X).mean(0, dtype=np.float64).sum()
+        if square - np.square(plain.X.mean(0, dtype=np.float64)).sum() <= ROUNDING * square:
+            raise AllAlikeError("all cells have the same expression: a PCA needs cells that differ.")
+        sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)
     return np.asarray(plain.obsm["X_pca"], np.float32)

@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix
 from .. import _adata
 from .._checks import checked
 from .._matrix import ROWS_AT_ONCE, check_values, row_blocks
+from .._names import codes_of, n_values
 from .._session import own_state
 
 if TYPE_CHECKING:
@@ -131,13 +132,15 @@ def _rows(adata: AnnData, columns: list[str]) -> tuple[NDArray[np.int64], pd.Dat
                 f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
             )
             raise ValueError(msg)
+        codes_of(adata.obs[column])  # refuses lists
     if len(set(columns)) < len(columns):
         msg = f"sample_key and groups_key name one column twice: {columns}. Name each once."
         raise ValueError(msg)
     grouped = adata.obs.groupby(columns, observed=True, sort=True)
     row = grouped.ngroup().to_numpy()
     first = np.unique(row, return_index=True)[1]
-    constant = [name for name in adata.obs if name not in columns and _is_constant(adata.obs[name], row)]
+    others = adata.obs.loc[:, ~adata.obs.columns.duplicated(keep=False)].drop(columns=columns)
+    constant = [name for name in others if n_values(others[name]) and _is_constant(others[name], row)]
     obs = adata.obs.iloc[first][columns + constant].copy()
     obs["n_cells"] = np.bincount(row)
     obs.index = obs[columns].astype(str).agg("_".join, axis=1).to_numpy()

@@ -96,3 +96,11 @@ def test_without_described_categories_one_has_to_be_named(learned, refused):
     record["association"] = record["association"].query("measure == 'spearman'")
     with refused(learned, ValueError, r"groupby is None, and no categories were described\. Name a column of obs"):
         pl.latent(learned, show=False)
+
+
+def test_states_of_another_model_are_refused(learned):
+    learned.obsm["X_vae_factors"] = learned.obsm["X_vae_factors"][:, :1]
+    with pytest.raises(
+        ValueError, match=r"obsm\['X_vae_factors'\] has 1 dimensions, but uns\['vae_factors'\] describes 4"
+    ):
+        pl.latent(learned, show=False)
