@@ -79,8 +79,8 @@ def latent(
     states = _adata.read_embedding(adata, f"X_{key}_factors")
     if states.shape[1] != len(about):
         msg = (
-            f"obsm['X_{key}_factors'] has {states.shape[1]} dimensions, but uns['{key}_factors'] describes {len(about)}. "
-            f"Run sc_vaenb.tl.factors(adata, {key!r}) again."
+            f"obsm['X_{key}_factors'] has {states.shape[1]} dimensions, but uns['{key}_factors'] describes "
+            f"{len(about)}. Run sc_vaenb.tl.factors(adata, {key!r}) again."
         )
         raise ValueError(msg)
     state = states[:, int(name.removeprefix("z"))]
