@@ -247,7 +247,8 @@ def table(
             kind = columns.get(name, others)
             if kind is None or not isinstance(name, str):
                 raise Damaged(f"{where} has the column {brief(name)}, which is not known")
-            _check_column(value[name], kind, f"{where}[{brief(name)}]")
+            if len(value):  # a column without rows has any dtype
+                _check_column(value[name], kind, f"{where}[{brief(name)}]")
         return value
 
     return check

@@ -137,8 +137,10 @@ def _parameter(ax: Axes, name: str, table: pd.DataFrame, seeds: pd.DataFrame) ->
         ax.set_xlim(-0.5, len(levels) - 0.5)
     _marks(ax, place, table["score"], table)
     of_trial = dict(zip(table["trial"], place, strict=True))
-    crosses = seeds["trial"].map(of_trial)
-    ax.plot(crosses, seeds["score"], "x", color=OTHER, markersize=4, linestyle="none", zorder=1)
+    if len(seeds):
+        ax.plot(
+            seeds["trial"].map(of_trial), seeds["score"], "x", color=OTHER, markersize=4, linestyle="none", zorder=1
+        )
     ax.set_title(name, loc="left", fontsize="medium")
     _widen(ax, "y")
 

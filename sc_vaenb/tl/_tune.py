@@ -172,15 +172,17 @@ def tune(
         arguments.append(f"mask_var={mask_var!r}")
     first = "adata" if batch_key is None else f"adata, batch_key={batch_key!r}"
     call = f"sc_vaenb.tl.{function.__name__}({', '.join([first, *filter(None, arguments)])})"
+    criteria = [name for name in CRITERIA if name in table]
     rows = [
-        {"trial": trial, "seed": seed, **{name: found.get(name, np.nan) for name in CRITERIA if name in table}}
+        {"trial": trial, "seed": seed, **{name: found.get(name, np.nan) for name in criteria}}
         for trial, part in zip((0, best), again, strict=True)
         for seed, found in zip(seeds, part, strict=True)
     ]
+    seeds_table = pd.DataFrame(rows, columns=["trial", "seed", *criteria])
     params = {"batch_key": batch_key, "n_trials": n_trials, "n_seeds": n_seeds, "layer": layer, "rng": rng}
     record = {
         "trials": table,
-        "seeds": pd.DataFrame(rows, columns=["trial", "seed", *(name for name in CRITERIA if name in table)]),
+        "seeds": seeds_table.astype({"trial": int, "seed": int, **dict.fromkeys(criteria, float)}),  # also without rows
         "recommended": call,
         "verdict": f"{verdict}\nThe call to make: {call}",
         "params": {name: value for name, value in params.items() if value is not None}

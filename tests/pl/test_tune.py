@@ -89,3 +89,9 @@ def test_without_a_search_the_way_out_is_named(adata, refused):
     with refused(adata, KeyError, r"uns\['no'\] holds no search; uns has \['tune'\]\. Run sc_vaenb\.tl\.tune"):
         pl.tune(adata, "no", show=False)
     assert not plt.get_fignums()
+
+
+def test_a_search_whose_defaults_are_best_has_no_other_seeds(adata):
+    adata.uns["tune"]["seeds"] = pd.DataFrame([], columns=["trial", "seed", "score"])
+    axes = pl.tune(adata, show=False)
+    assert not [line for line in axes["beta"].lines if line.get_marker() == "x"]
