@@ -135,9 +135,9 @@ def step(path: Path, repeats: int) -> None:
         config = ModelConfig(n_genes, int(batch.max()) + 1, 30, widths, widths, condition_width=3, encode_batch=True)
         model = CountVAE(config)
         model.initialise(counts.minibatch(slice(0, 2000), torch.device("cpu")))
-        improve = make(model, counts, FitConfig(1000, 0.1), n, torch.Generator().manual_seed(0))
+        train_step = make(model, counts, FitConfig(1000, 0.1), n, torch.Generator().manual_seed(0))
         for repeat in range(repeats):
-            times = [seconds(improve, rng.permutation(len(counts))[:n], 1e-3, 0.5) for _ in range(120)]
+            times = [seconds(train_step, rng.permutation(len(counts))[:n], 1e-3, 0.5) for _ in range(120)]
             rows.append({"what": what, "repeat": repeat, "ms": 1e3 * float(np.median(times[20:]))})
     x, h, w = torch.randn(n, n_genes), torch.randn(n, 128), torch.randn(n_genes, 128)
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from scipy.sparse import csr_matrix
 
 import sc_vaenb
-from sc_vaenb.fit.distributed import place, together
+from sc_vaenb.fit.distributed import process_group, rank_and_size
 from sc_vaenb.fit.stored import scan_together
 
 FAST = {"layer": None, "n_latent": 4, "hidden": (16,), "n_steps": 40, "device": "cpu"}
@@ -40,7 +40,7 @@ def simulated():
 
 def stored(adata, folder):
     """The same with its counts on disk, in a file of this process."""
-    path = folder / f"process_{place()[0]}_{next(files)}.h5ad"
+    path = folder / f"process_{rank_and_size()[0]}_{next(files)}.h5ad"
     adata.write_h5ad(path)
     return ad.read_h5ad(path, backed="r")
 
@@ -60,7 +60,7 @@ def one_pass():
     adata.X[:, :3] = adata.X[:, :3].multiply(np.arange(adata.n_obs)[:, None] > 290)
     adata.X[:, 3] = 0
     adata.X.eliminate_zeros()
-    with together(torch.device("cpu")) as processes:
+    with process_group(torch.device("cpu")) as processes:
         found = scan_together(processes, blocks, adata.n_vars, adata.n_obs, np.array([0, 5, 149, 150, 151, 299, 300]))
         assert sum(read) == len(range(adata.n_obs)[processes.part(adata.n_obs)])
     return {"depth": found.depth, "seen": found.seen, **{name: getattr(found.matrix, name) for name in CSR}}
@@ -70,7 +70,7 @@ def fitted(case, folder):
     adata = simulated()
     if case == "counts on disk":
         adata = stored(adata, folder)
-    if case == "a group of the caller" and place()[1] > 1:
+    if case == "a group of the caller" and rank_and_size()[1] > 1:
         dist.init_process_group("gloo")
     sc_vaenb.tl.cvae(adata, "batch", **FAST | CASES[case])
     history = adata.uns["vae"]["history"]
@@ -81,7 +81,7 @@ def fitted(case, folder):
 def as_the_command(folder):
     """The embedding that `sc-vaenb cvae` gives of a file with these cells, and the losses."""
     adata = simulated()
-    if place()[0] == 0:
+    if rank_and_size()[0] == 0:
         adata.write_h5ad(folder / "data.h5ad")
     sc_vaenb.pp.prepare(adata, "batch")
     sc_vaenb.tl.cvae(adata, "batch", **FAST | COMMAND | {"layer": "counts"})
@@ -106,7 +106,7 @@ def spoilt(cells, value):
 def refusals(folder):
     """Refusals that only several processes meet; rank 0 alone knows what the folder of the checkpoint holds."""
     kept = folder / "kept"
-    first = place()[0] == 0
+    first = rank_and_size()[0] == 0
     return {
         "other counts": refusal(simulated() if first else simulated()[:300].copy()),
         "no seed": refusal(simulated(), rng=None),
@@ -123,7 +123,7 @@ def refusals(folder):
 if __name__ == "__main__":
     (folder,) = map(Path, sys.argv[1:])
     folder.mkdir(exist_ok=True)
-    rank, size = place()
+    rank, size = rank_and_size()
     met = refusals(folder) if size > 1 else {}
     if size > 1:
         np.savez(folder / f"command_{rank}.npz", **as_the_command(folder))

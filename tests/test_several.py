@@ -168,7 +168,7 @@ distributed.PATIENCE = timedelta(seconds=3)
 other = os.fork()  # with all loaded, so that neither waits for the other before it is there
 os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if other else "1"
 try:
-    with distributed.together(torch.device("cpu")) as processes:
+    with distributed.process_group(torch.device("cpu")) as processes:
         processes.check_same({})
         if not other:
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -236,7 +236,7 @@ def test_commands_that_cannot_be_shared_are_refused(tmp_path, capsys):
 
 @pytest.mark.usefixtures("torchrun")
 def test_each_process_has_a_device_of_its_own(monkeypatch):
-    assert distributed.place() == (1, 2)
+    assert distributed.rank_and_size() == (1, 2)
     assert distributed.own_device("cpu").type == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
@@ -252,7 +252,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
     assert distributed.own_device("auto").type == "cpu"  # which gloo can reach
     monkeypatch.delenv("RANK")
-    assert distributed.place() == (0, 1)
+    assert distributed.rank_and_size() == (0, 1)
 
 
 @pytest.mark.parametrize(("n", "size"), [(33, 2), (1, 2), (10, 4), (128, 8)])

@@ -117,9 +117,9 @@ def _place(options: argparse.Namespace) -> None:
     """Which of several processes that torchrun has started this is: all but the first are silent."""
     options.rank = 0
     if "WORLD_SIZE" in os.environ:
-        from ..tl._fit import place
+        from ..tl._fit import rank_and_size
 
-        options.rank, n_processes = place()
+        options.rank, n_processes = rank_and_size()
         if n_processes > 1 and not hasattr(options, "method"):
             raise ValueError("several processes can share vae and cvae alone. Start this command without torchrun.")
         options.quiet |= options.rank > 0

@@ -33,7 +33,7 @@ PATIENCE = timedelta(minutes=30)  # with a process that is there but does not an
 fits = count()  # of this process: the keys that processes meet by must be new each time, also when torchrun restarts
 
 
-def place() -> tuple[int, int]:
+def rank_and_size() -> tuple[int, int]:
     """Which process of how many this is: (0, 1) where there is but one."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
@@ -44,7 +44,7 @@ def place() -> tuple[int, int]:
 
 def own_device(name: str) -> torch.device:
     """As `resolve_device`, but of several processes on a machine each gets a CUDA device of its own."""
-    device, (rank, size) = resolve_device(name), place()
+    device, (rank, size) = resolve_device(name), rank_and_size()
     if size == 1 or device.type == "cpu":
         return device
     if device.type == "mps" and name == "auto":
@@ -130,14 +130,14 @@ class Processes:
 
     def average(self, tensors: Sequence[Tensor], share: float) -> None:
         """Replace tensors by their sum over the processes, each weighted by its share; all at once."""
-        together = torch.cat([tensor.reshape(-1) for tensor in tensors]).mul_(share)
+        joined = torch.cat([tensor.reshape(-1) for tensor in tensors]).mul_(share)
         with _all_answer():
-            dist.all_reduce(together, group=self.group)
-        parts = together.split([tensor.numel() for tensor in tensors])
+            dist.all_reduce(joined, group=self.group)
+        parts = joined.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
 
-    def agree(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Replace tensors by those of the first process."""
         with _all_answer():
             for tensor in tensors:
@@ -173,9 +173,9 @@ class Processes:
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[Processes]:
+def process_group(device: torch.device) -> Iterator[Processes]:
     """The processes that share the fit in a block, connected for as long."""
-    rank, size = place()
+    rank, size = rank_and_size()
     if size == 1:
         yield Processes()
         return
@@ -202,7 +202,7 @@ def _all_answer() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # as which torch reports it, of each backend with another text
-        rank, size = place()
+        rank, size = rank_and_size()
         msg = (
             f"Process {rank} of {size} cannot go on: another one has ended, or cannot be reached ({error}). "
             "Its own message says why. With a checkpoint, the same command goes on where the fit was."
@@ -229,14 +229,14 @@ class SharedStep(Step):
         self.share = (self.part.stop - self.part.start) / n_cells
         if not self.share:  # one cell, which counts nothing, so that there are gradients to add
             self.part = slice(0, 1)
-        self.agree(model.state_dict().values())
+        self.broadcast(model.state_dict().values())
 
-    def collect(self, terms: Terms) -> None:
+    def all_reduce(self, terms: Terms) -> None:
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         self.processes.average([*gradients, *terms], self.share)
 
-    def agree(self, tensors: Iterable[Tensor]) -> None:
-        self.processes.agree(tensors)
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        self.processes.broadcast(tensors)
 
     def minibatch(self, cells: NDArray[np.int64]) -> Minibatch:
         batch = super().minibatch(cells[self.part])

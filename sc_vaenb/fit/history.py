@@ -51,7 +51,7 @@ class History:
         self._sums = [total + value for total, value in zip(self._sums, values, strict=True)] if self._sums else values
         self._steps += 1
 
-    def due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         return (step + 1) % self.interval == 0 or step + 1 == self.n_steps
 
     def record(
@@ -84,7 +84,7 @@ class History:
         self.kl_per_dim.append(kl.astype(np.float32))
         self._sums, self._steps = [], 0
 
-    def forget(self) -> None:
+    def drop_last(self) -> None:
         """Leave the last look out: a setback led to it."""
         self.rows.pop()
         self.kl_per_dim.pop()

@@ -68,7 +68,7 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         terms = self.gradients(cells, beta, kl_warmup)
-        self.collect(terms)
+        self.all_reduce(terms)
         self.clip()
         self.optimizer.step()
         return terms
@@ -83,10 +83,10 @@ class Step:
     def clip(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
 
-    def collect(self, terms: Terms) -> None:
+    def all_reduce(self, terms: Terms) -> None:
         """Where several processes share a fit, make of the gradients and terms of their parts those of all cells."""
 
-    def agree(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Where several processes share a fit, take over what the first of them has found."""
 
     def drawing(self, cells: Any) -> Minibatch:
@@ -119,7 +119,7 @@ class Split(NamedTuple):
     rng: np.random.Generator
 
 
-def draw(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
+def split_cells(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
     """All that chance decides of which cells a fit sees."""
     rng = np.random.default_rng(seed)
     train, validation = split(condition, options.validation_fraction, HELD_OUT, rng)
@@ -142,8 +142,8 @@ def fit(
     first look at them ends it all. A loss that ever again is no number raises FloatingPointError. With a checkpoint the
     fit goes on from the state that is kept there, if any, and ends as it would have without the break.
     """
-    drawn = draw(counts.condition, options, seed)
-    train, validation = drawn.train, drawn.validation
+    split_of_cells = split_cells(counts.condition, options, seed)
+    train, validation = split_of_cells.train, split_of_cells.validation
     n_at_once = min(options.batch_size, len(train))
     history = History(n_at_once / len(train), options.n_steps, options.validation_beta, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
@@ -151,43 +151,43 @@ def fit(
     noise = own[device.type]
     with threads_as_asked(), bar:
         model = CountVAE(config, own["cpu"]).to(device)
-        first = counts.minibatch(drawn.first, device)
+        first = counts.minibatch(split_of_cells.first, device)
         first.generator = noise
         model.initialise(first)
-        improve = make_step(model, counts, options, n_at_once, noise)
+        train_step = make_step(model, counts, options, n_at_once, noise)
         best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl, history.interval)
-        state = State(model, improve.optimizer, history, best, adapt, own)
-        neighborhoods = Neighborhoods(counts, np.union1d(drawn.first, validation), device)
-        due = [step for step in range(options.n_steps) if history.due(step)]
+        state = State(model, train_step.optimizer, history, best, adapt, own)
+        neighborhoods = Neighborhoods(counts, np.union1d(split_of_cells.first, validation), device)
+        due = [step for step in range(options.n_steps) if history.is_due(step)]
         usual = default_steps(len(counts), config.n_genes, counts.typical_depth())
         training = training_share(options.n_steps, options.learning_rate, usual)
         looks = look_steps(due, options.n_steps, training, options.n_steps * history.per_step)
 
         def explained() -> float:
             found = torch.tensor([neighborhoods.explained(model)], dtype=torch.float32, device=device)
-            improve.agree([found])
+            train_step.broadcast([found])
             return float(found)
 
         if checkpoint is not None:
             checkpoint.restore(state)
-        minibatches = islice(counts.shuffled(train, options.batch_size, drawn.rng), state.step, None)
+        minibatches = islice(counts.shuffled(train, options.batch_size, split_of_cells.rng), state.step, None)
         try:
             for step in range(state.step, 0 if state.status else options.n_steps):
                 rate = options.learning_rate / adapt.lr_divisor * one_cycle(step, options.n_steps)
                 kl_warmup = warm_up(step, options.n_steps, options.warmup)
                 beta = adapt.beta * kl_warmup
-                history.add(improve(next(minibatches), rate, beta, kl_warmup))
-                if history.due(step):
+                history.add(train_step(next(minibatches), rate, beta, kl_warmup))
+                if history.is_due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
-                    improve.agree(held_out or ())
+                    train_step.broadcast(held_out or ())
                     history.record(step, beta, rate, held_out, explained() if step in looks else math.nan)
                     bar.update(step + 1 - bar.n)
                     if adapt.rolled_back(model, history.rows[-1], beta):
-                        history.forget()
-                        improve = make_step(model, counts, options, n_at_once, noise)
-                        state.optimizer = improve.optimizer
+                        history.drop_last()
+                        train_step = make_step(model, counts, options, n_at_once, noise)
+                        state.optimizer = train_step.optimizer
                     else:
-                        best.offer(history.losses()[-1], step + 1)
+                        best.update(history.losses()[-1], step + 1)
                     state.step = step + 1
                     if options.patience and best.n_since_best >= options.patience and kl_warmup == 1:
                         state.status = "stopped_early"
@@ -196,7 +196,7 @@ def fit(
                     if state.status:
                         break
         except KeyboardInterrupt:
-            if best.weights is None or not improve.alone:  # nothing to keep yet, or others go on
+            if best.weights is None or not train_step.alone:  # nothing to keep yet, or others go on
                 raise
             state.status = "interrupted"
         if best.weights is None:
@@ -205,7 +205,7 @@ def fit(
             best.restore()
         history.rows[-1]["neighbors_explained"] = explained()  # by the weights that are kept
         refit_dispersion(model, counts, device, noise)
-        improve.agree(model.state_dict().values())
+        train_step.broadcast(model.state_dict().values())
     said = history.verdict(state.status, best.step, adapt.setbacks, options.learning_rate, usual, len(counts))
     return model, history, said
 
@@ -217,7 +217,7 @@ class Best:
         self.model, self.step, self.loss, self.n_since_best = model, 0, math.inf, 0
         self.weights: dict[str, torch.Tensor] | None = None
 
-    def offer(self, loss: float, step: int) -> None:
+    def update(self, loss: float, step: int) -> None:
         self.n_since_best += 1
         if loss < self.loss:
             self.step, self.loss, self.n_since_best = step, loss, 0

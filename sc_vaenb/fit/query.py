@@ -120,9 +120,9 @@ def fit_new(
     options = FitConfig(n_steps, weight_decay=0.0, batch_size=batch_size, learning_rate=LEARNING_RATE, beta=beta)
     bar = tqdm(range(n_steps), disable=not progress, leave=False, mininterval=0.5)
     with threads_as_asked(), bar:
-        improve = Step(model, counts, options, min(batch_size, len(counts)), generator(seed, device))
+        train_step = Step(model, counts, options, min(batch_size, len(counts)), generator(seed, device))
         for step in bar:
-            improve(next(minibatches), LEARNING_RATE * one_cycle(step, n_steps), beta)
+            train_step(next(minibatches), LEARNING_RATE * one_cycle(step, n_steps), beta)
 
 
 @torch.no_grad()

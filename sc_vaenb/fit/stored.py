@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ..model.minibatch import Minibatch
-from .ahead import ahead
 from .batches import ALL_CELLS, Counts, checksum, evenly, minibatch_of, shuffled
 from .distributed import Processes
-from .loop import FitConfig, draw
+from .loop import FitConfig, split_cells
 from .overlap import sample_per_batch
+from .prefetch import prefetch
 
 WINDOW = 131_072  # cells held for steps to draw from; more than a fit with the default steps sees
 BLOCK = 128  # neighbouring cells read together: few would be slow to read, many would be too much alike
@@ -59,7 +59,7 @@ class StoredCounts(Counts):
 
     def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         done = cells.indices(len(self))[0]
-        for block in ahead(self.blocks(cells)):
+        for block in prefetch(self.blocks(cells)):
             here = slice(done, done := done + block.shape[0])
             side_inputs = {name: values[here] for name, values in self.side_inputs.items()}
             yield minibatch_of(block, ALL_CELLS, self.size_factor[here], self.condition[here], side_inputs, device)
@@ -68,7 +68,7 @@ class StoredCounts(Counts):
         if self.complete:
             yield from shuffled(cells, size, rng)
         size = min(size, len(cells))
-        for window in ahead(self.windows(cells, -(-max(WINDOW, 4 * size) // (BLOCK * PARTS)), rng)):
+        for window in prefetch(self.windows(cells, -(-max(WINDOW, 4 * size) // (BLOCK * PARTS)), rng)):
             order, self.held, self.matrix = window
             yield from (order[start : start + size] for start in range(0, len(order) - size + 1, size))
 
@@ -108,7 +108,7 @@ def cells_seen(condition: NDArray[np.int64], options: FitConfig, seed: int) -> t
 
     They are drawn here as they will be by the fit, `find_overlap` and `refit_dispersion`.
     """
-    train, validation, first, rng = draw(condition, options, seed)
+    train, validation, first, rng = split_cells(condition, options, seed)
     parts = [validation, first, evenly(len(condition)), *sample_per_batch(condition)]
     complete = min(options.n_steps * options.batch_size, len(train)) <= WINDOW
     if complete:
@@ -128,7 +128,7 @@ def scan(blocks: Iterator[sparse.csr_matrix], n_genes: int, cells: NDArray[np.in
     """One pass over all cells, of which the counts of some (sorted) are kept."""
     depth, kept = [np.empty(0)], [sparse.csr_matrix((0, n_genes), dtype=np.float32)]
     seen, done = np.zeros(n_genes, dtype=bool), 0
-    for block in ahead(blocks):
+    for block in prefetch(blocks):
         depth.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
         seen[block.indices] = True
         first, last = np.searchsorted(cells, [done, done + block.shape[0]])

@@ -16,7 +16,7 @@ from skmisc.loess import loess
 
 from .. import _adata
 from .._disk import DiskCounts
-from ..fit.ahead import ahead
+from ..fit.prefetch import prefetch
 
 FEWEST_POINTS = 16  # loess fails on fewer points, and below 4 of them it crashes the whole process
 SPAN, DEGREE = 0.3, 2  # of the loess fit in seurat_v3
@@ -152,7 +152,7 @@ def _places(
 ) -> Iterator[tuple[sparse.csr_matrix, NDArray[np.int64]]]:
     """Blocks of cells, and where each non-zero belongs in a flattened table of batches x genes."""
     done = 0
-    for block in ahead(blocks):
+    for block in prefetch(blocks):
         here = codes[done : done + block.shape[0]]
         done += block.shape[0]
         yield block, np.repeat(here * n_genes, np.diff(block.indptr)) + block.indices

@@ -24,7 +24,7 @@ from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, only_fit
 from ..fit.classify import classify
 from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
-from ..fit.distributed import Processes, SharedStep, own_device, place, together
+from ..fit.distributed import Processes, SharedStep, own_device, process_group, rank_and_size
 from ..fit.embed import aligned, embed, memberships
 from ..fit.loop import FitConfig, Step, fit
 from ..fit.lost_kinds import Lost, lost_kinds
@@ -51,13 +51,13 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     params = {name: builtin(value) for name, value in arguments.items() if name not in not_of_the_result}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     check_together(adata, params)
-    rank, n_processes = place()
+    rank, n_processes = rank_and_size()
     if n_processes > 1:
         check_shareable(params, n_processes)
     folder = folder_of(arguments["checkpoint"], params["rng"], checked=rank == 0)
     device, seed = own_device(params["device"]), seed_of(params["rng"])
 
-    with together(device) as processes, ExitStack() as held:
+    with process_group(device) as processes, ExitStack() as held:
         inputs = read_inputs(adata, params, seed, processes)
         counts, options = inputs.counts, inputs.options
         genes, batches, labels = inputs.genes, inputs.batches, inputs.labels

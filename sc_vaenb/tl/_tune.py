@@ -16,7 +16,7 @@ from .. import _adata
 from .._checks import check_seeds, checked, seed_of
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.distributed import place
+from ..fit.distributed import rank_and_size
 from ..metrics.subsample import stratified_draw
 from ._covariates import learn_covariates
 from ._cvae import cvae
@@ -131,7 +131,7 @@ def tune(
     """
     rng = seed_of(rng)
     check_seeds(rng, n_seeds)
-    if place()[1] > 1:
+    if rank_and_size()[1] > 1:
         msg = "tl.tune cannot run in one of several processes of torchrun. Start it without torchrun, with n_jobs."
         raise RuntimeError(msg)
     import_optuna()

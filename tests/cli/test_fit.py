@@ -129,9 +129,9 @@ def test_scores_by_labels_that_the_fit_has_seen_come_with_a_warning(file, tmp_pa
 
 
 def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
-    kept = history.History.due
+    kept = history.History.is_due
     stop = lambda self, step: (_ for _ in ()).throw(KeyboardInterrupt) if step == 30 else kept(self, step)  # noqa: E731
-    monkeypatch.setattr(history.History, "due", stop)
+    monkeypatch.setattr(history.History, "is_due", stop)
     assert cli.main(["cvae", str(file), "--out", str(tmp_path), "--hidden", "16"]) == 130
     assert capsys.readouterr().err.endswith("sc-vaenb: interrupted\n")
     assert list(tmp_path.iterdir()) == []

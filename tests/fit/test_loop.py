@@ -58,7 +58,7 @@ def test_the_best_weights_come_back():
     for step, loss in enumerate([3.0, 1.0, 2.0, 2.5]):
         with torch.no_grad():
             model.depth.fill_(step)
-        best.offer(loss, step)
+        best.update(loss, step)
     assert best.n_since_best == 2
     best.restore()
     assert (model.depth.item(), best.step) == (1.0, 1)
@@ -178,8 +178,8 @@ def test_free_bits_count_in_what_judges_held_out_cells():
 )
 def test_there_are_enough_looks_and_not_too_many(n_cells, n_steps, rows):
     history = History(per_step=min(128, n_cells) / n_cells, n_steps=n_steps, beta=1.0)
-    assert sum(history.due(step) for step in range(n_steps)) == pytest.approx(rows, abs=1)
-    assert history.due(n_steps - 1)
+    assert sum(history.is_due(step) for step in range(n_steps)) == pytest.approx(rows, abs=1)
+    assert history.is_due(n_steps - 1)
 
 
 def test_history_averages_the_steps_between_records():

@@ -8,7 +8,7 @@ from scipy import sparse
 from sc_vaenb.fit import stored
 from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.cuda import DeviceCounts, to_device
-from sc_vaenb.fit.loop import FitConfig, Step, draw, fit
+from sc_vaenb.fit.loop import FitConfig, Step, fit, split_cells
 from sc_vaenb.fit.stored import StoredCounts, cells_seen, scan
 from sc_vaenb.model.vae import ModelConfig
 
@@ -91,7 +91,7 @@ def test_more_steps_than_a_window_holds_see_every_cell_but_those_held_out(counts
     options = FitConfig(200, 0.1, batch_size=16)
     there = on_disk(counts, options)
     assert not there.complete
-    train, validation, first, rng = draw(counts.condition, options, 0)
+    train, validation, first, rng = split_cells(counts.condition, options, 0)
     seen = []
     for cells in islice(there.shuffled(train, 16, rng), 4 * N // 16):
         assert same(there.minibatch(cells, CPU), counts.minibatch(cells, CPU))

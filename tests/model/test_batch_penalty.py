@@ -77,9 +77,9 @@ def test_batches_of_different_groups_are_let_be(batch, name):
 def test_a_step_is_finite_at_a_large_weight_and_with_one_batch(counts, name, likelihood):
     for cells in (np.arange(60), np.arange(0, 60, 3), np.arange(1), np.array([0, 1])):
         model = build(name, 100.0, likelihood=likelihood)
-        improve = Step(model, counts, FitConfig(10, 0.1, beta=0.5), len(cells), torch.Generator().manual_seed(0))
+        train_step = Step(model, counts, FitConfig(10, 0.1, beta=0.5), len(cells), torch.Generator().manual_seed(0))
         for beta in (0.1, 0.5):
-            terms = improve(cells, 1e-3, beta)
+            terms = train_step(cells, 1e-3, beta)
             assert torch.isfinite(terms.loss)
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
         if len(np.unique(cells % 3)) == 1 and name == "mmd":

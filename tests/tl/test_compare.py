@@ -132,13 +132,13 @@ def test_an_interruption_between_fit_and_umap_loses_no_fit(ready, monkeypatch):
 
 def test_half_a_fit_is_not_scored(ready, monkeypatch):
     """A fit alone keeps its best weights on Ctrl-C; a comparison ends there, and makes the fit anew the next time."""
-    kept = history.History.due
-    monkeypatch.setattr(history.History, "due", lambda self, step: interrupted() if step == 12 else kept(self, step))
+    kept = history.History.is_due
+    monkeypatch.setattr(history.History, "is_due", lambda self, step: interrupted() if step == 12 else kept(self, step))
     with pytest.raises(KeyboardInterrupt):
         run(ready)
     assert "X_vae" not in ready.obsm
     assert "vae" not in ready.uns
-    monkeypatch.setattr(history.History, "due", kept)
+    monkeypatch.setattr(history.History, "is_due", kept)
     run(ready)
     assert ready.uns["compare"]["methods"]["embedding"].tolist() == [f"X_{key}" for key in KEYS]
     assert ready.uns["vae"]["verdict"]["status"] != "interrupted"

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from sc_vaenb.fit.ahead import ahead
+from sc_vaenb.fit.prefetch import prefetch
 
 
 def test_items_come_in_order_made_by_one_other_thread():
@@ -13,7 +13,7 @@ def test_items_come_in_order_made_by_one_other_thread():
             threads.append(threading.get_ident())
             yield i
 
-    assert list(ahead(items())) == [0, 1, 2, 3, 4]
+    assert list(prefetch(items())) == [0, 1, 2, 3, 4]
     assert len(set(threads)) == 1
     assert threads[0] != threading.get_ident()
 
@@ -26,7 +26,7 @@ def test_the_next_item_is_made_while_one_is_in_use():
         made.set()
         yield 1
 
-    taken = ahead(items())
+    taken = prefetch(items())
     next(taken)
     assert made.wait(5)
     assert list(taken) == [1]
@@ -37,7 +37,7 @@ def test_an_error_reaches_who_waits_after_what_came_before_it():
         yield 0
         raise ValueError("cell 'AAAC'")
 
-    taken = ahead(items())
+    taken = prefetch(items())
     assert next(taken) == 0
     with pytest.raises(ValueError, match="cell 'AAAC'"):
         next(taken)
@@ -45,7 +45,7 @@ def test_an_error_reaches_who_waits_after_what_came_before_it():
 
 def test_a_thread_ends_with_who_stops_taking():
     before = threading.active_count()
-    taken = ahead(iter(range(100)))
+    taken = prefetch(iter(range(100)))
     next(taken)
     taken.close()
     assert threading.active_count() == before
