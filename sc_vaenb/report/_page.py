@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from .. import pl
+from .._names import n_values
 from .._record import read_record
 from ..pl._text import printable
 from ..tl._findings import BEST
@@ -107,7 +108,7 @@ def _summary(adata: AnnData, record: Mapping[str, Any], n_methods: int, best: st
     sizes = [f"{adata.n_obs:,} cells", f"{adata.n_vars:,} genes"]
     for name, what in (("batch_key", "batches"), ("label_key", "cell types")):
         if name in record["params"]:
-            sizes.append(f"{adata.obs[record['params'][name]].nunique():,} {what}")
+            sizes.append(f"{n_values(adata.obs[record['params'][name]]):,} {what}")
     lost = f", {len(record['failed'])} failed" if record["failed"] else ""
     return f"{', '.join(sizes)}; {n_methods} methods compared{lost}. To go on with: {best}."
 

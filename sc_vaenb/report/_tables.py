@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._names import means_no_label
+from .._adata import read_categories
+from .._names import means_no_label, texts
 from ._meaning import FROM_BEFORE, GROUPS, MEANING
 
 if TYPE_CHECKING:
@@ -173,13 +174,11 @@ def size_tables(adata: AnnData, params: Mapping[str, Any]) -> list[Sizes]:
 
 
 def _names(adata: AnnData, key: str) -> pd.Series:
-    column = adata.obs[key]
-    return column.astype(object).where(column.notna(), NO_LABEL).astype(str)
+    return pd.Series([NO_LABEL if text is None else text for text in texts(adata.obs[key])], dtype=object)
 
 
 def _sizes(adata: AnnData, key: str) -> pd.Series:
     """Numbers of cells in the order of the categories, those without a label last."""
-    column = adata.obs[key].astype("category").cat.remove_unused_categories()
-    counts = _names(adata, key).value_counts()
-    order = column.cat.categories.astype(str).tolist()
-    return counts.reindex(order + [NO_LABEL] * bool(column.isna().any()))
+    column = read_categories(adata, "key", key)
+    order = column.cat.categories.tolist() + [NO_LABEL] * bool(column.isna().any())
+    return _names(adata, key).value_counts().reindex(order)

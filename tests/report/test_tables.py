@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 from anndata import AnnData
 
 from sc_vaenb.metrics import METRICS
@@ -100,3 +101,14 @@ def test_what_was_detected_is_told(record):
     assert found["Genes chosen"].startswith("1,234, most variable in log-normalised counts")
     assert found["Why this flavor"] == "loess failed"
     assert found["No say in the choice"].startswith("batches 7, 8:")
+
+
+def test_sizes_by_dates_and_numbers_have_their_text_and_lists_are_refused():
+    dates = pd.to_datetime(["2024-01-01"] * 3 + ["2024-02-01"] * 3)
+    obs = pd.DataFrame({"day": dates, "type": [1.0, 2.0, None, 1.0, 2.0, 1.0]}, index=list("abcdef"))
+    adata = AnnData(np.ones((6, 2), np.float32), obs=obs)
+    (table,) = size_tables(adata, {"batch_key": "day", "label_key": "type"})
+    assert table.rows == [("1", [1, 2, 3]), ("2", [1, 1, 2]), ("(no label)", [1, 0, 1]), ("all", [3, 3, 6])]
+    adata.obs["day"] = [["a"]] * 6
+    with pytest.raises(ValueError, match=r"obs\['day'\] holds values that are no names"):
+        size_tables(adata, {"batch_key": "day"})
