@@ -233,6 +233,13 @@ BIO_WEIGHTS = (0.5, 0.6, 0.7)
 """Weights of biology for each of these sets."""
 
 
+def check_names(metrics: Sequence[str]) -> None:
+    """Refuse names of metrics that are none."""
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        if name not in METRICS:
+            raise ValueError(f"metrics names {name!r}, which does not exist: choose from {', '.join(METRICS)}.")
+
+
 @own_state()
 @checked
 def aggregate(
@@ -260,6 +267,7 @@ def aggregate(
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
     """
+    check_names(metrics)
     result: dict[str, float] = {}
     for kind in ("bio", "batch"):
         parts = [

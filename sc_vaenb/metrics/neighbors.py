@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, diags_array
 
 from .._checks import checked
 from .._session import own_state, shared
-from ._check import FloatArray, Groups, IntArray, check_embedding
+from ._check import FloatArray, Groups, IntArray, check_embedding, check_graph
 
 _BLOCK = 2_000_000  # floats held at once while distances are recomputed
 _UMAP_TOLERANCE = 1e-5
@@ -202,7 +202,7 @@ def graph_neighbors(graph: csr_array, k: int = 90) -> Neighbors:
     k
         Cells per row, the cell itself included; reduced to `n_cells` where there are fewer.
     """
-    graph = csr_array(graph, dtype=np.float64)
+    graph = check_graph(graph)
     n = graph.shape[0]
     k = min(k, n)
     degree = np.asarray(graph.sum(axis=1)).ravel()

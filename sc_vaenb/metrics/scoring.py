@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from .._checks import checked
 from .._session import own_state
 from ._check import FloatArray, IntArray, check_embedding, check_groups
-from .catalogue import METRICS, Case, Metric, summarize
+from .catalogue import METRICS, Case, Metric, check_names, summarize
 from .pcr import check_reference
 from .subsample import stratified_draw
 
@@ -21,9 +21,8 @@ _MIN_CELLS = 10
 def _chosen(metrics: Sequence[str] | None, given: set[str]) -> dict[str, Metric]:
     if metrics is None:
         return {name: metric for name, metric in METRICS.items() if given.issuperset(metric.needs)}
+    check_names(metrics)
     for name in metrics:
-        if name not in METRICS:
-            raise ValueError(f"metrics names {name!r}, which does not exist: choose from {', '.join(METRICS)}.")
         missing = [need for need in METRICS[name].needs if need not in given]
         if missing:
             raise ValueError(f"metric {name!r} needs {' and '.join(missing)}: pass {'them' if missing[1:] else 'it'}.")

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist
 
-from sc_vaenb.metrics import fuzzy_graph, knn
+from sc_vaenb.metrics import fuzzy_graph, graph_neighbors, knn
 from sc_vaenb.metrics._check import check_groups
 from sc_vaenb.metrics.neighbors import capped_k, knn_within
 
@@ -64,3 +65,8 @@ def test_fuzzy_graph_weights_sum_to_log2_k_before_union():
 def test_bad_k():
     with pytest.raises(ValueError, match=r"k=0 is not possible. Give a whole number at least 1"):
         knn(np.zeros((5, 2)), 0)
+
+
+def test_a_graph_must_be_of_cells_by_cells():
+    with pytest.raises(ValueError, match=r"graph has shape \(3, 2\): pass a square one"):
+        graph_neighbors(csr_array(np.ones((3, 2))))

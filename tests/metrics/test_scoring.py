@@ -206,3 +206,9 @@ def test_no_anndata_scanpy_or_jax_and_a_light_import():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("names", ["nmi2", ["nmi", "no such"]])
+def test_a_metric_that_does_not_exist_is_named(names):
+    with pytest.raises(ValueError, match=r"metrics names '(nmi2|no such)', which does not exist: choose from"):
+        aggregate({"nmi": 0.5}, names)
