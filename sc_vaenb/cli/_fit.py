@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 BATCH_NAMES, LABEL_NAMES = ("sample", "batch"), ("celltype", "cell_type")  # columns that need not be named
+OF_COMPARISON = re.compile(r"_compare\d*$")  # the end of a key, where the name of the method was taken
 PACKAGES = ("sc_vaenb", "torch", "scanpy", "anndata", "numpy", "harmonypy")
 
 
@@ -131,7 +133,7 @@ def method_of(key: str, adata: AnnData) -> str:
     from .._record import LIKELIHOOD_NAMES
 
     likelihood = params_of(adata, key).get("likelihood")
-    name = "harmony" if key.startswith("pca_harmony") else key.removesuffix("_compare")
+    name = "harmony" if key.startswith("pca_harmony") else OF_COMPARISON.sub("", key)
     return (f"{name}_{likelihood}" if likelihood in LIKELIHOOD_NAMES else name).upper()
 
 

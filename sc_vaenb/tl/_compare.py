@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MOST_SCORED = 20_000  # cells, above which scores are means over draws
-BESIDE = "_compare"  # put behind the name of a method where something else has that name
+SUFFIX = "_compare"  # put behind the name of a method where something else has that name
 OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
 OWN_KEYS = "pca", "pca_harmony", "vae", "cvae"
 
@@ -360,14 +361,15 @@ def _runs(
 
 
 def _own_key(adata: AnnData, name: str, own: set[str]) -> str:
-    """`name`, unless something of the user's has it, or a name derived from it."""
-    for key in (name, name + BESIDE):
+    """`name`, or name_compare, name_compare2, ...: the first that is free, or of this comparison."""
+
+    def is_free(key: str) -> bool:
         in_uns, in_obsm = (key, f"neighbors_{key}"), (f"X_{key}", f"X_umap_{key}")
-        taken = f"leiden_{key}" in adata.obs or any(name in adata.uns for name in in_uns)
-        if key in own or not (taken or any(name in adata.obsm for name in in_obsm)):
-            return key
-    msg = f"both {name!r} and {name + BESIDE!r} are taken by results that no comparison made. Remove or rename one."
-    raise ValueError(msg)
+        there = any(name in adata.uns for name in in_uns) or any(name in adata.obsm for name in in_obsm)
+        return not there and f"leiden_{key}" not in adata.obs
+
+    keys = chain((name, name + SUFFIX), (f"{name}{SUFFIX}{n}" for n in count(2)))
+    return next(key for key in keys if key in own or is_free(key))
 
 
 def _stop_if_interrupted(adata: AnnData, key: str) -> None:

@@ -155,7 +155,12 @@ def test_results_of_the_user_keep_their_names(ready):
     np.testing.assert_array_equal(ready.obsm["X_vae"], own)
     assert ready.uns["vae"]["params"]["n_latent"] == 3
     assert ready.uns["vae_compare"]["params"]["method"] == "vae"
-    assert "X_vae_compare" in ready.uns["compare"]["methods"]["embedding"].tolist()
+    first = ready.uns["compare"]["methods"]["embedding"].tolist()
+    assert "X_vae_compare" in first
+    run(ready, key_added="other")
+    second = ready.uns["other"]["methods"]["embedding"].tolist()
+    assert "X_vae_compare2" in second
+    assert not set(first) & set(second)
 
 
 def test_clusters_and_planes_of_the_user_keep_their_names(ready):
