@@ -4,11 +4,11 @@
 
 Eight simulated donors, four of them cases, in which 40 genes of two of five types are changed 2.5-fold. For each
 embedding: label accuracy across donors; among cells of the two types and of the others, the share of those whose 15
-nearest cells of *other* donors tell their condition (0.3 to 0.4 if it cannot be told, as there are fewer other donors of
-the own condition); and the share of 15 neighbours that come from the own donor (0.125 if all donors are mixed).
+nearest cells of *other* donors tell their condition (0.3 to 0.4 if it cannot be told, as there are fewer other donors
+of the own condition); and the share of 15 neighbours that come from the own donor (0.125 if all donors are mixed).
 
-Beside `tl.vae` and `tl.cvae`: cases mapped on a reference of controls (`tl.map_query`), so that batch effects are learned
-from controls alone, and the states of `tl.vae`, aligned, so that they are taken out in the latent space alone.
+Beside `tl.vae` and `tl.cvae`: cases mapped on a reference of controls (`tl.map_query`), so that batch effects are
+learned from controls alone, and the states of `tl.vae`, aligned, so that they are taken out in the latent space alone.
 """
 
 from __future__ import annotations
