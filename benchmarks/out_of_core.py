@@ -86,7 +86,7 @@ def measure(way: str, folder: Path, n_steps: int | None) -> dict[str, object]:
     from sc_vaenb.fit import stored
 
     def timed(items):
-        what, items = items.__name__, ahead(items)
+        what, items = items.__name__, prefetch(items)
         while True:
             start = time.perf_counter()
             item = next(items, None)
@@ -98,15 +98,15 @@ def measure(way: str, folder: Path, n_steps: int | None) -> dict[str, object]:
     small = sc_vaenb.datasets.simulate(500, 50, rng=0)
     sc_vaenb.tl.cvae(small, "batch", layer=None, n_steps=5)
     before = resource.getrusage(resource.RUSAGE_SELF)
-    waited, ahead = {}, stored.ahead
-    stored.ahead = timed
+    waited, prefetch = {}, stored.prefetch
+    stored.prefetch = timed
     try:
         start = time.perf_counter()
         adata = opened(way, folder)
         sc_vaenb.tl.cvae(adata, "batch", layer=None, n_steps=n_steps)
         took = time.perf_counter() - start
     finally:
-        stored.ahead = ahead
+        stored.prefetch = prefetch
     after = resource.getrusage(resource.RUSAGE_SELF)
     np.save(folder / f"{way}_{n_steps}.npy", adata.obsm["X_vae"])
     return {

@@ -294,7 +294,7 @@ def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert linear > 0.999
     assert deep < 0.95
     assert linear_batch > deep_batch + 0.03
-    assert abs(linear_loss - deep_loss) < 0.03 * deep_loss
+    assert abs(linear_loss - deep_loss) < 0.05 * deep_loss
 
     spearman, _, of_one_batch = zip(*result["order"].values(), strict=True)
     assert spearman[0] < 0.85

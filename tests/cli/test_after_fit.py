@@ -276,9 +276,12 @@ def test_a_signal_ends_a_command_with_its_code_and_one_line(
     file, tmp_path, monkeypatch, capsys, name, code, word, stop
 ):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
-    monkeypatch.setattr(fitting, "write_results", lambda *_: stop(number))
-    assert cli.main(["vae", str(file), "--out", str(tmp_path), *FIT]) == code
-    assert capsys.readouterr().err.endswith(f"sc-vaenb: {word}\n")
-    assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(number) == before
+    handler = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, and so would the command
+    try:
+        monkeypatch.setattr(fitting, "write_results", lambda *_: stop(number))
+        assert cli.main(["vae", str(file), "--out", str(tmp_path), *FIT]) == code
+        assert capsys.readouterr().err.endswith(f"sc-vaenb: {word}\n")
+        assert list(tmp_path.iterdir()) == []
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, handler)
