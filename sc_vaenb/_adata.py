@@ -15,9 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._checks import short
 from ._matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
-from ._names import means_no_label, names_of, texts
+from ._names import means_no_label, names_of, no_names, texts
 from ._session import shared
 from ._sparse import dense, sound
 
@@ -216,11 +215,7 @@ def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
     try:
         column = column.astype("category").cat.remove_unused_categories()
     except (TypeError, ValueError) as error:
-        msg = (
-            f"obs[{key!r}] holds values that are no names ({short(column.iloc[0])}). Make them strings: "
-            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
-        )
-        raise ValueError(msg) from error
+        raise no_names(column) from error
     names = names_of(column.cat.categories)
     if len(set(names)) < len(names):
         first = next(text for text in names if names.count(text) > 1)

@@ -58,12 +58,16 @@ def codes_of(column: pd.Series, *, sort: bool = False) -> tuple[NDArray[np.intp]
     try:
         return pd.factorize(column, sort=sort)
     except TypeError as error:  # lists, as of the clones or barcodes of a cell
-        name = column.name
-        msg = (
-            f"obs[{name!r}] holds values that are no names ({str(column.iloc[0])[:40]}). Make them strings: "
-            f"adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)."
-        )
-        raise ValueError(msg) from error
+        raise no_names(column) from error
+
+
+def no_names(column: pd.Series) -> ValueError:
+    """The error of a column of obs whose values cannot be names of batches or labels, such as lists."""
+    name = column.name
+    return ValueError(
+        f"obs[{name!r}] holds values that are no names ({str(column.iloc[0])[:40]}). Make them strings: "
+        f"adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)."
+    )
 
 
 def n_values(column: pd.Series) -> int:
