@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 import torch
+from threadpoolctl import threadpool_limits
 
 from sc_vaenb import datasets, pp, tl
 
@@ -188,7 +189,8 @@ def main():
         expected = serial
         if way == "fork":
             torch.set_num_threads(1)
-            expected = {name: run(name, adata) for name in args.only}
+            with threadpool_limits(1, user_api="openmp"):
+                expected = {name: run(name, adata) for name in args.only}
             torch.set_num_threads(threads)
         start = time.monotonic()
         found = WAYS[way](names, adata, args.workers, args.timeout)
