@@ -22,10 +22,10 @@ import scanpy as sc
 from scipy import sparse
 from scipy.stats import false_discovery_control, t
 
-from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.rates import Sums, difference, excess
-from sc_vaenb.fit.shrink import false_discovery_rate, shrink
-from sc_vaenb.fit.variance_prior import fit_prior, moderate
+from sc_vaenb.data.counts import Counts
+from sc_vaenb.inference.differential import Sums, difference, excess
+from sc_vaenb.inference.shrink import false_discovery_rate, shrink
+from sc_vaenb.inference.variance_prior import fit_prior, moderate
 from sc_vaenb.tl._donors import Donors, compare_by_donors, plan_comparisons
 
 DELTA, NOMINAL, N_GENES = 0.25, 0.05, 400

@@ -40,7 +40,7 @@ def job(path: Path, seed: int, shares: list[float], table: Path, n_steps: int | 
 
     import sc_vaenb
     from sc_vaenb.fit.classify import calibration_error
-    from sc_vaenb.fit.transfer import nearest
+    from sc_vaenb.inference.transfer import nearest
     from sc_vaenb.metrics import score
 
     torch.set_num_threads(1)

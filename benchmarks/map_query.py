@@ -15,7 +15,7 @@ import scanpy as sc
 from sklearn.metrics import accuracy_score, recall_score, roc_auc_score
 
 import sc_vaenb
-from sc_vaenb.fit.transfer import nearest, vote
+from sc_vaenb.inference.transfer import nearest, vote
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data")

@@ -83,7 +83,7 @@ def measure(way: str, folder: Path, n_steps: int | None) -> dict[str, object]:
     import numpy as np
 
     import sc_vaenb
-    from sc_vaenb.fit import stored
+    from sc_vaenb.data import on_disk as stored
 
     def timed(items):
         what, items = items.__name__, prefetch(items)

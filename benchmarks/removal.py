@@ -37,9 +37,10 @@ def job(task: tuple[Path, Path, str, float, int]) -> list[dict[str, object]]:
     import torch
 
     import sc_vaenb
-    from sc_vaenb.fit.embed import embed
+    from sc_vaenb._record import FittedModel
+    from sc_vaenb.inference.embed import embed
     from sc_vaenb.metrics import score
-    from sc_vaenb.tl._model import counts_of, load_model
+    from sc_vaenb.tl._counts import read_counts
 
     path, baselines, dial, value, seed = task
     torch.set_num_threads(1)
@@ -57,8 +58,8 @@ def job(task: tuple[Path, Path, str, float, int]) -> list[dict[str, object]]:
         start = time.process_time()
         sc_vaenb.tl.cvae(adata, "batch", overlap=overlap, rng=seed, **chosen)
         seconds = time.process_time() - start
-        model = load_model(adata, "vae")  # the alignment comes after the fit, which is the same without it
-        means = embed(model.model, counts_of(adata, "vae", model), torch.device("cpu"))
+        model = FittedModel.from_uns(adata, "vae")  # the alignment comes after the fit, which is the same without it
+        means = embed(model.model, read_counts(adata, "vae", model), torch.device("cpu"))
         embeddings = {"False": means, "True": adata.obsm["X_vae"]}
         knows = adata.uns["vae"]["history"].get(f"validation_{dial}", [np.nan])[-1] / (value or np.nan)
     return [

@@ -117,10 +117,12 @@ def step(path: Path, repeats: int) -> None:
     import torch
 
     from sc_vaenb import _adata
-    from sc_vaenb.fit.batches import Counts
-    from sc_vaenb.fit.loop import FitConfig, Step
+    from sc_vaenb.data.counts import Counts
+    from sc_vaenb.fit.state import FitConfig
+    from sc_vaenb.fit.step import Step
     from sc_vaenb.fit.step_cpu import step_on_cpu
-    from sc_vaenb.model.vae import CountVAE, ModelConfig
+    from sc_vaenb.model.config import ModelConfig
+    from sc_vaenb.model.vae import CountVAE
 
     adata = prepared(path)
     matrix = _adata.read_counts(adata, "counts", np.ones(adata.n_vars, dtype=bool))

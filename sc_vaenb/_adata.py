@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
 from ._names import means_no_label, names_of, no_names, texts
 from ._session import shared
-from ._sparse import dense, sound
+from .data.matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
+from .data.sparse import dense, sound
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -133,9 +133,11 @@ def read_counts(
         The layer does not exist or has no usable type; a value is negative, not finite or (unless allowed) not an
         integer; a cell has no counts.
     """
+    from scanpy import logging as logg
+
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
-    counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer)
+    counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer, logg.info)
     check_no_empty(np.diff(counts.indptr) == 0, matrix, where, adata.obs_names, len(genes))
     return counts
 

@@ -458,8 +458,7 @@ def check_anndata(adata: Any, name: str = "adata", *, genes: bool = True) -> Non
 
 def check_adata(adata: Any, *, copy: bool = False) -> None:
     """Refuse an AnnData that cannot take a result, or names genes twice."""
-    from ._dask import is_dask
-    from ._matrix import from_a_file
+    from .data.matrix import from_a_file, is_dask
 
     if adata.isbacked and (adata.is_view or copy):
         msg = (

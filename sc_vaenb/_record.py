@@ -21,12 +21,13 @@ from safetensors import SafetensorError, safe_open
 
 from . import _schema as schema
 from ._schema import Damaged
+from .model.config import ModelConfig
 from .model.likelihood import LIKELIHOODS, LINKS
 from .model.mixture import Mixture
 from .model.network import ACTIVATIONS, NORMS
 from .model.penalty import PENALTIES
 from .model.prior import PRIORS
-from .model.vae import CountVAE, ModelConfig
+from .model.vae import CountVAE
 
 if TYPE_CHECKING:
     from pathlib import Path

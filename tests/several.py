@@ -15,8 +15,7 @@ import torch.distributed as dist
 from scipy.sparse import csr_matrix
 
 import sc_vaenb
-from sc_vaenb.fit.distributed import process_group, rank_and_size
-from sc_vaenb.fit.stored import scan_together
+from sc_vaenb.fit.distributed import process_group, rank_and_size, scan_together
 
 FAST = {"layer": None, "n_latent": 4, "hidden": (16,), "n_steps": 40, "device": "cpu"}
 CASES = {

@@ -7,7 +7,8 @@ import pytest
 from scipy import sparse as sp
 
 import sc_vaenb
-from sc_vaenb import _adata, _checks, _matrix
+from sc_vaenb import _adata, _checks
+from sc_vaenb.data import matrix as _matrix
 
 KINDS = {
     "dense": lambda x: x,

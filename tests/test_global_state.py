@@ -149,7 +149,7 @@ def test_code_is_compiled_for_the_session_where_it_cannot_be_kept(tmp_path):
         caching.IndexDataCacheFile.save = full
         import numpy as np
         from scipy.sparse import csr_matrix
-        from sc_vaenb.fit.gather import csr_rows
+        from sc_vaenb.data.counts import csr_rows
         print([part.tolist() for part in csr_rows(csr_matrix(np.eye(2, dtype=np.float32)), np.array([1, 0]))])
         """,
         NUMBA_CACHE_DIR=str(tmp_path),

@@ -21,40 +21,26 @@ ARROWS = {  # what may be imported from where, within the package
     "_caches": set(),
     "_files": set(),
     "_command": set(),
-    "_sparse": set(),
-    "_dask": {"_sparse"},
-    "_matrix": {"_dask", "_sparse"},
-    "_checks": {"_dask", "_matrix", "_names"},
+    "_checks": {"_names", "data"},
     "model": {"model", "_session"},
-    "fit": {"fit", "metrics", "model", "_files", "_schema", "_session"},
+    "data": {"data", "model"},
+    "fit": {"fit", "data", "metrics", "model", "_files", "_schema", "_session"},
+    "inference": {"inference", "fit", "data", "metrics", "model", "_session"},
     "metrics": {"metrics", "_checks", "_session"},
     "datasets": {"datasets", "_checks", "_files", "_session"},
     "_record": {"_schema", "model"},
     "_results": {"_schema", "_record"},
-    "_adata": {"_dask", "_matrix", "_checks", "_names", "_session", "_sparse"},
-    "_disk": {"_matrix", "_sparse", "fit"},
-    "pp": {"pp", "_adata", "_checks", "_disk", "_matrix", "_session", "_sparse", "metrics", "fit", "model"},
+    "_adata": {"_checks", "_names", "_session", "data"},
+    "pp": {"pp", "_adata", "_checks", "_session", "data", "metrics"},
     "tl": {
-        *(
-            "tl",
-            "_adata",
-            "_checks",
-            "_disk",
-            "_files",
-            "_matrix",
-            "_names",
-            "_record",
-            "_results",
-            "_session",
-            "_sparse",
-        ),
-        *("metrics", "fit", "model"),
+        *("tl", "_adata", "_checks", "_files", "_names", "_record", "_results", "_session"),
+        *("inference", "fit", "data", "metrics", "model"),
     },
-    "pl": {"pl", "_adata", "_checks", "_record", "_results", "_session", "metrics", "fit", "model"},
+    "pl": {"pl", "_adata", "_checks", "_record", "_results", "_session", "metrics"},
     "report": {"report", "_adata", "_files", "_checks", "_names", "pp", "tl", "pl", "_record", "_results"},
     "cli": {
-        *("cli", "datasets", "report", "pp", "tl", "pl", "metrics", "__version__"),
-        *("_caches", "_command", "_files", "_names", "_record", "_results", "_session", "_sparse"),
+        *("cli", "datasets", "report", "pp", "tl", "pl", "metrics", "data", "__version__"),
+        *("_caches", "_command", "_files", "_names", "_record", "_results", "_session"),
     },
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") in ARROWS)
@@ -84,7 +70,7 @@ def test_arrows_point_one_way(path):
     found = set(imports(path))
     own = {name.split(".")[1] for name in found if name.startswith("sc_vaenb.")}
     assert own <= ARROWS[part]
-    if part in {"model", "fit", "metrics"}:
+    if part in {"model", "data", "fit", "inference", "metrics"}:
         assert not {name.split(".")[0] for name in found} & {"anndata", "scanpy"}
 
 
@@ -120,7 +106,7 @@ def test_the_version_is_that_of_the_project():
 
 def test_the_package_offers_its_public_parts():
     public = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix in {".py", ""}}
-    public = {name for name in public if not name.startswith("_")} - {"cli", "fit", "model"}
+    public = {name for name in public if not name.startswith("_")} - {"cli", "data", "fit", "inference", "model"}
     assert set(sc_vaenb.__all__) == public
     assert {*sc_vaenb.__all__, "__version__"} == set(dir(sc_vaenb))
     for name in sc_vaenb.__all__:

@@ -22,11 +22,12 @@ from scipy import sparse
 
 from sc_vaenb import _files
 from sc_vaenb._files import WORK
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit import checkpoint
-from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.checkpoint import NAME, Checkpoint, identity, read
-from sc_vaenb.fit.loop import FitConfig, fit
-from sc_vaenb.model.vae import ModelConfig
+from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.state import FitConfig
+from sc_vaenb.model.config import ModelConfig
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_genes=40, n_latent=3, hidden=(16,), decoder_hidden=(16,))

@@ -151,6 +151,12 @@ def kills(folder: Path, runs: int) -> None:
     tell("lost or unreadable", wrong or 0)
 
 
+def listen() -> None:
+    """Undo what nohup, or a shell for a job in the background, has told its children: to ignore signals."""
+    for number in WORDS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def signals(folder: Path, runs: int) -> None:
     data = data_in(folder)
     typed = ["cvae", data, "--out", folder / "out", *FIT]
@@ -162,7 +168,9 @@ def signals(folder: Path, runs: int) -> None:
         good, done, bad = 0, 0, []
         for at in np.linspace(0.05, 1, runs):
             command = [sys.executable, "-W", "ignore", "-m", "sc_vaenb", *map(str, typed), "--quiet"]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen
+            )
             time.sleep(at * seconds)
             process.send_signal(number)
             out, error = process.communicate()

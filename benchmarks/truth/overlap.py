@@ -39,7 +39,7 @@ TABLES = {
 
 def judge(name: str, seed: int, matrix: sparse.csr_matrix, batch: np.ndarray, label: np.ndarray) -> dict[str, Any]:
     """What is found in these cells, beside what their labels say."""
-    from sc_vaenb.fit.batches import Counts
+    from sc_vaenb.data.counts import Counts
     from sc_vaenb.fit.overlap import find_overlap
 
     table = pd.crosstab(batch, label).to_numpy()

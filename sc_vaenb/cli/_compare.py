@@ -11,31 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .._files import move_new, only_user, work_folder
-from ._fit import (
-    BATCH_NAMES,
-    LABEL_NAMES,
-    about,
-    check_columns,
-    labels_to_score,
-    method_of,
-    prepare,
-    read_input,
-    say,
-)
+from ._fit import BATCH_NAMES, LABEL_NAMES, about, check_columns, labels_to_score, method_of, prepare, read_input, say
 from ._options import given
 from ._read import choose_key, read
 from ._results import write_results
 from ._stranger import DATA, REPORT, RUN, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
-from ._write import (
-    check_room,
-    echo,
-    make_folder,
-    only_warn,
-    save_figure,
-    timestamp,
-    write_adata,
-    write_json,
-)
+from ._write import check_room, echo, make_folder, only_warn, save_figure, timestamp, write_adata, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

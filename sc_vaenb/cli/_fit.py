@@ -16,16 +16,7 @@ from ._options import given
 from ._read import beyond_memory, choose_key, read, with_counts
 from ._results import params_of, write_results
 from ._writable import leave_out_unwritable
-from ._write import (
-    check_room,
-    echo,
-    in_memory,
-    leave_matrices,
-    make_folder,
-    only_warn,
-    timestamp,
-    write_adata,
-)
+from ._write import check_room, echo, in_memory, leave_matrices, make_folder, only_warn, timestamp, write_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData

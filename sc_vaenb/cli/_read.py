@@ -174,7 +174,7 @@ def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[Ann
     )
     adata = adata if cells.all() and genes.all() else adata[cells, genes].copy()
     rows, columns = counts.obs_names.get_indexer(adata.obs_names), counts.var_names.get_indexer(adata.var_names)
-    from .._sparse import sound
+    from ..data.sparse import sound
 
     matrix = sound(*((counts.X, "--counts: X") if layer is None else (counts.layers[layer], f"--counts: {layer!r}")))
     adata.layers["counts"] = matrix[rows][:, columns]

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .._session import shared
+from ..data.counts import cells_by_code
 from ..model.alignment import SHARPNESS, Alignment
-from .batches import cells_by_code
 from .device import threads_as_asked
 
 MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them

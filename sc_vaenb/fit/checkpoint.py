@@ -11,16 +11,15 @@ import json
 import re
 import time
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -28,19 +27,19 @@ from safetensors.torch import save
 from .. import _schema as schema
 from .._files import move, only_user, work_folder
 from .._schema import Damaged
-from ..model.vae import CountVAE, ModelConfig
-from .batches import Counts
-from .history import History
-from .stability import MOST_SETBACKS, Adaptation
+from ..data.counts import Counts
+from ..model.config import ModelConfig
+from ..model.vae import CountVAE
+from .stability import MOST_SETBACKS
+from .state import State
 
 if TYPE_CHECKING:
-    from .loop import Best, FitConfig
+    from .state import FitConfig
 
 FORMAT = "sc_vaenb checkpoint 2"
 NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
 SHARE = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured
-BEST, ADAPT = ("step", "loss", "n_since_best"), ("beta", "lr_divisor", "setbacks", "looks")
 LONGEST_RANDOM_STATE = 10_000  # bytes
 MOMENTS = "step", "exp_avg", "exp_avg_sq"  # that AdamW keeps of a parameter
 LARGEST = 1e12  # weight or moment; gradients are clipped far below
@@ -78,65 +77,6 @@ STATE = schema.fields(
     },
     optional={"batch_size"},
 )
-
-
-@dataclass
-class State:
-    """All that changes in the course of a fit, as it is at a look (in between, the history holds sums as well).
-
-    Which cells come next is not in it: that follows from the seed and the number of steps. A second passes over
-    100,000 steps in memory; a long fit to counts on disk reads again what it has seen.
-    """
-
-    model: CountVAE
-    optimizer: torch.optim.Optimizer
-    history: History
-    best: Best
-    adapt: Adaptation
-    generators: dict[str, torch.Generator]  # of noise and dropout, by device
-    step: int = 0  # taken so far
-    status: str = ""  # what ended the fit before its last step, if anything
-
-    def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The state as arrays (those on the CPU are not copied), and as what JSON can hold."""
-        parts: dict[str, dict[str, torch.Tensor]] = {
-            "model": self.model.state_dict(),
-            "best": self.best.weights or {},
-            "calm": self.adapt.weights,
-            "noise": {name: generator.get_state() for name, generator in self.generators.items()},
-            "history": {"kl_per_dim": torch.from_numpy(np.array(self.history.kl_per_dim))},
-        }
-        for at, values in self.optimizer.state_dict()["state"].items():
-            parts[f"optimizer/{at}"] = values
-        arrays = {f"{part}/{name}": value.cpu() for part, values in parts.items() for name, value in values.items()}
-        best = {name: getattr(self.best, name) for name in BEST}
-        adapt = {name: getattr(self.adapt, name) for name in ADAPT}
-        facts = {"step": self.step, "status": self.status, "best": best, "adapt": adapt, "rows": self.history.rows}
-        return arrays, facts
-
-    def unpack(self, arrays: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Become a state that was packed, and checked (`check_state`)."""
-        parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
-        for path, value in arrays.items():
-            part, _, name = path.rpartition("/")
-            parts[part][name] = value
-        self.step, self.status = facts["step"], facts["status"]
-        self.model.load_state_dict(parts["model"])
-        moments = {int(part.split("/")[1]): values for part, values in parts.items() if part.startswith("optimizer/")}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        self.history.rows, self.history.kl_per_dim = facts["rows"], list(parts["history"]["kl_per_dim"].numpy())
-        if facts["rows"]:  # else the first look led to a setback
-            self.history.start -= facts["rows"][-1]["seconds"]
-        device = self.model.depth.device
-        self.best.weights = {name: value.to(device) for name, value in parts["best"].items()} or None
-        self.adapt.weights = {name: value.to(device) for name, value in parts["calm"].items()}
-        for name in BEST:
-            setattr(self.best, name, facts["best"][name])
-        for name in ADAPT:
-            setattr(self.adapt, name, facts["adapt"][name])
-        for name, generator in self.generators.items():
-            if name in parts["noise"]:  # a fit may go on on another device, whose noise starts from the seed
-                generator.set_state(parts["noise"][name])
 
 
 class Checkpoint:
@@ -285,7 +225,7 @@ def check_state(arrays: dict[str, torch.Tensor], state: dict[str, Any], about: d
 
     A checksum finds what a disk did; a file that someone made has one, too.
     """
-    from .loop import parameter_groups
+    from .step import parameter_groups
 
     if state["step"] != step or step > about["n_steps"]:
         raise Damaged(f"its step is {state['step']}")

@@ -10,9 +10,10 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from .._session import shared
+from ..data.counts import cells_by_code
 from ..model.labels import UNKNOWN, Labels
 from .align import draw_cells
-from .batches import cells_by_code, split
+from .split import split
 
 JUDGES, SHARE, LARGEST = 50, 0.1, 1000  # labels held back from the fit: at least, of those known, and at most
 ENOUGH = 5 * JUDGES  # known labels; with fewer all go into the fit

@@ -19,13 +19,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
+from ..data.counts import Counts, checksum
+from ..data.on_disk import Scan, scan
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
-from .batches import Counts
 from .device import resolve_device
-from .loop import FitConfig, Step
+from .state import FitConfig
+from .step import Step
 
 T = TypeVar("T")
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
@@ -242,3 +245,24 @@ class SharedStep(Step):
         batch = super().minibatch(cells[self.part])
         batch.part_of = (self.part.start, self.n_cells)
         return batch
+
+
+def scan_together(
+    processes: Processes,
+    blocks: Callable[[slice], Iterator[sparse.csr_matrix]],
+    n_genes: int,
+    n_cells: int,
+    cells: NDArray[np.int64],
+) -> Scan:
+    """The same, for which each process goes through its part of the cells; all have what all of them find."""
+    processes.check_same({"counts": [n_cells, n_genes], "cells that the fit sees": [len(cells), checksum(cells)]})
+    part = processes.part(n_cells)
+    here = cells[np.searchsorted(cells, part.start) : np.searchsorted(cells, part.stop)] - part.start
+    found = processes.each(lambda: scan(blocks(part), n_genes, here))
+    if processes.size == 1:
+        return found
+    seen: NDArray[np.bool_] = np.any(processes.join(found.seen).reshape(processes.size, n_genes), axis=0)
+    lengths, gene, count = map(processes.join, (np.diff(found.matrix.indptr), found.matrix.indices, found.matrix.data))
+    pointer = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    matrix = sparse.csr_matrix((count, gene, pointer), shape=(len(cells), n_genes))
+    return Scan(processes.join(found.depth), seen, matrix)

@@ -3,127 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import islice
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
-from ..model.minibatch import Minibatch
-from ..model.vae import CountVAE, ModelConfig, Terms
-from .batches import Counts, split
-from .checkpoint import Checkpoint, State
+from ..data.counts import Counts, evenly
+from ..model.config import ModelConfig
+from ..model.vae import CountVAE, Terms
+from .checkpoint import Checkpoint
 from .convergence import look_steps, training_share
-from .device import generator, generators, threads_as_asked
-from .dispersion import refit_dispersion
+from .device import generator, generators, normal_like, threads_as_asked
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
-from .schedule import DEFAULT_RATE, default_steps, one_cycle, warm_up
+from .schedule import default_steps, one_cycle, warm_up
+from .split import split_cells
 from .stability import Adaptation
-
-N_INIT_CELLS = 4096  # cells whose mean expression and dispersion the model starts from
-CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
-HELD_OUT = 2048  # cells at most: more would cost time and hardly sharpen the estimate of the loss
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a model is fitted; see `tl.cvae` for the meanings."""
-
-    n_steps: int
-    weight_decay: float
-    batch_size: int = 128
-    learning_rate: float = DEFAULT_RATE
-    beta: float = 0.5
-    warmup: float = 0.3
-    free_bits: float = 0.0
-    target_kl: float | None = None
-    validation_fraction: float = 0.1
-    patience: int | None = None
-
-    @property
-    def validation_beta(self) -> float:
-        """Weight of the KL in the loss of held-out cells, which must be the same all along."""
-        return self.beta if self.target_kl is None else 1.0
-
-
-class Step:
-    """Called with cells, the learning rate, the weight of the KL and how much of it that is, it improves the model."""
-
-    alone = True  # no other process waits for this one
-
-    def __init__(
-        self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator
-    ) -> None:
-        self.model, self.counts, self.free_bits, self.generator = model, counts, options.free_bits, generator
-        self.device = model.depth.device
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
-
-    def __call__(self, cells: Any, rate: Any, beta: Any, kl_warmup: Any = 1.0) -> Terms:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        terms = self.gradients(cells, beta, kl_warmup)
-        self.all_reduce(terms)
-        self.clip()
-        self.optimizer.step()
-        return terms
-
-    def gradients(self, cells: Any, beta: Any, kl_warmup: Any) -> Terms:
-        """The objective, and its gradients in the `grad` of the parameters."""
-        terms = self.model.loss(self.drawing(cells), beta, self.free_bits, kl_warmup)
-        self.optimizer.zero_grad()
-        terms.loss.backward()
-        return Terms(*(term.detach() for term in terms))
-
-    def clip(self) -> None:
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
-
-    def all_reduce(self, terms: Terms) -> None:
-        """Where several processes share a fit, make of the gradients and terms of their parts those of all cells."""
-
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Where several processes share a fit, take over what the first of them has found."""
-
-    def drawing(self, cells: Any) -> Minibatch:
-        """The cells, with what their noise is drawn from."""
-        batch = self.minibatch(cells)
-        batch.generator = self.generator
-        return batch
-
-    def minibatch(self, cells: Any) -> Minibatch:
-        return self.counts.minibatch(cells, self.device)
-
-
-def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any]]:
-    """What decays (matrices, batch vectors, log dispersions: towards theta = 1) and what does not (biases, norms).
-
-    To shrink a bias would be to pull a gene's mean expression towards that of all others. A dispersion that few cells
-    speak for is better held back: a large theta makes the fit chase single counts.
-    """
-    tables = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-class Split(NamedTuple):
-    """The cells that a fit is made from, those held out, those it starts from; and what draws the minibatches."""
-
-    train: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    first: NDArray[np.int64]
-    rng: np.random.Generator
-
-
-def split_cells(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
-    """All that chance decides of which cells a fit sees."""
-    rng = np.random.default_rng(seed)
-    train, validation = split(condition, options.validation_fraction, HELD_OUT, rng)
-    return Split(train, validation, np.sort(rng.permutation(train)[:N_INIT_CELLS]), rng)
+from .state import Best, FitConfig, State
+from .step import Step
 
 
 def fit(
@@ -210,24 +110,6 @@ def fit(
     return model, history, said
 
 
-class Best:
-    """The weights that did best so far, and for how many looks no others did better."""
-
-    def __init__(self, model: CountVAE) -> None:
-        self.model, self.step, self.loss, self.n_since_best = model, 0, math.inf, 0
-        self.weights: dict[str, torch.Tensor] | None = None
-
-    def update(self, loss: float, step: int) -> None:
-        self.n_since_best += 1
-        if loss < self.loss:
-            self.step, self.loss, self.n_since_best = step, loss, 0
-            self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-
-    def restore(self) -> None:
-        if self.weights is not None:
-            self.model.load_state_dict(self.weights)
-
-
 @torch.no_grad()
 def evaluate(
     model: CountVAE, counts: Counts, cells: NDArray[np.int64], options: FitConfig, device: torch.device
@@ -243,3 +125,32 @@ def evaluate(
     weights = [len(part) / len(cells) for part in parts]
     model.train()
     return Terms(*(sum(w * t for w, t in zip(weights, term, strict=True)) for term in zip(*terms, strict=True)))
+
+
+FEWEST = 200  # cells: with fewer their own chance would decide
+ROUNDS = 12
+PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
+
+
+def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, generator: torch.Generator) -> None:
+    """Set the dispersions to their most likely values, given what the fitted networks expect of the cells.
+
+    During a fit weight decay holds log theta back, lest the networks chase single counts. That serves the embedding,
+    but drawn counts vary too much. The networks, and so the embedding, stay as they are.
+    """
+    log_theta = getattr(model.likelihood, "log_theta", None)
+    if log_theta is None or len(counts) < FEWEST:
+        return
+    model.eval()
+    batch = counts.minibatch(evenly(len(counts)), device)
+    with torch.no_grad():
+        mean, log_var = model.encode(batch)
+        raw = model.decode(mean + (0.5 * log_var).exp() * normal_like(mean, generator), batch)
+    before, offset = log_theta.detach().clone(), model.offset(batch)
+    optimizer = torch.optim.Rprop([log_theta], lr=0.5, step_sizes=(1e-3, 1.0))  # every gene at its own pace
+    for _ in range(ROUNDS):
+        optimizer.zero_grad()
+        kept = PULL * (log_theta - before).square().sum()
+        (kept - model.likelihood.log_prob(raw, offset, batch).sum()).backward()
+        optimizer.step()
+    log_theta.grad = None

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from ..data.counts import Counts, cells_by_code
 from ..model.vae import CountVAE
-from .batches import Counts, cells_by_code
 
 MOST_CELLS, MOST_BATCHES = 512, 4  # more would cost time: 0.1 s in all
 MOST_SPLITS = 8

@@ -25,9 +25,9 @@ from scipy import sparse
 from scipy.cluster.hierarchy import DisjointSet
 from sklearn.utils.extmath import randomized_svd
 
+from ..data.counts import Counts
 from ..metrics.clustering import leiden
 from ..metrics.neighbors import fuzzy_graph, knn
-from .batches import Counts
 
 # What is looked at
 MAX_CELLS, MIN_CELLS_DRAWN = 6_000, 60  # in all; of each batch at least, or all

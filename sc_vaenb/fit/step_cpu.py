@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
+from ..data.counts import Counts
 from ..model.likelihood import NegativeBinomial
 from ..model.nb_kernel import value_and_gradients
 from ..model.network import MLP
 from ..model.vae import LOG_VAR, CountVAE, Terms
-from .batches import Counts
-from .loop import CLIP, FitConfig, Step
+from .state import FitConfig
+from .step import CLIP, Step
 
 SUPPORTED = {"likelihood": "nb", "link": "softmax", "norm": "layer", "activation": "gelu", "prior": "normal"}
 

@@ -17,8 +17,9 @@ from torch.nn.functional import kl_div, nll_loss
 from .network import NORMS, Linear
 
 if TYPE_CHECKING:
+    from .config import ModelConfig
     from .penalty import ForwardState
-    from .vae import CountVAE, ModelConfig
+    from .vae import CountVAE
 
 WIDTH = 64  # of the hidden layer that guesses the batch
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the kernels, times the mean squared distance of two cells

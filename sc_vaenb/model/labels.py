@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from .network import Linear
 
 if TYPE_CHECKING:
+    from .config import ModelConfig
     from .penalty import ForwardState
-    from .vae import CountVAE, ModelConfig
+    from .vae import CountVAE
 
 UNKNOWN = -1  # the code of a cell whose label is not known
 

@@ -18,9 +18,10 @@ from .distributions import negative_binomial
 from .network import MLP
 
 if TYPE_CHECKING:
+    from .config import ModelConfig
     from .minibatch import Minibatch
     from .penalty import ForwardState
-    from .vae import CountVAE, ModelConfig
+    from .vae import CountVAE
 
 HIDDEN = 0.25  # share of the cells of a step whose proteins the encoder does not see, so that it can do without
 GENES_A_PROTEIN = 25  # there are in a sample of cells for each protein, or each protein counts for more than one

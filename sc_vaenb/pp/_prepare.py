@@ -17,11 +17,10 @@ from scipy import sparse
 from .. import _adata
 from .._adata import keys, matrix_of, read_batches
 from .._checks import checked
-from .._disk import DiskCounts, on_disk
-from .._matrix import from_a_file, read_matrix
 from .._session import own_state, shared
-from .._sparse import sound
-from ..fit.stored import scan
+from ..data.matrix import from_a_file, read_matrix
+from ..data.on_disk import MatrixOnDisk, on_disk, scan
+from ..data.sparse import sound
 from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
 
 if TYPE_CHECKING:
@@ -199,9 +198,11 @@ def _find_counts(
 
     def read(place: Place, allow: bool) -> tuple[sparse.csr_matrix | Tally, str]:
         matrix, where = place()
-        if on_disk(matrix, where):
-            return tally(DiskCounts(matrix, where, adata.obs_names, adata.var_names, every, allow), batches), where
-        return read_matrix(matrix, where, adata.obs_names, adata.var_names, every, allow), where
+        if on_disk(matrix, where, logg.warning):
+            shown = sc.settings.verbosity.value > 0
+            names = adata.obs_names, adata.var_names
+            return tally(MatrixOnDisk(matrix, where, *names, every, allow, logg.info, shown), batches), where
+        return read_matrix(matrix, where, adata.obs_names, adata.var_names, every, allow, logg.info), where
 
     if layer is not None:
         return read(partial(matrix_of, adata, layer), allow_non_integer)
@@ -258,7 +259,8 @@ def _check_kept(adata: AnnData, counts: sparse.csr_matrix | Tally, source: str) 
     try:
         matrix, where = matrix_of(adata, "counts")
         every = np.ones(adata.n_vars, dtype=bool)
-        differ = (read_matrix(matrix, where, adata.obs_names, adata.var_names, every, True) != counts).nnz > 0
+        same = read_matrix(matrix, where, adata.obs_names, adata.var_names, every, True, logg.info)
+        differ = (same != counts).nnz > 0
     except (TypeError, ValueError):  # these cannot be any counts
         differ = True
     if differ:

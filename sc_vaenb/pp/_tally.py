@@ -15,8 +15,7 @@ from scipy import sparse
 from skmisc.loess import loess
 
 from .. import _adata
-from .._disk import DiskCounts
-from ..fit.prefetch import prefetch
+from ..data.on_disk import MatrixOnDisk, prefetch
 
 FEWEST_POINTS = 16  # loess fails on fewer points, and below 4 of them it crashes the whole process
 SPAN, DEGREE = 0.3, 2  # of the loess fit in seurat_v3
@@ -30,7 +29,7 @@ class Tally(NamedTuple):
     """What one pass over counts on disk finds: the depth of each cell; of each batch its cells and, for each gene
     (batches x genes), the sums of counts and of their squares, and mean and variance as scanpy rounds them."""
 
-    disk: DiskCounts
+    disk: MatrixOnDisk
     depth: NDArray[np.float64]
     n_cells: NDArray[np.int64]
     total: NDArray[np.float64]
@@ -39,7 +38,7 @@ class Tally(NamedTuple):
     variance: NDArray[np.float64]
 
 
-def tally(disk: DiskCounts, batches: NDArray[np.int64] | None) -> Tally:
+def tally(disk: MatrixOnDisk, batches: NDArray[np.int64] | None) -> Tally:
     """One pass over the counts, which checks every value."""
     codes = np.zeros(len(disk.cells), np.int64) if batches is None else batches
     n_cells = np.bincount(codes)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..fit.check import BINS, LEVELS, Check, Compared, coverage, histogram
-from ..fit.marginal import Fitness
+from ..inference.marginal import Fitness
+from ..inference.posterior_check import BINS, LEVELS, Check, Compared, coverage, histogram
 
 ALL = slice(None)
 

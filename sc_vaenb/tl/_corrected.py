@@ -7,7 +7,7 @@ import numpy as np
 
 from .._checks import checked
 from .._session import own_state
-from ..fit.express import AsIn, as_in_all, as_in_one
+from ..inference.normalized import AsIn, as_in_all, as_in_one
 from ._express import describe, express
 from ._sample import batch_code
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from .._record import FittedModel
-    from ..fit.batches import Counts
+    from ..data.counts import Counts
 
 
 @own_state()
@@ -96,28 +96,28 @@ def corrected(
     >>> sc_vaenb.tl.corrected(adata, batch="batch_0", counts=True)
     """
 
-    def decode_in(stored: FittedModel, cells: Counts) -> AsIn:
-        if not stored.batches:
+    def decode_in(fitted: FittedModel, cells: Counts) -> AsIn:
+        if not fitted.batches:
             msg = (
                 f"The model in uns[{key!r}] knows no batches, so there is nothing to correct. Fit one with "
                 "sc_vaenb.tl.cvae(adata, batch_key), or use sc_vaenb.tl.normalized(adata)."
             )
             raise ValueError(msg)
-        group = stored.groups
+        group = fitted.groups
         if batch is None:
             return as_in_all(group)
-        target = batch_code(stored, batch, key)
+        target = batch_code(fitted, batch, key)
         other = np.flatnonzero(group[cells.condition] != group[target])
         if len(other):
-            own = stored.batches[cells.condition[other[0]]]
-            like = [name for name, its in zip(stored.batches, group, strict=True) if its == group[target]]
+            own = fitted.batches[cells.condition[other[0]]]
+            like = [name for name, its in zip(fitted.batches, group, strict=True) if its == group[target]]
             msg = (
                 f"{len(other)} cells (first: {str(adata.obs_names[other[0]])!r}, of batch {own!r}) are not of a kind "
                 f"that batch={batch!r} holds, so the model cannot say what they would be in it "
                 f"(uns[{key!r}]['overlap']). Pass batch=None, or an AnnData with cells of {like} alone."
             )
             raise ValueError(msg)
-        return as_in_one(len(stored.batches), target)
+        return as_in_one(len(fitted.batches), target)
 
     if counts and n_samples > 1:
         msg = f"n_samples={n_samples} is not possible with counts=True, which draws from one state. Give 0 or 1."

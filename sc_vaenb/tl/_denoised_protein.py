@@ -9,10 +9,11 @@ from scanpy import logging as logg
 from .. import _adata
 from .._checks import checked
 from .._names import column_names
+from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.protein import as_measured, foreground
-from ._model import counts_of, load_model
+from ..inference.denoised_protein import as_measured, foreground
+from ._counts import read_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -78,15 +79,15 @@ def denoised_protein(
     >>> adata.obsm["vae_protein"]["protein_0"].groupby(adata.obs["cell_type"], observed=True).mean()
     """
     where = resolve_device(device)
-    stored = load_model(adata, key)
-    if not stored.proteins:
+    fitted = FittedModel.from_uns(adata, key)
+    if not fitted.proteins:
         msg = f"The model in uns[{key!r}] knows no proteins. Fit one with protein_key."
         raise ValueError(msg)
-    counts = counts_of(adata, key, stored)
-    measured, n_batches = np.array(stored.proteins["measured"]), max(len(stored.batches), 1)
-    group = stored.groups if stored.batches else np.zeros(n_batches, np.int64)
+    counts = read_counts(adata, key, fitted)
+    measured, n_batches = np.array(fitted.proteins["measured"]), max(len(fitted.batches), 1)
+    group = fitted.groups if fitted.batches else np.zeros(n_batches, np.int64)
 
-    names = column_names(stored.proteins["names"])
+    names = column_names(fitted.proteins["names"])
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")
     tables = {f"{key}_protein": "what is bound", f"{key}_protein_foreground": "the probability that anything is"}
     for name in tables:
@@ -94,8 +95,8 @@ def denoised_protein(
             logg.warning(f"replacing obsm[{name!r}]")
     adata = adata.copy() if copy else adata
     own = np.eye(n_batches, dtype=np.float32)[:, :, None].repeat(len(names), 2)
-    as_own = foreground(stored.model, counts, own, False, where)
-    as_others = foreground(stored.model, counts, as_measured(measured, group), True, where)
+    as_own = foreground(fitted.model, counts, own, False, where)
+    as_others = foreground(fitted.model, counts, as_measured(measured, group), True, where)
     there = measured[counts.condition] & (not corrected)
     for name, ours, others in zip(tables, as_own, as_others, strict=True):
         values = np.where(there, ours, others)

@@ -12,13 +12,14 @@ from scanpy import logging as logg
 from .. import _adata
 from .._checks import checked, seed_of
 from .._names import is_writable, name_of, names_of
+from .._record import FittedModel
 from .._session import own_state
-from ..fit.batches import Counts
+from ..data.counts import Counts
 from ..fit.device import resolve_device
-from ..fit.rates import Sums, difference, excess, stratum_sums
-from ..fit.shrink import false_discovery_rate, shrink
+from ..inference.differential import Sums, difference, excess, stratum_sums
+from ..inference.shrink import false_discovery_rate, shrink
+from ._counts import read_counts
 from ._donors import compare_by_donors, plan_comparisons, read_donors, warn_of_donors
-from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -162,17 +163,17 @@ def differential(
     rng = seed_of(rng)
     _check_key_added(adata, key_added)
     where, reference = resolve_device(device), name_of(reference)
-    stored = load_model(adata, key)
+    fitted = FittedModel.from_uns(adata, key)
     codes, names = _group_codes(adata, groupby)
     chosen = _chosen(names, groupby, groups, reference)
     others = {
         g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in chosen
     }
     _adata.warn_of_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
-    counts = counts_of(adata, key, stored)
+    counts = read_counts(adata, key, fitted)
     used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
     _check_cells(codes[used], names, others, reference)
-    batch_key = stored.params.get("batch_key")
+    batch_key = fitted.params.get("batch_key")
     extra: dict[str, Any] = {}
     if sample_key is None:
         _check_batches(codes[used], counts.condition[used], names, others, reference, batch_key)
@@ -183,9 +184,9 @@ def differential(
     start = logg.info(f"comparing {len(chosen)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
     if sample_key is None:
         warn_of_donors(adata, groupby, codes, used)
-        by_code = _compare_by_cells(stored, counts, codes, used, others, delta, n_samples, where, rng)
+        by_code = _compare_by_cells(fitted, counts, codes, used, others, delta, n_samples, where, rng)
     else:
-        by_code, summary = compare_by_donors(counts, stored.genes, donors, codes, names, used, others, plans, delta)
+        by_code, summary = compare_by_donors(counts, fitted.genes, donors, codes, names, used, others, plans, delta)
         extra["donors"] = pd.DataFrame([{"group": names[g], **row} for g, row in summary.items()])
     tables = {names[g]: table for g, table in by_code.items()}
     adata = adata.copy() if copy else adata
@@ -267,7 +268,7 @@ def _check_batches(
 
 
 def _compare_by_cells(
-    stored: FittedModel,
+    fitted: FittedModel,
     counts: Counts,
     codes: NDArray[np.int64],
     used: NDArray[np.bool_],
@@ -278,16 +279,16 @@ def _compare_by_cells(
     rng: int,
 ) -> dict[int, pd.DataFrame]:
     """For each group the table, a row per gene, with cells as replicates."""
-    n_batches = max(len(stored.batches), 1)
+    n_batches = max(len(fitted.batches), 1)
     stratum = np.where(used, codes * n_batches + counts.condition, -1)
-    sums = stratum_sums(stored.model, counts, stratum, n_samples, device, rng)
+    sums = stratum_sums(fitted.model, counts, stratum, n_samples, device, rng)
     by_group = {
         g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(codes.max() + 1)
     }
     dispersion = excess(list(sums.values()))
     per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
     return {
-        g: _table(stored.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
+        g: _table(fitted.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
         for g, rest in others.items()
     }
 

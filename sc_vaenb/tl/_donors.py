@@ -14,9 +14,9 @@ from scipy.stats import false_discovery_control, t
 
 from .. import _adata
 from .._names import codes_of, n_values
-from ..fit.batches import Counts
-from ..fit.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
-from ..fit.shrink import false_discovery_rate, shrink
+from ..data.counts import Counts
+from ..inference.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
+from ..inference.shrink import false_discovery_rate, shrink
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -6,14 +6,13 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._checks import checked
-from .._disk import on_disk
+from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.embed import aligned
-from ..fit.embed import embed as embed_cells
+from ..inference.embed import aligned
+from ..inference.embed import embed as embed_cells
+from ._counts import read_counts
 from ._labels import write_labels
-from ._model import counts_of, load_model
-from ._stored import counts_to_embed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,11 +60,10 @@ def embed(
     """
     name = key if key_added is None else key_added
     where = resolve_device(device)
-    stored = load_model(adata, key)
-    model = stored.model
+    fitted = FittedModel.from_uns(adata, key)
+    model = fitted.model
     batches = model.config.encode_batch or model.alignment is not None
-    from_disk = on_disk(*_adata.matrix_of(adata, stored.params.get("layer")))
-    counts = (counts_to_embed if from_disk else counts_of)(adata, key, stored, batches=batches)
+    counts = read_counts(adata, key, fitted, batches=batches, in_one_pass=True)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata

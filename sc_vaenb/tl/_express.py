@@ -16,10 +16,10 @@ from .. import _adata
 from .._checks import seed_of
 from .._names import column_names
 from .._record import FittedModel
-from ..fit.batches import Counts
+from ..data.counts import Counts
 from ..fit.device import generator, resolve_device, threads_as_asked
-from ..fit.express import AsIn, collect, drawn, expected
-from ._model import counts_of, load_model
+from ..inference.normalized import AsIn, collect, drawn, expected
+from ._counts import read_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -84,11 +84,11 @@ def express(
     """Validate, decode, write: the body of both functions; `decode_in` says in which batches."""
     rng = seed_of(rng)
     where = resolve_device(device)
-    stored = load_model(adata, key)
+    fitted = FittedModel.from_uns(adata, key)
     as_csr = genes is None and (counts or threshold is not None)
-    place = _layer(adata, key, stored, key_added, as_csr) if genes is None else _table(key, stored, genes)
-    cells = counts_of(adata, key, stored)
-    as_in = decode_in(stored, cells)
+    place = _layer(adata, key, fitted, key_added, as_csr) if genes is None else _table(key, fitted, genes)
+    cells = read_counts(adata, key, fitted)
+    as_in = decode_in(fitted, cells)
 
     start = logg.info(f"computing {what} of {adata.n_obs:,} cells x {len(place.names):,} genes with uns[{key!r}]")
     if len(place.names) < place.n_columns:
@@ -102,7 +102,7 @@ def express(
     adata = adata.copy() if copy else adata
     with threads_as_asked(), torch.inference_mode():
         values = collect(
-            (drawn if counts else expected)(stored.model, cells, as_in, n_samples, where, generator(rng, where)),
+            (drawn if counts else expected)(fitted.model, cells, as_in, n_samples, where, generator(rng, where)),
             (adata.n_obs, place.n_columns),
             place.in_model,
             place.columns,
@@ -123,12 +123,12 @@ def express(
     return adata if copy else None
 
 
-def _layer(adata: AnnData, key: str, stored: FittedModel, key_added: str, as_csr: bool) -> Place:
-    if key_added == stored.params.get("layer"):
+def _layer(adata: AnnData, key: str, fitted: FittedModel, key_added: str, as_csr: bool) -> Place:
+    if key_added == fitted.params.get("layer"):
         msg = f"key_added={key_added!r} is the layer with the counts of the model in uns[{key!r}]. Give another name."
         raise ValueError(msg)
-    at = _adata.locate_genes(adata, stored.genes, key)
-    unknown = adata.var_names.difference(stored.genes, sort=False)
+    at = _adata.locate_genes(adata, fitted.genes, key)
+    unknown = adata.var_names.difference(fitted.genes, sort=False)
     if as_csr and len(unknown):
         msg = (
             f"{len(unknown)} of {adata.n_vars} genes are not in the model in uns[{key!r}] (first: "
@@ -137,20 +137,20 @@ def _layer(adata: AnnData, key: str, stored: FittedModel, key_added: str, as_csr
         )
         raise ValueError(msg)
     in_model = np.argsort(at)
-    return Place([stored.genes[i] for i in in_model], in_model, at[in_model], adata.n_vars)
+    return Place([fitted.genes[i] for i in in_model], in_model, at[in_model], adata.n_vars)
 
 
-def _table(key: str, stored: FittedModel, genes: Sequence[str]) -> Place:
+def _table(key: str, fitted: FittedModel, genes: Sequence[str]) -> Place:
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-    unknown = [gene for gene in names if gene not in stored.genes]
+    unknown = [gene for gene in names if gene not in fitted.genes]
     if unknown:
         msg = (
             f"genes holds {len(unknown)} that are not in the model in uns[{key!r}] (first: {unknown[0]!r}). "
-            f"It knows {len(stored.genes)}, among them {stored.genes[:3]}."
+            f"It knows {len(fitted.genes)}, among them {fitted.genes[:3]}."
         )
         raise ValueError(msg)
     if not names or len(set(names)) < len(names):
         msg = f"genes={names} is empty or names a gene twice. Give each gene once, or None for all."
         raise ValueError(msg)
-    in_model = pd.Index(stored.genes).get_indexer(names)
+    in_model = pd.Index(fitted.genes).get_indexer(names)
     return Place(names, in_model, np.arange(len(names)), len(names))

@@ -13,12 +13,13 @@ from scipy.stats import rankdata
 from .. import _adata
 from .._checks import checked, seed_of
 from .._names import n_values
+from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.explain import mean_jacobian, states, sweep, variance_explained
+from ..inference.importance import mean_jacobian, states, sweep, variance_explained
 from ..metrics import variance_explained as between_groups
+from ._counts import read_counts
 from ._importance import dimension_names, drawn
-from ._model import counts_of, load_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,10 +111,10 @@ def factors(
     """
     rng = seed_of(rng)
     where = resolve_device(device)
-    stored = load_model(adata, key)
+    fitted = FittedModel.from_uns(adata, key)
     columns = _covariates(adata, covariates)
-    counts = counts_of(adata, key, stored)
-    model, genes = stored.model, np.array(stored.genes)
+    counts = read_counts(adata, key, fitted)
+    model, genes = fitted.model, np.array(fitted.genes)
 
     start = logg.info(f"describing the {model.config.n_latent} dimensions of uns[{key!r}]")
     adata = adata.copy() if copy else adata
@@ -140,7 +141,7 @@ def factors(
     linear = not model.config.decoder_hidden and (model.config.link != "softplus")
     record: dict[str, Any] = {
         "dimensions": about.iloc[order],
-        "loadings": pd.DataFrame(loadings, index=stored.genes, columns=names).iloc[:, order],
+        "loadings": pd.DataFrame(loadings, index=fitted.genes, columns=names).iloc[:, order],
         "association": _association(latent, columns, names).iloc[:, [0, *(order + 1)]],
         "sweep": {
             "z": np.stack(z)[order],
@@ -154,8 +155,8 @@ def factors(
             "rng": rng,
         },
     }
-    if stored.batches:
-        record["params"]["batch"] = stored.batches[largest]
+    if fitted.batches:
+        record["params"]["batch"] = fitted.batches[largest]
     _adata.write_result(adata, f"{key}_factors", latent, record)
     added = f"added\n    '{key}_factors', the dimensions (adata.uns)\n    'X_{key}_factors', the states (adata.obsm)"
     logg.info("    finished", time=start, deep=added)

@@ -19,19 +19,21 @@ from scanpy import settings
 from .. import _adata
 from .._checks import seed_of
 from .._record import FittedModel
+from ..data.counts import Counts
 from ..fit.align import align, n_clusters
-from ..fit.batches import Counts
 from ..fit.checkpoint import Checkpoint, identity, only_fit
 from ..fit.classify import classify
 from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
+from ..fit.device import halved, release
 from ..fit.distributed import Processes, SharedStep, own_device, process_group, rank_and_size
-from ..fit.embed import aligned, embed, memberships
-from ..fit.loop import FitConfig, Step, fit
+from ..fit.loop import fit
 from ..fit.lost_kinds import Lost, lost_kinds
-from ..fit.memory import halved, release
 from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
+from ..fit.state import FitConfig
+from ..fit.step import Step
+from ..inference.embed import aligned, embed, memberships
+from ..model.config import ModelConfig
 from ..model.protein import protein_weight
-from ..model.vae import ModelConfig
 from ._arguments import BATCH_PENALTIES, builtin, check_shareable, check_together, folder_of, plain
 from ._components import in_order, write_components
 from ._inputs import Inputs, read_inputs

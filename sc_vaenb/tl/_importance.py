@@ -13,10 +13,11 @@ from tqdm import tqdm
 from .. import _adata
 from .._checks import checked, seed_of
 from .._names import column_names
+from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.explain import integrated_gradients, mean_jacobian, states
-from ._model import counts_of, load_model
+from ..inference.importance import integrated_gradients, mean_jacobian, states
+from ._counts import read_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -100,27 +101,27 @@ def importance(
     name = f"{key}_importance" if key_added is None else key_added
     rng = seed_of(rng)
     where = resolve_device(device)
-    stored = load_model(adata, key)
+    fitted = FittedModel.from_uns(adata, key)
     if name == key:
         msg = f"key_added={name!r} would replace the model in uns[{key!r}]. Choose another name."
         raise ValueError(msg)
     if groupby is None:
-        known = dimension_names(stored.model.config.n_latent)
+        known = dimension_names(fitted.model.config.n_latent)
         labels = np.empty(0, dtype=object)
     else:
         known, labels = _groups(adata, groupby)
     chosen = _chosen(of, known, "dimensions" if groupby is None else f"obs[{groupby!r}]")
-    counts = counts_of(adata, key, stored)
+    counts = read_counts(adata, key, fitted)
 
     start = logg.info(f"asking uns[{key!r}] for the genes of {len(chosen)} {'groups' if groupby else 'dimensions'}")
     adata = adata.copy() if copy else adata
-    latent, _, mean_cell = states(stored.model, counts, where)
+    latent, _, mean_cell = states(fitted.model, counts, where)
     params: dict[str, Any] = {"model": key, "max_cells": max_cells, "rng": rng}
     if groupby is None:
         cells = drawn(np.arange(len(counts)), max_cells, rng)
         at = [known.index(dimension) for dimension in chosen]
-        slopes = mean_jacobian(stored.model, latent[cells], counts.condition[cells], at, where)
-        record: dict[str, Any] = {"values": pd.DataFrame(slopes, index=stored.genes, columns=chosen)}
+        slopes = mean_jacobian(fitted.model, latent[cells], counts.condition[cells], at, where)
+        record: dict[str, Any] = {"values": pd.DataFrame(slopes, index=fitted.genes, columns=chosen)}
         params["method"] = "mean_jacobian"
     else:
         values, change, rows = [], [], []
@@ -129,14 +130,14 @@ def importance(
             direction = latent[own].mean(0) - latent[~own].mean(0)
             direction /= max(np.square(direction).sum(), 1e-12)
             cells = drawn(np.flatnonzero(own), max_cells, rng)
-            found = integrated_gradients(stored.model, counts, cells, mean_cell, direction, where)
+            found = integrated_gradients(fitted.model, counts, cells, mean_cell, direction, where)
             values.append(found.attribution)
             change.append(found.change)
             rows.append((int(own.sum()), len(cells), found.attribution.sum(), found.difference))
         columns = column_names(chosen)
         record = {
-            "values": pd.DataFrame(np.stack(values, 1), index=stored.genes, columns=columns),
-            "change": pd.DataFrame(np.stack(change, 1), index=stored.genes, columns=columns),
+            "values": pd.DataFrame(np.stack(values, 1), index=fitted.genes, columns=columns),
+            "change": pd.DataFrame(np.stack(change, 1), index=fitted.genes, columns=columns),
             "groups": pd.DataFrame(rows, index=columns, columns=["n_cells", "n_used", "attributed", "state"]),
         }
         params |= {"groupby": groupby, "method": "integrated_gradients"}

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import _adata
-from .._disk import on_disk
-from ..fit.batches import Counts
+from ..data.counts import Counts
 from ..fit.classify import hold_back
 from ..fit.distributed import Processes
-from ..fit.loop import FitConfig
-from ..fit.schedule import MOST_STEPS, default_steps, default_weight_decay
+from ..fit.state import FitConfig
 from ..model.labels import UNKNOWN
+from ._counts import counts_to_fit
 from ._covariates import learn_covariates, read_covariates
 from ._labels import read_labels
 from ._proteins import learn_proteins, read_proteins
-from ._stored import counts_to_fit, depth_on_disk, disk_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -79,30 +76,5 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
     if (protein_key := params["protein_key"]) is not None:
         proteins = learn_proteins(adata, protein_key, codes, batches, allowed)
         side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
-    mask = _adata.gene_mask(adata, params["mask_var"])
-    counts: Counts
-    stored = on_disk(*_adata.matrix_of(adata, params["layer"]))
-    processes.check_same({"whether counts are on disk": stored})
-    if stored:
-        disk = disk_counts(adata, params, mask)
-        options = _fit_config(params, adata.n_obs, int(mask.sum()), partial(depth_on_disk, disk))
-        counts, genes, mean = counts_to_fit(adata, params, disk, codes, side_inputs, options, seed, processes)
-    else:
-        matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=allowed)
-        matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
-        size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
-        mean = size_factor.mean()
-        counts = Counts(matrix, (size_factor / mean).astype(np.float32), codes, side_inputs)
-        options = _fit_config(params, adata.n_obs, int(mask.sum()), counts.typical_depth)
-    return Inputs(counts, options, genes, batches, mean, covariates, proteins, label, labels, judges)
-
-
-def _fit_config(params: Mapping[str, Any], n_cells: int, n_genes: int, depth: Callable[[], float]) -> FitConfig:
-    """What was asked for, and where that is None what the data choose; their depth is asked for if it matters."""
-    chosen = {field.name: params[field.name] for field in fields(FitConfig)}
-    if chosen["n_steps"] is None:
-        at_least = default_steps(n_cells, n_genes, 0)
-        chosen["n_steps"] = at_least if at_least == MOST_STEPS else default_steps(n_cells, n_genes, depth())
-    if chosen["weight_decay"] is None:
-        chosen["weight_decay"] = default_weight_decay(n_cells)
-    return FitConfig(**chosen)
+    read = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
+    return Inputs(*read[:3], batches, read.size_factor_mean, covariates, proteins, label, labels, judges)

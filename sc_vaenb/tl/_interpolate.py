@@ -12,12 +12,13 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._checks import checked
+from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.embed import embed
-from ..fit.path import along_cells, equal_steps, mean_expression, straight
-from ..fit.transfer import nearest
-from ._model import counts_of, load_model
+from ..inference.embed import embed
+from ..inference.interpolate import along_cells, equal_steps, mean_expression, straight
+from ..inference.transfer import nearest
+from ._counts import read_counts
 from ._sample import batch_code, labelled
 
 if TYPE_CHECKING:
@@ -120,17 +121,17 @@ def interpolate(
         if name == after:
             msg = f"{name!r} follows itself on the way, and there is nothing between. Name two that differ."
             raise ValueError(msg)
-    stored = load_model(adata, key)
-    codes = range(max(len(stored.batches), 1)) if batch is None else [batch_code(stored, batch, key)]
-    chosen = _positions(stored.genes, genes, key)
-    counts = counts_of(adata, key, stored, batches=stored.model.config.encode_batch)
+    fitted = FittedModel.from_uns(adata, key)
+    codes = range(max(len(fitted.batches), 1)) if batch is None else [batch_code(fitted, batch, key)]
+    chosen = _positions(fitted.genes, genes, key)
+    counts = read_counts(adata, key, fitted, batches=fitted.model.config.encode_batch)
 
     begun = logg.info(f"interpolating from {' over '.join(names[:-1])} to {end} with uns[{key!r}]")
     adata = adata.copy() if copy else adata
-    states = embed(stored.model, counts, where)
+    states = embed(fitted.model, counts, where)
     legs = _legs(states, masks, names, path, n_neighbors)
     points, positions, length = equal_steps(legs, n_points)
-    expression = PER * mean_expression(stored.model, points, codes, where)[:, chosen]
+    expression = PER * mean_expression(fitted.model, points, codes, where)[:, chosen]
     distance, closest = (found[:, 0] for found in nearest(points, states, 1))
 
     labels = pd.Index([str(i) for i in range(n_points)])
@@ -144,7 +145,7 @@ def interpolate(
     params |= {name: value for name, value in given.items() if value is not None}
     params |= {"n_neighbors": n_neighbors} if path == "manifold" else {}
     record = {
-        "expression": pd.DataFrame(expression.T, index=pd.Index(np.array(stored.genes)[chosen]), columns=labels),
+        "expression": pd.DataFrame(expression.T, index=pd.Index(np.array(fitted.genes)[chosen]), columns=labels),
         "points": pd.DataFrame(about, index=labels),
         "states": points,
         "stops": pd.DataFrame({"name": names, "position": positions}),

@@ -18,12 +18,11 @@ from .._names import means_no_label
 from .._record import FittedModel, read_record
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.embed import aligned, embed
-from ..fit.query import align_new, fit_new, of_genes, with_batches
-from ..fit.reference import Reference, batches_or_halves, draw_sample
-from ..fit.transfer import nearest, novelty
+from ..inference.embed import aligned, embed
+from ..inference.map_query import align_new, fit_new, of_genes, with_batches
+from ..inference.transfer import Reference, batches_or_halves, draw_sample, nearest, novelty
+from ._counts import read_counts
 from ._labels import write_labels
-from ._model import counts_of, load_model
 from ._proteins import with_batches as where_measured
 from ._transfer import transfer_labels
 
@@ -149,35 +148,35 @@ def map_query(
     with _naming_the_reference():
         check_adata(reference)
         _adata.check_can_be_cut(reference)
-        record, stored = read_record(reference, key), load_model(reference, key)
+        record, fitted = read_record(reference, key), FittedModel.from_uns(reference, key)
         labels = None if label_key is None else _labels(reference, label_key)
     if reference.n_obs < 2:
         msg = "reference has one cell: how near its cells are to each other, by which novelty is measured, needs two."
         raise ValueError(msg)
-    found = _found_genes(adata, stored, key)
-    params = _params(adata, record["params"], stored, batch_key, layer)
-    new = _new_batches(adata, params, stored)
+    found = _found_genes(adata, fitted, key)
+    params = _params(adata, record["params"], fitted, batch_key, layer)
+    new = _new_batches(adata, params, fitted)
     with _naming_the_reference():
-        embedding, codes = _space(reference, key, stored, where)
-        part, share = stored.model, 1.0
+        embedding, codes = _space(reference, key, fitted, where)
+        part, share = fitted.model, 1.0
         if not found.all():
-            part, share = of_genes(part, np.flatnonzero(found), counts_of(reference, key, stored))
+            part, share = of_genes(part, np.flatnonzero(found), read_counts(reference, key, fitted))
     mapped = replace(
-        stored,
+        fitted,
         model=with_batches(part, len(new)) if new else part,
-        genes=list(np.array(stored.genes)[found]),
-        batches=stored.batches + new,
-        size_factor_mean=stored.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
+        genes=list(np.array(fitted.genes)[found]),
+        batches=fitted.batches + new,
+        size_factor_mean=fitted.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
         params=params,
     )
-    model, counts = mapped.model, counts_of(adata, key, mapped, params=params)
+    model, counts = mapped.model, read_counts(adata, key, mapped, params=params)
 
     start = logg.info(
         f"mapping {adata.n_obs:,} cells on {reference.n_obs:,} with {found.sum():,} of the {len(found):,} genes of "
         f"uns[{key!r}]" + (f"; new batches: {', '.join(new)}" if new else "")
     )
     adata = adata.copy() if copy else adata
-    cells = np.flatnonzero(counts.condition >= len(stored.batches)) if new else np.array([], np.int64)
+    cells = np.flatnonzero(counts.condition >= len(fitted.batches)) if new else np.array([], np.int64)
     if len(cells):
         theirs = counts.subset(cells)
         size, beta = int(params["batch_size"]), float(params["beta"])
@@ -195,21 +194,21 @@ def map_query(
     columns = {"novelty": novelty(asked, embedding, n_neighbors)}
     tables: dict[str, Any] = {}
     if label_key is not None and labels is not None:
-        labelled = _labelled(reference, key, stored, mapped, part, embedding, codes, labels, len(cells) > 0, where, rng)
+        labelled = _labelled(reference, key, fitted, mapped, part, embedding, codes, labels, len(cells) > 0, where, rng)
         batch = counts.condition, mapped.batches or ["the query"]
         matrix = None if labelled.counts is None else counts.matrix
-        found_labels = transfer_labels(labelled, label_key, stored.batches, asked, matrix, *batch, n_neighbors, rng)
+        found_labels = transfer_labels(labelled, label_key, fitted.batches, asked, matrix, *batch, n_neighbors, rng)
         name = f"{label_key}_predicted"
         columns |= found_labels.columns
         columns[name] = pd.Categorical.from_codes(columns[name], dtype=labels.dtype)
         tables = found_labels.tables
-    if stored.proteins:
+    if fitted.proteins:
         their = counts.side_inputs["protein"], counts.condition, max(len(mapped.batches), 1)
-        mapped = replace(mapped, proteins=where_measured(stored.proteins, *their))
+        mapped = replace(mapped, proteins=where_measured(fitted.proteins, *their))
     query = {
         "n_reference": reference.n_obs,
         "n_genes": len(found),
-        "missing_genes": np.array(stored.genes, dtype=object)[~found],
+        "missing_genes": np.array(fitted.genes, dtype=object)[~found],
         "new_batches": np.array(new, dtype=object),
     }
     if label_key is not None:
@@ -248,11 +247,11 @@ def _naming_the_reference() -> Iterator[None]:
         raise type(error)(msg) from error
 
 
-def _found_genes(adata: AnnData, stored: FittedModel, key: str) -> NDArray[np.bool_]:
+def _found_genes(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:
     """Which of the model's genes are in `adata`."""
-    found = adata.var_names.get_indexer(stored.genes) >= 0
+    found = adata.var_names.get_indexer(fitted.genes) >= 0
     if found.mean() < FEWEST_GENES:
-        first = stored.genes[int(np.argmin(found))]
+        first = fitted.genes[int(np.argmin(found))]
         msg = (
             f"Only {found.sum()} of the {len(found)} genes of the model in uns[{key!r}] are in var_names (first "
             f"missing: {first!r}); at least half are needed. See that genes are named as in the reference (symbols or "
@@ -263,24 +262,24 @@ def _found_genes(adata: AnnData, stored: FittedModel, key: str) -> NDArray[np.bo
 
 
 def _params(
-    adata: AnnData, fitted: Mapping[str, Any], stored: FittedModel, batch_key: str | None, layer: str | None
+    adata: AnnData, params_of_fit: Mapping[str, Any], fitted: FittedModel, batch_key: str | None, layer: str | None
 ) -> dict[str, Any]:
     """The parameters of the fit, with where the new cells' counts and batches are."""
-    params = {name: value for name, value in fitted.items() if name not in {"layer", "batch_key"}}
+    params = {name: value for name, value in params_of_fit.items() if name not in {"layer", "batch_key"}}
     if layer == "auto":
-        layer = fitted.get("layer") if fitted.get("layer") in _adata.keys(adata.layers) else None
+        layer = params_of_fit.get("layer") if params_of_fit.get("layer") in _adata.keys(adata.layers) else None
     if layer is not None:
         params["layer"] = layer
-    if stored.batches:
-        params["batch_key"] = fitted["batch_key"] if batch_key is None else batch_key
+    if fitted.batches:
+        params["batch_key"] = params_of_fit["batch_key"] if batch_key is None else batch_key
     return params
 
 
-def _new_batches(adata: AnnData, params: Mapping[str, Any], stored: FittedModel) -> list[str]:
+def _new_batches(adata: AnnData, params: Mapping[str, Any], fitted: FittedModel) -> list[str]:
     """Batches of `adata` that the model does not know."""
-    if not stored.batches:
+    if not fitted.batches:
         return []
-    return [str(name) for name in _adata.batch_labels(adata, params["batch_key"])[1] if name not in stored.batches]
+    return [str(name) for name in _adata.batch_labels(adata, params["batch_key"])[1] if name not in fitted.batches]
 
 
 def _labels(reference: AnnData, label_key: str) -> pd.Series:
@@ -296,15 +295,15 @@ def _labels(reference: AnnData, label_key: str) -> pd.Series:
 
 
 def _space(
-    reference: AnnData, key: str, stored: FittedModel, device: torch.device
+    reference: AnnData, key: str, fitted: FittedModel, device: torch.device
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The reference's embedding, computed if it is not there, and its batch codes."""
-    model, name, params = stored.model, f"X_{key}", stored.params
+    model, name, params = fitted.model, f"X_{key}", fitted.params
     codes = np.zeros(reference.n_obs, np.int64)
-    if stored.batches:
-        codes = _adata.batch_codes(reference, params["batch_key"], stored.batches)
+    if fitted.batches:
+        codes = _adata.batch_codes(reference, params["batch_key"], fitted.batches)
     if name not in reference.obsm:
-        embedding = aligned(model, embed(model, counts_of(reference, key, stored), device), codes, device)
+        embedding = aligned(model, embed(model, read_counts(reference, key, fitted), device), codes, device)
         model.cpu()  # where its weights are cut and joined
         return embedding, codes
     embedding = _adata.read_embedding(reference, name)
@@ -340,7 +339,7 @@ def _with_new(
 def _labelled(
     reference: AnnData,
     key: str,
-    stored: FittedModel,
+    fitted: FittedModel,
     mapped: FittedModel,
     part: CountVAE,
     embedding: NDArray[np.float32],
@@ -356,9 +355,9 @@ def _labelled(
     folds, across = batches_or_halves(batch[cells], seed)
     sample = draw_sample(folds, seed)
     state, matrix = embedding[cells[sample]], None
-    same_genes = replace(stored, genes=mapped.genes, size_factor_mean=mapped.size_factor_mean)
+    same_genes = replace(fitted, genes=mapped.genes, size_factor_mean=mapped.size_factor_mean)
     try:
-        counts = counts_of(reference[cells[sample]], key, same_genes)
+        counts = read_counts(reference[cells[sample]], key, same_genes)
     except (KeyError, TypeError, ValueError) as error:
         logg.warning(
             f"the counts of the reference cannot be read ({error.args[0]}): novelty is judged in the latent space "

@@ -15,15 +15,16 @@ from .. import _adata
 from .._checks import check_seeds, checked, seed_of
 from .._record import FittedModel, read_record
 from .._session import own_state
-from ..fit.batches import Counts, split
-from ..fit.check import compare_replicates, held_out_again
+from ..data.counts import Counts
 from ..fit.device import resolve_device
-from ..fit.loop import HELD_OUT, FitConfig
-from ..fit.marginal import Fitness, refit
-from ..model.vae import ModelConfig
+from ..fit.split import HELD_OUT, split
+from ..fit.state import FitConfig
+from ..inference.marginal import Fitness, refit
+from ..inference.posterior_check import compare_replicates, held_out_again
+from ..model.config import ModelConfig
 from ._check_tables import batch_table, likelihood_table, tables
 from ._check_verdict import verdict_in_words
-from ._model import counts_of, load_model
+from ._counts import read_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -141,26 +142,26 @@ def posterior_check(
     rng = seed_of(rng)
     check_seeds(rng, n_seeds)
     where = resolve_device(device)
-    stored = load_model(adata, key)
-    names = _check_likelihoods(likelihoods, stored.model.config)
-    options = _fit_config(stored.params, key) if names else None
+    fitted = FittedModel.from_uns(adata, key)
+    names = _check_likelihoods(likelihoods, fitted.model.config)
+    options = _fit_config(fitted.params, key) if names else None
     fewest = round(FEWEST / SHARE) if names else FEWEST
     if adata.n_obs < fewest:
         msg = f"adata has {adata.n_obs} cells: a check {'of likelihoods ' if names else ''}needs {fewest} at least."
         raise ValueError(msg)
-    counts = counts_of(adata, key, stored)
+    counts = read_counts(adata, key, fitted)
 
     start = logg.info(f"checking the model in uns[{key!r}]")
     adata = adata.copy() if copy else adata
     progress = settings.verbosity.value > 0
-    held_out = _held_out(read_record(adata, key), stored, counts, where)
+    held_out = _held_out(read_record(adata, key), fitted, counts, where)
     told = {"key": key, "n_samples": n_samples, "rng": rng, "cells": "given" if held_out is None else "held_out"}
     draw = np.random.default_rng(rng)
     cells = np.sort(draw.permutation(len(counts))[:HELD_OUT]) if held_out is None else held_out
     chosen = counts.subset(cells)
-    told |= {"n_cells": len(cells), "zeros": 1 - chosen.matrix.nnz / (len(cells) * len(stored.genes))}
-    found = compare_replicates(stored.model, chosen, n_samples, where, rng, progress)
-    record: dict[str, Any] = tables(found, stored.genes, adata.obs_names[cells], draw)
+    told |= {"n_cells": len(cells), "zeros": 1 - chosen.matrix.nnz / (len(cells) * len(fitted.genes))}
+    found = compare_replicates(fitted.model, chosen, n_samples, where, rng, progress)
+    record: dict[str, Any] = tables(found, fitted.genes, adata.obs_names[cells], draw)
     if options:
         if held_out is None:
             held_out = split(np.zeros_like(counts.condition), SHARE, HELD_OUT, draw)[1]
@@ -169,7 +170,7 @@ def posterior_check(
         judged: dict[str, list[Fitness]] = {name: [] for name in names}
         for seed, name in itertools.product(range(rng, rng + n_seeds), names):
             logg.info(f"    fitting {name} without {len(held_out):,} cells, seed {seed}")
-            config = replace(stored.model.config, likelihood=name)
+            config = replace(fitted.model.config, likelihood=name)
             try:
                 judged[name].append(refit(config, counts, held_out, options, n_samples, where, seed, progress))
             except FloatingPointError as error:
@@ -178,8 +179,8 @@ def posterior_check(
                 )
                 raise FloatingPointError(msg) from error
         record["likelihoods"] = likelihood_table(judged)
-        if stored.batches:
-            record["by_batch"] = batch_table(judged, np.array(stored.batches)[counts.condition[held_out]])
+        if fitted.batches:
+            record["by_batch"] = batch_table(judged, np.array(fitted.batches)[counts.condition[held_out]])
     record |= {"params": told, "verdict": verdict_in_words(record, told)}
     _adata.write_record(adata, key_added, record)
     logg.info(record["verdict"])
@@ -225,7 +226,7 @@ def _fit_config(params: Mapping[str, Any], key: str) -> FitConfig:
 
 
 def _held_out(
-    record: Mapping[str, Any], stored: FittedModel, counts: Counts, device: torch.device
+    record: Mapping[str, Any], fitted: FittedModel, counts: Counts, device: torch.device
 ) -> NDArray[np.int64] | None:
     """The cells that the fit held out, or None, with a warning, where these cannot be told."""
     params, history = record["params"], record.get("history", {})
@@ -234,7 +235,7 @@ def _held_out(
         kept = np.flatnonzero(np.asarray(history["step"]) == record["verdict"]["kept_step"])
         kl_per_dim = np.asarray(history["kl_per_dim"])[kept].sum(0)
         fraction, seed = float(params["validation_fraction"]), int(params["rng"])
-        cells = held_out_again(stored.model, counts, fraction, seed, kl_per_dim, device)
+        cells = held_out_again(fitted.model, counts, fraction, seed, kl_per_dim, device)
     if cells is not None and len(cells) >= FEWEST:
         return cells
     logg.warning(

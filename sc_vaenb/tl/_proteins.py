@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata
-from .._matrix import LARGEST, ROUNDING, nearly_whole
-from .._sparse import dense
-from ..fit.batches import cells_by_code
+from ..data.counts import cells_by_code
+from ..data.matrix import LARGEST, ROUNDING, nearly_whole
+from ..data.sparse import dense
 
 if TYPE_CHECKING:
     from anndata import AnnData

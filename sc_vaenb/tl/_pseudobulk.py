@@ -11,9 +11,9 @@ from scipy.sparse import csr_matrix
 
 from .. import _adata
 from .._checks import checked
-from .._matrix import ROWS_AT_ONCE, check_values, row_blocks
 from .._names import codes_of, n_values
 from .._session import own_state
+from ..data.matrix import ROWS_AT_ONCE, check_values, row_blocks
 
 if TYPE_CHECKING:
     from anndata import AnnData

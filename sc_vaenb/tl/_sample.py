@@ -18,8 +18,8 @@ from .._names import name_of, names_of, texts
 from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..fit.sample import draw_counts, states_around, states_of_prior
-from ._model import counts_of, load_model
+from ..inference.sample import draw_counts, states_around, states_of_prior
+from ._counts import read_counts
 
 
 @own_state()
@@ -108,10 +108,10 @@ def sample(
         msg = "source='prior' draws around no cells, so cells and groups mean nothing. Leave them out."
         raise ValueError(msg)
     pool = _chosen(adata, cells, groups)
-    stored = load_model(adata, key)
-    code = None if batch is None else batch_code(stored, batch, key)
-    fit = deepcopy(stored.params)
-    counts = counts_of(adata, key, stored)
+    fitted = FittedModel.from_uns(adata, key)
+    code = None if batch is None else batch_code(fitted, batch, key)
+    fit = deepcopy(fitted.params)
+    counts = read_counts(adata, key, fitted)
     if source == "prior" and code is not None and size_factor is None:
         pool = np.flatnonzero(counts.condition == code)
         if not len(pool):
@@ -128,15 +128,15 @@ def sample(
     codes = around.condition if code is None else np.full(len(drawn), code)
     state_seed, count_seed = (int(seed) for seed in random.integers(2**31, size=2))
     if source == "posterior":
-        z = states_around(stored.model, around, state_seed, where)
+        z = states_around(fitted.model, around, state_seed, where)
     else:
-        z = states_of_prior(stored.model, codes, state_seed)
-    relative = (sizes / stored.size_factor_mean).astype(np.float32)
-    matrix = draw_counts(stored.model, z, relative, codes, count_seed, where)
+        z = states_of_prior(fitted.model, codes, state_seed)
+    relative = (sizes / fitted.size_factor_mean).astype(np.float32)
+    matrix = draw_counts(fitted.model, z, relative, codes, count_seed, where)
 
     obs: dict[str, Any] = {} if source == "prior" else {"source_cell": adata.obs_names[drawn].to_numpy(str)}
-    if stored.batches:
-        obs[fit["batch_key"]] = pd.Categorical.from_codes(codes, stored.batches)
+    if fitted.batches:
+        obs[fit["batch_key"]] = pd.Categorical.from_codes(codes, fitted.batches)
     obs[fit.get("size_factor", "size_factor")] = sizes
     params = {"key": key, "source": source, "n_cells": len(drawn), "n_source_cells": len(pool), "rng": int(rng)}
     asked = None if groups is None else json.dumps({name: _listed(labels) for name, labels in groups.items()})
@@ -146,20 +146,20 @@ def sample(
     new = AnnData(
         matrix,
         obs=pd.DataFrame(obs, index=names),
-        var=pd.DataFrame(index=pd.Index(stored.genes)),
+        var=pd.DataFrame(index=pd.Index(fitted.genes)),
         uns={"sample": {"params": params, "fit": fit}},
     )
     logg.info("    finished", time=start)
     return new
 
 
-def batch_code(stored: FittedModel, batch: str, key: str) -> int:
+def batch_code(fitted: FittedModel, batch: str, key: str) -> int:
     """The code of a batch by its name, or an error that lists those the model knows."""
-    if name_of(batch) not in stored.batches:
-        knows = f"knows {stored.batches}. Choose one of these" if stored.batches else "knows no batches. Leave it out"
+    if name_of(batch) not in fitted.batches:
+        knows = f"knows {fitted.batches}. Choose one of these" if fitted.batches else "knows no batches. Leave it out"
         msg = f"batch={batch!r} is no batch of the model in uns[{key!r}], which {knows}."
         raise ValueError(msg)
-    return stored.batches.index(name_of(batch))
+    return fitted.batches.index(name_of(batch))
 
 
 def _chosen(

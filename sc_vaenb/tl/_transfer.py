@@ -9,11 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from ..fit.batches import cells_by_code
-from ..fit.confidence import MIN_CELLS, Confidence, calibrate
-from ..fit.novelty import MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
-from ..fit.reference import Reference
-from ..fit.transfer import nearest, vote
+from ..data.counts import cells_by_code
+from ..inference.confidence import MIN_CELLS, Confidence, calibrate
+from ..inference.novelty import MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
+from ..inference.transfer import Reference, nearest, vote
 from ._findings import few
 
 FALSE_DISCOVERY_RATE = 0.1

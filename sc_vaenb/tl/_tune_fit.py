@@ -15,14 +15,14 @@ from scanpy import settings
 from scipy.sparse import csr_matrix
 from sklearn.metrics import normalized_mutual_info_score as nmi
 
+from .._record import FittedModel
 from .._session import shared
-from ..fit.batches import split
-from ..fit.loop import HELD_OUT
-from ..fit.marginal import log_likelihood
+from ..fit.split import HELD_OUT, split
+from ..inference.marginal import log_likelihood
 from ..metrics import RESOLUTIONS, fuzzy_graph, ilisi, knn, leiden
 from ..metrics.catalogue import BIO_WEIGHT, GRAPH_K
+from ._counts import read_counts
 from ._cvae import cvae
-from ._model import counts_of, load_model
 from ._pca import AllAlikeError, log_pca
 from ._vae import vae
 
@@ -72,19 +72,19 @@ def judged(bench: Bench, config: Mapping[str, Any], seed: int) -> dict[str, Any]
 
     start = time.perf_counter()
     options = {**config, "layer": None, "mask_var": None, "device": bench.device, "rng": seed}
-    fitted = AnnData(bench.counts, bench.obs, bench.var)  # shares the counts
+    adata = AnnData(bench.counts, bench.obs, bench.var)  # shares the counts
     with shared(), settings.verbosity.override("error"):
         try:
             if bench.batch_key is None:
-                vae(fitted, **options)
+                vae(adata, **options)
             else:
-                cvae(fitted, bench.batch_key, **options)
+                cvae(adata, bench.batch_key, **options)
         except (FloatingPointError, MemoryError) as error:
             return {"error": str(error)}
-    if fitted.uns["vae"]["verdict"]["status"] == "interrupted":
+    if adata.uns["vae"]["verdict"]["status"] == "interrupted":
         raise KeyboardInterrupt
-    found = scores(bench, np.asarray(fitted.obsm["X_vae"]))
-    return found | {"log_likelihood": _held_out(fitted, bench, seed), "seconds": time.perf_counter() - start}
+    found = scores(bench, np.asarray(adata.obsm["X_vae"]))
+    return found | {"log_likelihood": _held_out(adata, bench, seed), "seconds": time.perf_counter() - start}
 
 
 def scores(bench: Bench, embedding: NDArray[np.float32]) -> dict[str, float]:
@@ -133,13 +133,13 @@ def agreement(own: NDArray[np.int64], joint: list[NDArray[np.intp]], codes: NDAr
     return float(np.mean(best))
 
 
-def _held_out(fitted: AnnData, bench: Bench, seed: int) -> float:
+def _held_out(adata: AnnData, bench: Bench, seed: int) -> float:
     """Log-likelihood per cell in nats of the cells that the fit held out; NaN if it held out none."""
-    stored = load_model(fitted, "vae")
-    counts = counts_of(fitted, "vae", stored)
-    fraction = float(fitted.uns["vae"]["params"]["validation_fraction"])
+    fitted = FittedModel.from_uns(adata, "vae")
+    counts = read_counts(adata, "vae", fitted)
+    fraction = float(adata.uns["vae"]["params"]["validation_fraction"])
     cells = split(counts.condition, fraction, HELD_OUT, np.random.default_rng(seed))[1]
     if not len(cells):
         return float("nan")
-    device = torch.device(str(fitted.uns["vae"]["params"]["device"]))
-    return float(log_likelihood(stored.model, counts.subset(cells), DRAWS, device, seed)[0].mean())
+    device = torch.device(str(adata.uns["vae"]["params"]["device"]))
+    return float(log_likelihood(fitted.model, counts.subset(cells), DRAWS, device, seed)[0].mean())

@@ -6,12 +6,11 @@ import shutil
 import anndata as ad
 import numpy as np
 import pytest
+from x.conftest import plane
 
 from sc_vaenb import cli
 from sc_vaenb.cli import _stranger
 from sc_vaenb.tl import _graph, _inputs
-
-from .conftest import plane
 
 
 @pytest.fixture(scope="module")

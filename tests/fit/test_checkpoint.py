@@ -9,12 +9,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from sc_vaenb.fit import batches, checkpoint
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data import counts as batches
+from sc_vaenb.data.counts import Counts
+from sc_vaenb.data.on_device import DeviceCounts
+from sc_vaenb.fit import checkpoint
 from sc_vaenb.fit.checkpoint import Checkpoint, check_folder, identity, read
-from sc_vaenb.fit.cuda import DeviceCounts
-from sc_vaenb.fit.loop import FitConfig, Step, fit
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.state import FitConfig
+from sc_vaenb.fit.step import Step
+from sc_vaenb.model.config import ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_genes=40, n_latent=3, hidden=(16,), decoder_hidden=(16,))

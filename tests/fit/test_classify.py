@@ -6,8 +6,8 @@ import torch
 from scipy.special import softmax
 
 from sc_vaenb.fit.classify import calibration_error, classify, hold_back, temperature
+from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.labels import Labels
-from sc_vaenb.model.vae import ModelConfig
 
 
 def head(n_labels, n_latent=2):

@@ -5,12 +5,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from sc_vaenb.fit.batches import Counts, shuffled
-from sc_vaenb.fit.cuda import CapturedStep, DeviceCounts, smallest_type, to_device
-from sc_vaenb.fit.loop import FitConfig, Step, fit
+from sc_vaenb.data.counts import Counts, shuffled
+from sc_vaenb.data.on_device import DeviceCounts, smallest_type
+from sc_vaenb.fit.cuda import CapturedStep, to_device
+from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.state import FitConfig
+from sc_vaenb.fit.step import Step
 from sc_vaenb.fit.step_cpu import step_on_cpu
+from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.likelihood import LIKELIHOODS
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

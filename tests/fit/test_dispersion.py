@@ -6,10 +6,11 @@ import torch
 from scipy import sparse
 
 import sc_vaenb
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.device import generator
-from sc_vaenb.fit.dispersion import FEWEST, refit_dispersion
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.fit.loop import FEWEST, refit_dispersion
+from sc_vaenb.model.config import ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 CPU = torch.device("cpu")
 

@@ -3,12 +3,15 @@ import pytest
 import torch
 from scipy import sparse
 
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.device import resolve_device, threads_as_asked
-from sc_vaenb.fit.embed import embed
 from sc_vaenb.fit.history import History
-from sc_vaenb.fit.loop import Best, FitConfig, evaluate, fit, parameter_groups
-from sc_vaenb.model.vae import CountVAE, ModelConfig, Terms
+from sc_vaenb.fit.loop import evaluate, fit
+from sc_vaenb.fit.state import Best, FitConfig
+from sc_vaenb.fit.step import parameter_groups
+from sc_vaenb.inference.embed import embed
+from sc_vaenb.model.config import ModelConfig
+from sc_vaenb.model.vae import CountVAE, Terms
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(n_genes=50, n_latent=3, hidden=(16,), decoder_hidden=(16,))
@@ -41,7 +44,7 @@ def test_held_out_cells_do_not_reach_the_fit(counts):
     """Whatever the held-out cells hold, the weights are the same."""
     options = FitConfig(weight_decay=0.1, n_steps=20, batch_size=64)
     spoiled = counts.matrix.copy()
-    from sc_vaenb.fit.batches import split
+    from sc_vaenb.fit.split import split
 
     _, held_out = split(counts.condition, 0.1, 4096, np.random.default_rng(0))
     spoiled[held_out] = spoiled[held_out] * 50

@@ -3,7 +3,7 @@ import pytest
 from scipy import sparse
 
 import sc_vaenb
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.lost_kinds import lost_kinds
 from sc_vaenb.fit.overlap import find_overlap
 

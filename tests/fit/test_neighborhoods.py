@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import sparse
 
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.datasets import simulate
-from sc_vaenb.fit.batches import Counts
 from sc_vaenb.fit.neighborhoods import MOST_CELLS, Neighborhoods, _products, draw
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 import sc_vaenb
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.overlap import MAX_BATCHES, Overlap, find_overlap, sample_per_batch
 
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 from scipy import sparse
 
-from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.loop import CLIP, FitConfig, Step, fit
+from sc_vaenb.data.counts import Counts
+from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.state import FitConfig
+from sc_vaenb.fit.step import CLIP, Step
 from sc_vaenb.fit.step_cpu import ExplicitStep, step_on_cpu
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.config import ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 CPU = torch.device("cpu")
 OPTIONS = FitConfig(n_steps=30, weight_decay=0.1, batch_size=40)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data.counts import Counts
 
 
 @pytest.fixture

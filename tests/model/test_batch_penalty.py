@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.batches import Counts
-from sc_vaenb.fit.cuda import DeviceCounts
-from sc_vaenb.fit.loop import FitConfig, Step
-from sc_vaenb.fit.query import with_batches
+from sc_vaenb.data.counts import Counts
+from sc_vaenb.data.on_device import DeviceCounts
+from sc_vaenb.fit.state import FitConfig
+from sc_vaenb.fit.step import Step
+from sc_vaenb.inference.map_query import with_batches
 from sc_vaenb.model.batch_penalty import SCALES
+from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.penalty import PENALTIES, ForwardState
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 NAMES = ["adversary", "mmd"]
 every = pytest.mark.parametrize("name", NAMES)

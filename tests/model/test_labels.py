@@ -5,9 +5,10 @@ import pytest
 import torch
 from scipy.special import log_softmax
 
+from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.minibatch import without_counts
 from sc_vaenb.model.penalty import PENALTIES, ForwardState
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 CONFIG = ModelConfig(n_genes=7, n_latent=3, labels=("a", "b", "c", "d"), penalties={"labels": 2.0})
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from sc_vaenb.fit.batches import Counts
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.model import nb_compiled, nb_kernel
 from sc_vaenb.model.distributions import negative_binomial
 from sc_vaenb.model.likelihood import INVERSE_LINKS, LIKELIHOODS, LINKS, gene_moments

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from sc_vaenb.fit.marginal import log_prior
+from sc_vaenb.inference.marginal import log_prior
+from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.mixture import LIVE, Mixture, Vamp
 from sc_vaenb.model.prior import PRIORS
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 
 def known(n_components=3, n_latent=4):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy import special, stats
 
+from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.protein import A_FEW, Levels, mixture, two_levels
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 X = [0, 1, 3, 17, 250, 12_345, 1_000_000]
 BACKGROUND = [1e-3, 0.5, 20, 1e4]

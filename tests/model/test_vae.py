@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.model.vae import CountVAE, ModelConfig
+from sc_vaenb.model.config import ModelConfig
+from sc_vaenb.model.vae import CountVAE
 
 
 def build(**kwargs):

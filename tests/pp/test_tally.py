@@ -32,7 +32,7 @@ def backed(tmp_path, monkeypatch):
     def open_(adata):
         adata.write_h5ad(tmp_path / "a.h5ad")
         files.append(ad.read_h5ad(tmp_path / "a.h5ad", backed="r"))
-        monkeypatch.setattr("sc_vaenb._disk.CELLS_AT_ONCE", 70)
+        monkeypatch.setattr("sc_vaenb.data.on_disk.CELLS_AT_ONCE", 70)
         monkeypatch.setattr(_adata, "read_matrix", lambda *args: pytest.fail("read all counts into memory"))
         monkeypatch.setattr(prepare.__module__ + ".read_matrix", lambda *args: pytest.fail("read all counts"))
         return files[-1]

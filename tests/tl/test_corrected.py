@@ -6,7 +6,8 @@ import torch
 from scipy import sparse as sp
 
 import sc_vaenb
-from sc_vaenb.tl._model import counts_of, load_model
+from sc_vaenb._record import FittedModel
+from sc_vaenb.tl._counts import read_counts
 
 
 def corrected(adata, *args, **options):
@@ -18,8 +19,8 @@ def corrected(adata, *args, **options):
 
 def step_cpu(adata, cell, batches):
     """Share of each gene of one cell: encoded in its own batch, aligned, decoded in others, averaged; 10,000 in all."""
-    stored = load_model(adata, "vae")
-    counts = counts_of(adata, "vae", stored)
+    stored = FittedModel.from_uns(adata, "vae")
+    counts = read_counts(adata, "vae", stored)
     shares = []
     with torch.no_grad():
         batch = counts.minibatch(slice(cell, cell + 1), torch.device("cpu"))
@@ -54,8 +55,8 @@ def test_drawn_counts_have_the_expected_mean_at_each_cells_depth(adata, fast, ba
     sc_vaenb.tl.cvae(adata, "batch", dispersion=dispersion, **fast)
     shares = corrected(adata, batch=batch, target_sum=1)
     draws = [corrected(adata, batch=batch, counts=True, rng=i, key_added=f"c{i}").toarray() for i in range(10)]
-    stored = load_model(adata, "vae")
-    size_factor = counts_of(adata, "vae", stored).size_factor
+    stored = FittedModel.from_uns(adata, "vae")
+    size_factor = read_counts(adata, "vae", stored).size_factor
     expected = shares * (size_factor * stored.model.depth.numpy())[:, None]
     often = expected.mean(0) > 1
     np.testing.assert_allclose(np.mean(draws, (0, 1))[often], expected.mean(0)[often], rtol=0.15)
@@ -83,7 +84,7 @@ def test_samples_and_tables_and_thresholds(fitted):
 
 def test_blocks_do_not_matter(fitted, monkeypatch):
     whole = corrected(fitted)
-    monkeypatch.setattr("sc_vaenb.fit.decode.CELLS_AT_ONCE", 77)
+    monkeypatch.setattr("sc_vaenb.inference.posterior.CELLS_AT_ONCE", 77)
     np.testing.assert_allclose(corrected(fitted, key_added="again"), whole, rtol=1e-4)
     assert corrected(fitted, counts=True).shape == whole.shape
 

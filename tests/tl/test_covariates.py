@@ -10,8 +10,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import cross_val_predict
 
 import sc_vaenb
+from sc_vaenb._record import FittedModel
+from sc_vaenb.tl._counts import read_counts
 from sc_vaenb.tl._covariates import learn_covariates, read_covariates
-from sc_vaenb.tl._model import counts_of, load_model
 
 
 def explained(embedding, values):
@@ -79,8 +80,8 @@ def test_a_file_knows_its_covariates(told, tmp_path):
 @torch.inference_mode()
 def test_counts_are_drawn_with_the_cells_own_covariates_and_normalised_without(told):
     """Drawn counts follow the kit of each cell; normalised expression is that at the mean of the covariates."""
-    stored = load_model(told, "vae")
-    cells = counts_of(told, "vae", stored).minibatch(np.arange(told.n_obs), torch.device("cpu"))
+    stored = FittedModel.from_uns(told, "vae")
+    cells = read_counts(told, "vae", stored).minibatch(np.arange(told.n_obs), torch.device("cpu"))
     z = stored.model.encode(cells)[0]
     v3 = torch.from_numpy((told.obs["kit"] == "v3").to_numpy(copy=True))
     own, mean = (

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import sc_vaenb
-from sc_vaenb.tl._model import counts_of, load_model
+from sc_vaenb._record import FittedModel
+from sc_vaenb.tl._counts import read_counts
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +30,8 @@ def measured(_measured):
 
 def step_cpu(adata, code):
     """Both tables with every cell as in one batch."""
-    stored = load_model(adata, "vae")
-    batch = counts_of(adata, "vae", stored).minibatch(np.arange(adata.n_obs), torch.device("cpu"))
+    stored = FittedModel.from_uns(adata, "vae")
+    batch = read_counts(adata, "vae", stored).minibatch(np.arange(adata.n_obs), torch.device("cpu"))
     with torch.inference_mode():
         z = stored.model.encode(batch)[0]
         levels = stored.model.protein.decode(z, [], torch.full((len(z),), code))

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import sc_vaenb
-from sc_vaenb.fit.path import along_cells, equal_steps, straight
-from sc_vaenb.tl._model import counts_of, load_model
+from sc_vaenb._record import FittedModel
+from sc_vaenb.inference.interpolate import along_cells, equal_steps, straight
+from sc_vaenb.tl._counts import read_counts
 
 
 @pytest.fixture(scope="session")
@@ -29,10 +30,10 @@ def walked(adata, *args, **options):
 def encoded(adata):
     import torch
 
-    from sc_vaenb.fit.embed import embed
+    from sc_vaenb.inference.embed import embed
 
-    stored = load_model(adata, "vae")
-    return embed(stored.model, counts_of(adata, "vae", stored), torch.device("cpu"))
+    stored = FittedModel.from_uns(adata, "vae")
+    return embed(stored.model, read_counts(adata, "vae", stored), torch.device("cpu"))
 
 
 def marker_sums(adata, expression, label):
@@ -131,7 +132,7 @@ def test_cells_without_a_link_are_said_to_have_no_path():
 
 
 def test_cells_on_one_point_and_more_cells_than_the_graph_takes(monkeypatch):
-    monkeypatch.setattr("sc_vaenb.fit.path.MOST_CELLS", 100)
+    monkeypatch.setattr("sc_vaenb.inference.interpolate.MOST_CELLS", 100)
     doubled = np.repeat(arc(400, 0.0), 2, axis=0)
     legs, broken = along_cells(doubled, [1, 798], 10)
     assert broken is None

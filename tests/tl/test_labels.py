@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score
 
 import sc_vaenb
 from sc_vaenb.fit.classify import calibration_error
-from sc_vaenb.fit.transfer import nearest, vote
+from sc_vaenb.inference.transfer import nearest, vote
 
 OPTIONS = {"layer": None, "n_latent": 8, "hidden": (32,), "n_steps": 300, "device": "cpu"}
 

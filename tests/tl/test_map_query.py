@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import sc_vaenb
+from sc_vaenb._record import FittedModel
 from sc_vaenb._results import check_result
-from sc_vaenb.fit.query import of_genes
-from sc_vaenb.tl._model import counts_of, load_model
+from sc_vaenb.inference.map_query import of_genes
+from sc_vaenb.tl._counts import read_counts
 
 FEW = {"n_steps": 20, "device": "cpu"}
 
@@ -68,7 +69,10 @@ def test_a_new_batch_lands_on_its_types(three, unchanged):
 
 def test_only_the_new_batch_is_fitted(three):
     query, reference = three
-    before, after = load_model(reference, "vae").model, load_model(mapped(query, reference), "vae").model
+    before, after = (
+        FittedModel.from_uns(reference, "vae").model,
+        FittedModel.from_uns(mapped(query, reference), "vae").model,
+    )
     grown = {"condition.code", "condition.embedding.weight"}
     for name, old in before.state_dict().items():
         new = after.state_dict()[name]
@@ -153,8 +157,8 @@ def test_missing_genes_count_as_their_mean(three, log):
 
 def test_the_model_of_some_genes_takes_the_mean_for_the_others(three):
     reference = three[1]
-    stored = load_model(reference, "vae")
-    counts, kept = counts_of(reference, "vae", stored), np.arange(0, 100, 2)
+    stored = FittedModel.from_uns(reference, "vae")
+    counts, kept = read_counts(reference, "vae", stored), np.arange(0, 100, 2)
     model, share = of_genes(stored.model, kept, counts)
     total = np.ravel(counts.matrix.sum(0))
     assert share == pytest.approx(total[kept].sum() / total.sum())

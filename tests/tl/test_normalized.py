@@ -7,7 +7,8 @@ import torch
 from scipy import sparse as sp
 
 import sc_vaenb
-from sc_vaenb.tl._model import counts_of, load_model
+from sc_vaenb._record import FittedModel
+from sc_vaenb.tl._counts import read_counts
 
 
 def normalized(adata, *args, **options):
@@ -18,8 +19,8 @@ def normalized(adata, *args, **options):
 
 def step_cpu(adata, cell):
     """Encoder's mean, decoder, likelihood's mean of one cell with the size factor 1, brought to 10,000 in all."""
-    stored = load_model(adata, "vae")
-    counts = counts_of(adata, "vae", stored)
+    stored = FittedModel.from_uns(adata, "vae")
+    counts = read_counts(adata, "vae", stored)
     with torch.no_grad():
         batch = counts.minibatch(slice(cell, cell + 1), torch.device("cpu"))
         mean, _ = stored.model.encode(batch)
@@ -50,7 +51,7 @@ def test_free_rates_and_models_without_batches_are_brought_to_the_target_too(ada
 def test_blocks_of_cells_do_not_matter(fitted, monkeypatch):
     whole = normalized(fitted)
     part = normalized(fitted, threshold=5, key_added="part").toarray()
-    monkeypatch.setattr("sc_vaenb.fit.decode.CELLS_AT_ONCE", 7)  # 300 cells are 42 blocks and a rest
+    monkeypatch.setattr("sc_vaenb.inference.posterior.CELLS_AT_ONCE", 7)  # 300 cells are 42 blocks and a rest
     np.testing.assert_allclose(normalized(fitted, key_added="again"), whole, rtol=1e-4)
     np.testing.assert_allclose(normalized(fitted, threshold=5, key_added="again").toarray(), part, rtol=1e-4)
     np.testing.assert_allclose(normalized(fitted, genes=["gene_3"])["gene_3"], whole[:, 3], rtol=1e-4)

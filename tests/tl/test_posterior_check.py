@@ -7,9 +7,8 @@ import pytest
 import torch
 
 import sc_vaenb
-from sc_vaenb.fit.batches import split
-from sc_vaenb.fit.loop import HELD_OUT
-from sc_vaenb.fit.marginal import Fitness
+from sc_vaenb.fit.split import HELD_OUT, split
+from sc_vaenb.inference.marginal import Fitness
 from sc_vaenb.tl._check_tables import batch_table, likelihood_table
 from sc_vaenb.tl._check_verdict import verdict_in_words
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 import sc_vaenb
-from sc_vaenb.tl._model import counts_of, load_model
+from sc_vaenb._record import FittedModel
+from sc_vaenb.tl._counts import read_counts
 
 
 @pytest.fixture(scope="session")
@@ -89,9 +90,9 @@ def test_moments_are_those_of_the_posterior_and_the_likelihood(learned):
 
     cell = learned.obs_names[7]
     new = dense(sampled(learned, 4000, cells=[cell]))
-    stored = load_model(learned, "vae")
+    stored = FittedModel.from_uns(learned, "vae")
     with torch.inference_mode():
-        batch = counts_of(learned, "vae", stored).minibatch(np.full(4000, 7), torch.device("cpu"))
+        batch = read_counts(learned, "vae", stored).minibatch(np.full(4000, 7), torch.device("cpu"))
         mean, log_var = stored.model.encode(batch)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
         z = mean + (0.5 * log_var).exp() * noise
@@ -179,29 +180,29 @@ def test_the_prior_is_that_of_the_batch(learned):
 def encoded(adata):
     import torch
 
-    from sc_vaenb.fit.embed import embed
+    from sc_vaenb.inference.embed import embed
 
-    stored = load_model(adata, "vae")
-    return embed(stored.model, counts_of(adata, "vae", stored), torch.device("cpu"))
+    stored = FittedModel.from_uns(adata, "vae")
+    return embed(stored.model, read_counts(adata, "vae", stored), torch.device("cpu"))
 
 
 def test_states_have_the_moments_of_prior_and_posterior(learned, fitted):
     import torch
 
-    from sc_vaenb.fit.sample import states_around, states_of_prior
+    from sc_vaenb.inference.sample import states_around, states_of_prior
 
-    model = load_model(learned, "vae").model
+    model = FittedModel.from_uns(learned, "vae").model
     codes = np.repeat([0, 1], 5000)
     z = states_of_prior(model, codes, 0)
     for code in (0, 1):
         mean, log_var = (part[code].detach().numpy() for part in (model.prior.mean, model.prior.log_var))
         np.testing.assert_allclose((z[codes == code].mean(0) - mean) / np.exp(0.5 * log_var), 0, atol=0.07)
         np.testing.assert_allclose(z[codes == code].std(0) / np.exp(0.5 * log_var), 1, atol=0.05)
-    standard = states_of_prior(load_model(fitted, "vae").model, codes, 0)
+    standard = states_of_prior(FittedModel.from_uns(fitted, "vae").model, codes, 0)
     np.testing.assert_allclose(standard.mean(0), 0, atol=0.05)
     np.testing.assert_allclose(np.cov(standard.T), np.eye(4), atol=0.05)
 
-    counts = counts_of(learned, "vae", load_model(learned, "vae"))
+    counts = read_counts(learned, "vae", FittedModel.from_uns(learned, "vae"))
     with torch.inference_mode():
         mean, log_var = (part.numpy() for part in model.encode(counts.minibatch(slice(None), torch.device("cpu"))))
     noise = np.stack([states_around(model, counts, seed, torch.device("cpu")) - mean for seed in range(20)])

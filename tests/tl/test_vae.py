@@ -13,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors
 
 import sc_vaenb
-from sc_vaenb.fit.loop import Step
+from sc_vaenb.fit.step import Step
 from sc_vaenb.tl import _fit
 
 KINDS = {

@@ -1,0 +1,230 @@
+"""Matrices of every supported kind, in memory or on disk: some rows at a time, or all of them, as checked counts.
+
+A dask array is how anndata reads lazily and joins files; dask itself is not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from .sparse import OnDisk, native, sound
+
+ROWS_AT_ONCE = 16_384  # cells read together, so that a dense or backed matrix is never doubled in memory
+LARGEST = 3e38  # what float32 holds
+# How far a count can be from a whole number by rounding, relative to it (to 1, where it is smaller). A float32 is off
+# by 2^-24. Undoing a logarithm, expm1(log1p(x)), makes an error of that size in the logarithm into one log1p(x) times
+# as large in x: 2^-20 for x = 60,000. Twice that leaves room for the scaling before, and refuses 1.00001.
+ROUNDING = 2.0**-19
+
+
+def from_a_file(matrix: Any) -> bool:
+    """Whether a matrix is on disk: of a backed AnnData, or put into one as anndata, dask, h5py or zarr opened it."""
+    library = type(matrix).__module__.partition(".")[0]
+    return library in {"h5py", "zarr"} or (library == "anndata" and hasattr(matrix, "group")) or is_dask(matrix)
+
+
+def row_blocks(
+    matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int, cells: slice = slice(None)
+) -> Iterator[sparse.csr_matrix]:
+    """Rows of any supported matrix (those of a slice), some at a time, as canonical CSR of the chosen genes."""
+    check_kind(matrix, where)
+    matrix = sound(matrix, where)
+    if is_by_genes(matrix):  # in memory or on disk: rows of it would be read one by one
+        chosen = np.flatnonzero(genes)
+        if is_dask(matrix):
+            matrix = next(computed(matrix, where, [slice(0, matrix.shape[0])]))[:, chosen].tocsr()
+        else:
+            columns = matrix[:, chosen] if sparse.issparse(matrix) else OnDisk(matrix, where).columns(chosen)
+            matrix = columns.tocsr()
+        genes = np.ones(matrix.shape[1], dtype=bool)
+    first, last, _ = cells.indices(matrix.shape[0])
+    yield from rows_of(
+        matrix, where, genes, (slice(start, min(start + n_rows, last)) for start in range(first, last, n_rows))
+    )
+
+
+def check_kind(matrix: Any, where: str) -> None:
+    """Refuse what is no supported matrix of numbers."""
+    if not (from_a_file(matrix) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
+        msg = (
+            f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
+            "matrix or array, a dask array of these, or a backed AnnData."
+        )
+        raise TypeError(msg)
+    if isinstance(matrix, np.ma.MaskedArray):
+        msg = f"{where} is a masked array. Give a plain one: matrix.filled(0), if what is masked is no count."
+        raise TypeError(msg)
+    if sparse.issparse(matrix) and matrix.format not in {"csr", "csc"}:
+        msg = f"{where} is a sparse matrix in {matrix.format} format. Convert it with .tocsr() first."
+        raise TypeError(msg)
+    if matrix.dtype.kind not in "fiub":
+        msg = f"{where} has dtype {matrix.dtype}, which is not a number. Give integer counts."
+        raise TypeError(msg)
+
+
+def is_by_genes(matrix: Any) -> bool:
+    """Whether a matrix, of any supported kind, is kept gene by gene."""
+    return by_genes(matrix) if is_dask(matrix) else getattr(matrix, "format", "") == "csc"
+
+
+def rows_of(matrix: Any, where: str, genes: NDArray[np.bool_], slices: Iterable[slice]) -> Iterator[sparse.csr_matrix]:
+    """The rows of each slice (in order, each row once) as canonical CSR of the chosen genes."""
+    chosen = np.flatnonzero(genes)
+    if hasattr(matrix, "group"):  # sparse, in a file
+        matrix = OnDisk(matrix, where)
+    for rows in computed(matrix, where, slices) if is_dask(matrix) else (matrix[part] for part in slices):
+        yield canonical(rows if genes.all() else rows[:, chosen], where)
+
+
+def canonical(rows: Any, where: str) -> sparse.csr_matrix:
+    """Numbers as a CSR matrix of its own, with sorted indices, each once."""
+    check_kind(rows, where)
+    block = sparse.csr_matrix(rows if sparse.issparse(rows) else native(rows), copy=True)
+    if not block.has_canonical_format:
+        block.data = block.data.astype(np.float64)  # 200 + 100 is 44 in eight bits
+        block.sum_duplicates()
+    return block
+
+
+def as_counts(block: sparse.csr_matrix, allow_non_integer: bool) -> sparse.csr_matrix:
+    """Checked values as float32 without explicit zeros, and (unless fractions are allowed) without rounding noise."""
+    if block.data.dtype.kind == "f" and not allow_non_integer:
+        np.rint(block.data, out=block.data)
+    block.eliminate_zeros()
+    return block.astype(np.float32, copy=False)
+
+
+def nearly_whole(values: NDArray) -> NDArray[np.bool_]:
+    """Which values are whole numbers but for the rounding of float32."""
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        near: NDArray[np.bool_] = np.abs(values - np.rint(values)) <= ROUNDING * np.maximum(np.abs(values), 1)
+    return near
+
+
+def log_rounded(n_rounded: int, where: str, log: Callable[[str], object]) -> None:
+    """Say that values were taken as the whole numbers next to them."""
+    if n_rounded:
+        log(f"{where}: {n_rounded:,} counts differ from whole numbers by rounding errors only, and are rounded.")
+
+
+def read_matrix(
+    matrix: Any,
+    where: str,
+    cells: pd.Index,
+    genes: pd.Index,
+    mask: NDArray[np.bool_],
+    allow_non_integer: bool,
+    log: Callable[[str], object],
+) -> sparse.csr_matrix:
+    """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked."""
+    n_cells, done, filled, n_rounded = matrix.shape[0], 0, 0, 0
+    lengths = np.zeros(n_cells, np.int64)
+    # Room as the first cells suggest, not pieces to be joined later: so counts are never held twice.
+    data, indices = np.empty(0, np.float32), np.empty(0, np.int32)
+    for block in row_blocks(matrix, where, mask, ROWS_AT_ONCE):
+        n_rounded += check_values(block, where, cells[done:], genes, allow_non_integer)
+        block = as_counts(block, allow_non_integer)
+        lengths[done : done + block.shape[0]] = np.diff(block.indptr)
+        done, end = done + block.shape[0], filled + block.nnz
+        if end > len(data):
+            room = int(1.05 * end * n_cells / done)
+            data, indices = _enlarged(data, filled, room), _enlarged(indices, filled, room)
+        data[filled:end], indices[filled:end] = block.data, block.indices
+        filled = end
+    log_rounded(n_rounded, where, log)
+    pointer = np.concatenate([[0], np.cumsum(lengths)])
+    index_type = np.int32 if filled <= np.iinfo(np.int32).max else np.int64
+    parts = (data[:filled], indices[:filled].astype(index_type, copy=False), pointer.astype(index_type))
+    return sparse.csr_matrix(parts, shape=(n_cells, len(genes)))
+
+
+def _enlarged(values: NDArray, filled: int, room: int) -> NDArray:
+    larger = np.empty(room, values.dtype)
+    larger[:filled] = values[:filled]
+    return larger
+
+
+def check_values(
+    block: sparse.csr_matrix, where: str, cells: pd.Index, genes: pd.Index, allow_non_integer: bool
+) -> int:
+    """Refuse the first value that cannot be a count, by the names of its cell and gene; how many need rounding."""
+    data = block.data
+
+    def refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:
+        at = int(np.argmax(bad))
+        cell = cells[np.searchsorted(block.indptr, at, side="right") - 1]
+        gene = str(genes[block.indices[at]])
+        msg = f"{where} holds {what} (cell {str(cell)!r}, gene {gene!r}: {data[at]:.6g}){advice}"
+        raise ValueError(msg)
+
+    finite = np.abs(data) < LARGEST  # False for NaN
+    if not finite.all():
+        refuse(~finite, "values that are not finite", ". Give raw counts; a missing value is not a zero.")
+    fractions = data.dtype.kind == "f" and not allow_non_integer
+    lowest = -ROUNDING if fractions else 0
+    if data.size and data.min() < lowest:
+        refuse(
+            data < lowest, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts."
+        )
+    if not fractions or not (odd := data != np.rint(data)).any():
+        return 0
+    if not (near := nearly_whole(data)).all():
+        refuse(
+            ~near,
+            "non-integer values",
+            ": this looks log-normalised. Pass the layer with raw counts, or allow_non_integer=True for "
+            "ambient-corrected counts.",
+        )
+    return int(odd.sum())
+
+
+def is_dask(matrix: Any) -> bool:
+    """Whether a matrix is a dask array, or anndata's view of one."""
+    return any(kind.__module__.startswith("dask.array") for kind in type(matrix).__mro__)
+
+
+def by_genes(matrix: Any) -> bool:
+    """Whether the chunks of a dask array are CSC matrices, so that each row is in many of them."""
+    return getattr(matrix._meta, "format", "") == "csc"
+
+
+def computed(matrix: Any, where: str, slices: Iterable[slice]) -> Iterator[Any]:
+    """The rows of each slice (in order, each row once), of which each chunk is computed once.
+
+    In the thread that asks, whatever scheduler dask has been given: files are read one after the other in any case.
+    """
+    sizes = np.array(matrix.chunks[0])
+    ends, number = np.cumsum(sizes), -1
+    chunk: Any = None
+    chunks = matrix.to_delayed()  # once: to cut a chunk out of the array takes longer, the more chunks there are
+    for rows in slices:
+        parts = []
+        first, last = np.searchsorted(ends, [rows.start, min(rows.stop, ends[-1]) - 1], side="right")
+        for here in range(first, last + 1):
+            if here != number:
+                number, chunk = here, _compute(chunks[here], where, ends[here] - sizes[here])
+            start = ends[here] - sizes[here]
+            parts.append(chunk[max(rows.start - start, 0) : rows.stop - start])
+        join = sparse.vstack if all(map(sparse.issparse, parts)) else np.concatenate
+        yield parts[0] if len(parts) == 1 else join(parts)
+
+
+def _compute(row: Iterable[Any], where: str, first_row: int) -> Any:
+    """A row of chunks, side by side."""
+    parts = [sound(chunk.compute(scheduler="synchronous"), where, first_row) for chunk in row]
+    if all(map(sparse.issparse, parts)):
+        return sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0].tocsr()
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    found = parts[0]
+    msg = (
+        f"{where} is a dask array of {type(found).__module__}.{type(found).__name__}. Give one whose chunks are numpy "
+        "arrays or scipy CSR matrices."
+    )
+    raise TypeError(msg)

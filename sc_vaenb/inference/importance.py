@@ -1,0 +1,175 @@
+"""What a model has learned: how genes follow the latent state, and how the latent state follows genes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import jacfwd
+from torch.nn.functional import softplus
+
+from .._session import shared
+from ..data.counts import Counts
+from ..fit.device import threads_as_asked
+from ..model.minibatch import without_counts
+from ..model.vae import CountVAE
+from .posterior import finite, posterior
+
+CELLS_AT_ONCE = 256  # x genes of float32 are held a few times over
+SLOPES_AT_ONCE = 64  # cells x genes x dimensions of float32 are held
+NODES = 16  # of Gauss-Legendre quadrature along the way from the baseline
+POINTS = 25  # of a sweep
+
+
+def states(
+    model: CountVAE, counts: Counts, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """The encoder's means (cells x dimensions), KL of each dimension in nats per cell, and the mean cell (genes).
+
+    The mean cell is the mean of what the encoder sees, log1p of the counts over the size factor.
+    """
+    latent = np.empty((len(counts), model.config.n_latent), np.float32)
+    kl, mean_cell = np.zeros(model.config.n_latent), np.zeros(model.config.n_genes)
+    with torch.inference_mode(), threads_as_asked():
+        for cells, mean, sd in posterior(model, counts, device):
+            batch = counts.minibatch(cells, device)
+            latent[cells] = mean.cpu().numpy()
+            kl += model.prior.kl(mean, 2 * sd.log(), batch.condition).sum(0).cpu().numpy()
+            mean_cell += batch.log_normalised().sum(0).cpu().numpy()
+    return latent, finite(kl / len(counts)), mean_cell / len(counts)
+
+
+def log_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
+    """Log of the counts to expect of a cell of the mean depth; of the Gaussian, which has no rate, its mean (log1p)."""
+    size_factor = torch.ones_like(z[:, 0])
+    if model.config.likelihood == "gaussian":
+        return model.decode(z, without_counts(size_factor, condition, model.config.n_genes))
+    return model.log_mean(z, size_factor, condition)
+
+
+def log1p_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
+    """Log1p of the counts to expect of a cell of the mean depth: the scale on which scanpy shows expression."""
+    value = log_rate(model, z, condition)
+    return value if model.config.likelihood == "gaussian" else softplus(value)
+
+
+def mean_jacobian(
+    model: CountVAE,
+    latent: NDArray[np.float32],
+    condition: NDArray[np.int64],
+    dimensions: Sequence[int],
+    device: torch.device,
+) -> NDArray[np.float64]:
+    """d log_rate(gene) / d z(dimension), mean over cells, (genes x dimensions)."""
+    model = model.to(device).eval()
+    total = np.zeros((model.config.n_genes, len(dimensions)))
+    chosen = torch.eye(model.config.n_latent, dtype=torch.float32, device=device)[list(dimensions)]
+    # forward mode works under no_grad, but not in inference mode; torch's own rules for it call a deprecated function
+    with torch.no_grad(), threads_as_asked(), shared(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for start in range(0, len(latent), SLOPES_AT_ONCE):
+            cells = slice(start, start + SLOPES_AT_ONCE)
+            z, codes = (torch.from_numpy(a[cells]).to(device) for a in (latent, condition))
+
+            def summed(shift: Tensor, z: Tensor = z, codes: Tensor = codes) -> Tensor:
+                return log_rate(model, z + shift @ chosen, codes).sum(0)
+
+            # one shift for all cells: the sum over them is taken within, and few derivatives are held
+            total += jacfwd(summed)(torch.zeros(len(dimensions), dtype=torch.float32, device=device)).cpu().numpy()
+    return finite(total / len(latent))
+
+
+def sweep(
+    model: CountVAE, latent: NDArray[np.float32], dimension: int, code: int, device: torch.device
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """One dimension from its 1 % to its 99 % quantile, the others at their mean, decoded as in batch `code`.
+
+    Returns
+    -------
+    The values of the dimension (points), and log1p of the counts to expect there (points x genes).
+    """
+    model = model.to(device).eval()
+    low, high = np.quantile(latent[:, dimension], [0.01, 0.99]).tolist()
+    values = np.linspace(low, high, POINTS)
+    z = np.tile(latent.mean(0), (POINTS, 1))
+    z[:, dimension] = values
+    with torch.inference_mode(), threads_as_asked():
+        codes = torch.full((POINTS,), code, device=device)
+        return values, finite(log1p_rate(model, torch.from_numpy(z).to(device), codes)).cpu().numpy()
+
+
+def variance_explained(
+    model: CountVAE, latent: NDArray[np.float32], code: int, device: torch.device
+) -> NDArray[np.float64]:
+    """Share of the variance of the decoded expression that a straight line in each dimension explains.
+
+    The expression is log1p of the counts to expect, all cells as in batch `code`; variances are summed over genes.
+    """
+    model = model.to(device).eval()
+    z = (latent - latent.mean(0)).astype(np.float64)
+    first, second = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes)
+    covariance = np.zeros((z.shape[1], model.config.n_genes))
+    with torch.inference_mode(), threads_as_asked():
+        for start in range(0, len(z), CELLS_AT_ONCE):
+            cells = slice(start, start + CELLS_AT_ONCE)
+            states = torch.from_numpy(latent[cells]).to(device)
+            codes = torch.full((len(states),), code, device=device)
+            decoded = finite(log1p_rate(model, states, codes)).cpu().numpy().astype(np.float64)
+            first += decoded.sum(0)
+            second += np.square(decoded).sum(0)
+            covariance += z[cells].T @ decoded
+    total = (second - np.square(first) / len(z)).sum()
+    explained = np.square(covariance).sum(1) / np.maximum(np.square(z).sum(0), 1e-12)
+    return explained / max(total, 1e-12)
+
+
+class Attribution(NamedTuple):
+    """Means over cells: of each gene, what it does and by how much it differs from the baseline; and of the state."""
+
+    attribution: NDArray[np.float64]
+    change: NDArray[np.float64]
+    difference: float  # of the state, to which the attributions add up
+
+
+def integrated_gradients(
+    model: CountVAE,
+    counts: Counts,
+    cells: NDArray[np.int64],
+    baseline: NDArray[np.float64],
+    direction: NDArray[np.float32],
+    device: torch.device,
+) -> Attribution:
+    """What each gene does to the encoder's mean along a direction, from the baseline to some cells (mean over these).
+
+    Integrated gradients (Sundararajan, Taly & Yan 2017): (x - baseline) times the gradient, averaged over the straight
+    way from the baseline to the cell x. Every cell and its baseline are encoded in the cell's own batch.
+    """
+    model = model.to(device).eval()
+    place, weight = np.polynomial.legendre.leggauss(NODES)
+    place, weight = (place + 1) / 2, weight / 2  # from -1 .. 1 to 0 .. 1
+    start_at = torch.from_numpy(baseline.astype(np.float32)).to(device)
+    along = torch.from_numpy(direction).to(device)
+    total, change, difference = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes), 0.0
+    with threads_as_asked():
+        for start in range(0, len(cells), CELLS_AT_ONCE):
+            batch = counts.minibatch(cells[start : start + CELLS_AT_ONCE], device)
+            side = [vector.detach() for vector in model.encoder_side(batch)]
+            way = batch.log_normalised() - start_at
+
+            def state(x: Tensor, side: list[Tensor] = side) -> Tensor:
+                return model.encoder(x, side).chunk(2, dim=1)[0] @ along
+
+            slope = torch.zeros_like(way)
+            for at, share in zip(place, weight, strict=True):
+                x = (start_at + at * way).requires_grad_()
+                slope += share * torch.autograd.grad(state(x).sum(), x)[0]
+            total += (way * slope).sum(0).cpu().numpy()
+            change += way.sum(0).cpu().numpy()
+            with torch.no_grad():
+                difference += float((state(start_at + way) - state(start_at.expand_as(way))).sum())
+    return Attribution(finite(total / len(cells)), change / len(cells), difference / len(cells))

@@ -1,0 +1,137 @@
+"""Expression and counts of cells as a model explains them, in their own batches or as if they came from others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.counts import Counts
+from ..fit.device import normal_like
+from ..model.vae import CountVAE
+from .posterior import expression, finite, posterior
+
+Blocks = Iterator[tuple[slice, Tensor]]
+
+
+class AsIn(NamedTuple):
+    """Which batches each cell is decoded in.
+
+    Attributes
+    ----------
+    table
+        batches x n: of a cell's own batch, the batches to decode it in; rows with fewer are filled with -1.
+    align
+        Take the model's alignment off the latent states first. The decoder leaves part of the batch effects there:
+        without this, cells decoded alike still show which batch they came from.
+    """
+
+    table: NDArray[np.int64]
+    align: bool
+
+    def rounds(self, own: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """One batch for each cell at a time: which cells (given the batch of each), and the batches."""
+        for batches in torch.from_numpy(self.table).to(own.device).T:
+            condition = batches[own]
+            cells = torch.nonzero(condition >= 0).squeeze(1)
+            yield cells, condition[cells]
+
+    def states(self, model: CountVAE, mean: Tensor, sd: Tensor | None, own: Tensor, noise: torch.Generator) -> Tensor:
+        """Latent states to decode: posterior means, or with `sd` a sample of the posterior."""
+        z = mean if sd is None else mean + sd * normal_like(mean, noise)
+        return model.alignment(z, own) if self.align and model.alignment is not None else z
+
+    def number(self, own: Tensor) -> Tensor:
+        """How many batches each cell is decoded in, (n_cells, 1)."""
+        return torch.from_numpy((self.table >= 0).sum(1)).to(own.device)[own].unsqueeze(1)
+
+
+def as_it_is(n_batches: int) -> AsIn:
+    """Every cell in its own batch (0 where the model knows none)."""
+    return AsIn(np.arange(max(n_batches, 1))[:, None], align=False)
+
+
+def as_in_one(n_batches: int, batch: int) -> AsIn:
+    """Every cell in one batch."""
+    return AsIn(np.full((n_batches, 1), batch), align=True)
+
+
+def as_in_all(group: NDArray[np.int64]) -> AsIn:
+    """Every cell in all batches of the group of its own (`fit.overlap`).
+
+    A batch of another group has no cells of its kind, so the model has not seen what such a cell looks like in it.
+    """
+    table = np.full((len(group), np.bincount(group).max()), -1)
+    for batch, its_group in enumerate(group):
+        members = np.flatnonzero(group == its_group)
+        table[batch, : len(members)] = members
+    return AsIn(table, align=True)
+
+
+def expected(
+    model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device, noise: torch.Generator
+) -> Blocks:
+    """Share of each gene in the expected counts, averaged over the batches and samples; rows sum to 1.
+
+    With `n_samples` 0 the mean of the posterior is decoded. To be used under `torch.inference_mode`.
+    """
+    for cells, mean, sd in posterior(model, counts, device):
+        own = torch.from_numpy(counts.condition[cells]).to(device)
+        total = mean.new_zeros(len(mean), model.config.n_genes)
+        for _ in range(max(n_samples, 1)):
+            z = as_in.states(model, mean, sd if n_samples else None, own, noise)
+            for rows, condition in as_in.rounds(own):
+                total.index_add_(0, rows, expression(model, z[rows], condition))
+        yield cells, total / (as_in.number(own) * max(n_samples, 1))
+
+
+def drawn(
+    model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device, noise: torch.Generator
+) -> Blocks:
+    """Counts drawn at each cell's own size factor, each count from the likelihood of one of the batches at random.
+
+    So their mean is that over the batches, for every likelihood and dispersion, and no cell is as a whole like one
+    batch. With `n_samples` 0 the mean of the posterior is decoded, else one sample of it. To be used under
+    `torch.inference_mode`.
+    """
+    for cells, mean, sd in posterior(model, counts, device):
+        own = torch.from_numpy(counts.condition[cells]).to(device)
+        size_factor = torch.from_numpy(counts.size_factor[cells]).to(device)
+        z = as_in.states(model, mean, sd if n_samples else None, own, noise)
+        out = mean.new_zeros(len(mean), model.config.n_genes)
+        uniform = torch.rand(out.shape, generator=noise, dtype=out.dtype, device=device)
+        choice = (uniform * as_in.number(own)).floor()
+        for turn, (rows, condition) in enumerate(as_in.rounds(own)):
+            values = model.draw(z[rows], size_factor[rows], condition, noise)
+            out[rows] = torch.where(choice[rows] == turn, values, out[rows])
+        yield cells, out
+
+
+def collect(
+    blocks: Blocks, shape: tuple[int, int], genes: NDArray[np.int64], columns: NDArray[np.int64],
+    *, scale: float = 1.0, threshold: float | None = None, as_csr: bool = False, progress: bool = False,
+) -> NDArray[np.float32] | sparse.csr_matrix:  # fmt: skip
+    """The chosen genes of the model, scaled, in these columns of a float32 matrix; values below `threshold` become 0.
+
+    Other columns hold NaN. For CSR, which cannot say so at a bearable size, there must be none, and `columns` ascend.
+    """
+    out = np.empty((0, 0), np.float32) if as_csr else np.full(shape, np.nan, np.float32)
+    parts = []
+    with tqdm(total=shape[0], disable=not progress, leave=False, mininterval=0.5) as bar:
+        for cells, values in blocks:
+            chosen = values[:, torch.from_numpy(genes).to(values.device)] * scale
+            if threshold is not None:
+                chosen.masked_fill_(chosen < threshold, 0.0)
+            block = finite(chosen.cpu().numpy())
+            if as_csr:
+                parts.append(sparse.csr_matrix(block))
+            else:
+                out[cells, columns] = block
+            bar.update(len(block))
+    return sparse.vstack(parts, format="csr") if as_csr else out

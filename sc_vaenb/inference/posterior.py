@@ -1,0 +1,59 @@
+"""Latent states back to expression, some cells at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..data.counts import Counts
+from ..model.vae import CountVAE
+
+T = TypeVar("T", NDArray[np.float32], NDArray[np.float64], Tensor)
+
+CELLS_AT_ONCE = 1024  # x genes of float32 are held a few times over
+
+
+def finite(values: T) -> T:
+    """What a model gives, which weights that were made up can drive beyond all numbers."""
+    if not (np.isfinite(values).all() if isinstance(values, np.ndarray) else bool(torch.isfinite(values).all())):
+        msg = (
+            "The model gives values that are no finite numbers: its weights are damaged, or counts or size factors are "
+            "too extreme. Look for extreme counts, fit the model again, or read its file again."
+        )
+        raise ValueError(msg)
+    return values
+
+
+def posterior(model: CountVAE, counts: Counts, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """q(z | x) of all cells, block by block: which cells, means and standard deviations (cells x latent dimensions).
+
+    To be used under `torch.inference_mode`; a sample of the posterior is mean + sd * noise.
+    """
+    model = model.to(device).eval()
+    for start in range(0, len(counts), CELLS_AT_ONCE):
+        cells = slice(start, min(start + CELLS_AT_ONCE, len(counts)))
+        mean, log_var = model.encode(counts.minibatch(cells, device))
+        yield cells, finite(mean), finite((0.5 * log_var).exp())
+
+
+def expression(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
+    """Share of each gene in the expected counts of latent states, as in batch `condition`; rows sum to 1."""
+    log_mean = model.log_mean(z, torch.ones_like(z[:, 0]), condition)
+    return finite(torch.softmax(log_mean, 1))
+
+
+def draw(
+    model: CountVAE, z: NDArray[np.float32], size_factor: NDArray[np.float32], condition: NDArray[np.int64],
+    device: torch.device, generator: torch.Generator,
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:  # fmt: skip
+    """Counts drawn given latent states, block by block."""
+    model = model.to(device).eval()
+    for start in range(0, len(z), CELLS_AT_ONCE):
+        cells = slice(start, min(start + CELLS_AT_ONCE, len(z)))
+        states, sizes, codes = (torch.from_numpy(a[cells]).to(device) for a in (z, size_factor, condition))
+        yield cells, finite(model.draw(states, sizes, codes, generator)).cpu().numpy()

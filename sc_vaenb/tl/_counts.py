@@ -1,0 +1,199 @@
+"""From an AnnData to the counts that a fit or a fitted model reads: the one place that decides "memory or disk"."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scanpy import logging as logg
+from scanpy import settings
+from scipy import sparse
+
+from .. import _adata
+from .._record import FittedModel
+from ..data.counts import Counts, evenly
+from ..data.on_disk import CountsOnDisk, MatrixOnDisk, on_disk
+from ..fit.distributed import Processes, scan_together
+from ..fit.schedule import MOST_STEPS, default_steps, default_weight_decay
+from ..fit.split import cells_seen
+from ..fit.state import FitConfig
+from ._covariates import read_covariates
+from ._proteins import read_proteins
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class CountsToFit(NamedTuple):
+    """Counts, how they are fitted, the names of the genes, and what the size factors were divided by."""
+
+    counts: Counts
+    options: FitConfig
+    genes: NDArray[np.str_]
+    size_factor_mean: float
+
+
+def counts_to_fit(
+    adata: AnnData,
+    params: Mapping[str, Any],
+    codes: NDArray[np.int64],
+    side_inputs: dict[str, NDArray],
+    seed: int,
+    processes: Processes,
+) -> CountsToFit:
+    """Counts of the genes that the parameters choose, checked, without genes that have none.
+
+    Counts on disk are checked in one pass, of which each process does its part; the cells that the fit will see are
+    kept in memory.
+    """
+    mask = _adata.gene_mask(adata, params["mask_var"])
+    is_on_disk = on_disk(*_adata.matrix_of(adata, params["layer"]), logg.warning)
+    processes.check_same({"whether counts are on disk": is_on_disk})
+    if is_on_disk:
+        return _on_disk_to_fit(adata, params, mask, codes, side_inputs, seed, processes)
+    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+    matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
+    size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
+    mean = size_factor.mean()
+    counts = Counts(matrix, (size_factor / mean).astype(np.float32), codes, side_inputs)
+    options = _fit_config(params, adata.n_obs, int(mask.sum()), counts.typical_depth)
+    return CountsToFit(counts, options, genes, mean)
+
+
+def _on_disk_to_fit(
+    adata: AnnData,
+    params: Mapping[str, Any],
+    mask: NDArray[np.bool_],
+    codes: NDArray[np.int64],
+    side_inputs: dict[str, NDArray],
+    seed: int,
+    processes: Processes,
+) -> CountsToFit:
+    disk = _matrix_on_disk(adata, params, mask)
+
+    def typical_depth() -> float:
+        """The median of the same cells as `Counts.typical_depth`."""
+        depth = np.concatenate([_adata.depth(block) for block in disk.blocks()])
+        return float(np.median(depth[evenly(len(depth))]))
+
+    options = _fit_config(params, adata.n_obs, int(mask.sum()), typical_depth)
+    cells, complete = cells_seen(codes, options, seed)
+    found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
+    _adata.check_no_empty(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
+    genes, matrix = disk.genes.to_numpy(dtype=str), found.matrix
+    if not found.seen.all():
+        _adata.warn_of_silent(genes, found.seen)
+        used = np.flatnonzero(mask)[found.seen]
+        genes, matrix = genes[found.seen], matrix[:, np.flatnonzero(found.seen)]
+        disk = replace(disk, genes=disk.genes[found.seen], mask=np.isin(np.arange(len(mask)), used))
+    key = params["size_factor"]
+    size_factor = found.depth if key is None else _adata.size_factor_column(adata, key)
+    mean = size_factor.mean()
+    counts = CountsOnDisk(
+        matrix,
+        (size_factor / mean).astype(np.float32),
+        codes,
+        side_inputs,
+        held=cells,
+        complete=complete,
+        blocks=lambda part: disk.blocks(part, check=False),
+        read=disk.read,
+    )
+    return CountsToFit(counts, options, genes, mean)
+
+
+def _fit_config(params: Mapping[str, Any], n_cells: int, n_genes: int, depth: Callable[[], float]) -> FitConfig:
+    """The parameters of the fit, and where they are None what the data choose; `depth` is called only if it matters."""
+    chosen = {field.name: params[field.name] for field in fields(FitConfig)}
+    if chosen["n_steps"] is None:
+        at_least = default_steps(n_cells, n_genes, 0)
+        chosen["n_steps"] = at_least if at_least == MOST_STEPS else default_steps(n_cells, n_genes, depth())
+    if chosen["weight_decay"] is None:
+        chosen["weight_decay"] = default_weight_decay(n_cells)
+    return FitConfig(**chosen)
+
+
+def read_counts(
+    adata: AnnData,
+    key: str,
+    fitted: FittedModel,
+    *,
+    batches: bool = True,
+    params: Mapping[str, Any] | None = None,
+    in_one_pass: bool = False,
+) -> Counts:
+    """Counts, size factors and batch codes, from where the model in `uns[key]` was fitted on them, or `params` says.
+
+    Genes are matched by name. Codes are zero where the model does not know batches, or these are not needed. With
+    `in_one_pass`, counts on disk stay there: they can be gone through once, in order.
+    """
+    params = fitted.params if params is None else params
+    order = _adata.locate_genes(adata, fitted.genes, key)
+    mask = np.zeros(adata.n_vars, dtype=bool)
+    mask[order] = True
+    codes = np.zeros(adata.n_obs, np.int64)
+    column = params.get("size_factor")
+    position = np.argsort(np.argsort(order)) if (np.diff(order) < 0).any() else None  # the model has another order
+
+    if in_one_pass and on_disk(*_adata.matrix_of(adata, params.get("layer")), logg.warning):
+        disk = _matrix_on_disk(adata, params, mask)
+        size_factor = np.ones(adata.n_obs, np.float32)
+        if column is not None:
+            size_factor = (_adata.size_factor_column(adata, column) / fitted.size_factor_mean).astype(np.float32)
+        if fitted.batches and (batches or fitted.proteins):
+            codes = _adata.batch_codes(adata, params["batch_key"], fitted.batches)
+        mean = fitted.size_factor_mean if column is None else None
+        blocks = _blocks_in_one_pass(disk, position, size_factor, mean)
+        none, nowhere = sparse.csr_matrix((0, len(order)), dtype=np.float32), np.empty(0, np.int64)
+        side_inputs = read_side_inputs(adata, fitted, params, codes)
+        return CountsOnDisk(
+            none, size_factor, codes, side_inputs, held=nowhere, complete=False, blocks=blocks, read=disk.read
+        )
+
+    allowed = bool(params.get("allow_non_integer", False))
+    matrix = _adata.read_counts(adata, params.get("layer"), mask, allow_non_integer=allowed)
+    if position is not None:
+        matrix = matrix[:, position]
+    size_factor = _adata.read_size_factor(adata, column, matrix) / fitted.size_factor_mean
+    if fitted.batches and (batches or fitted.proteins):
+        codes = _adata.batch_codes(adata, params["batch_key"], fitted.batches)
+    return Counts(matrix, size_factor.astype(np.float32), codes, read_side_inputs(adata, fitted, params, codes))
+
+
+def _blocks_in_one_pass(
+    disk: MatrixOnDisk, position: NDArray[np.int64] | None, size_factor: NDArray[np.float32], mean: float | None
+) -> Callable[[slice], Iterator[sparse.csr_matrix]]:
+    """Blocks checked as they are read; with `mean`, each cell's size factor is its depth by it, written on the way."""
+
+    def blocks(part: slice) -> Iterator[sparse.csr_matrix]:
+        done, empty = part.indices(len(size_factor))[0], np.zeros(len(size_factor), dtype=bool)
+        for block in disk.blocks(part):
+            cells = slice(done, done := done + block.shape[0])
+            empty[cells] = np.diff(block.indptr) == 0
+            if mean is not None:
+                size_factor[cells] = _adata.depth(block) / mean
+            yield block if position is None else block[:, position]
+        _adata.check_no_empty(empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
+
+    return blocks
+
+
+def read_side_inputs(
+    adata: AnnData, fitted: FittedModel, params: Mapping[str, Any], codes: NDArray[np.int64]
+) -> dict[str, NDArray[np.float32]]:
+    """Covariates and proteins of each cell, where the model was fitted with them."""
+    side_inputs = {"covariates": read_covariates(adata, fitted.covariates)} if fitted.covariates else {}
+    if fitted.proteins:
+        allowed = bool(params.get("allow_non_integer", False))
+        side_inputs["protein"] = read_proteins(adata, params["protein_key"], fitted.proteins, codes, allowed)
+    return side_inputs
+
+
+def _matrix_on_disk(adata: AnnData, params: Mapping[str, Any], mask: NDArray[np.bool_]) -> MatrixOnDisk:
+    matrix, where = _adata.matrix_of(adata, params.get("layer"))
+    allowed = bool(params.get("allow_non_integer", False))
+    genes, progress = adata.var_names[mask], settings.verbosity.value > 0
+    return MatrixOnDisk(matrix, where, adata.obs_names, genes, mask, allowed, logg.info, progress)
