@@ -134,7 +134,7 @@ def step(path: Path, repeats: int) -> None:
     ways = {"ours": (1, step_on_cpu), "ours, 2 hidden": (2, step_on_cpu), "ours by autograd": (1, Step)}  # scVI has 2
     for what, (layers, make) in ways.items():
         widths = (128,) * layers
-        config = ModelConfig(n_genes, int(batch.max()) + 1, 30, widths, widths, condition_width=3, encode_batch=True)
+        config = ModelConfig(n_genes, int(batch.max()) + 1, 30, widths, widths, batch_width=3, encode_batch=True)
         model = CountVAE(config)
         model.initialise(counts.minibatch(slice(0, 2000), torch.device("cpu")))
         train_step = make(model, counts, FitConfig(1000, 0.1), n, torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LIKELIHOOD_NAMES = list(LIKELIHOODS)
-FORMAT = "sc_vaenb model 1"
+FORMAT = "sc_vaenb model 2"
+FORMAT_1 = "sc_vaenb model 1"  # the same under other names: they are translated as a record is read
+RENAMED_SINCE_1 = {
+    "n_conditions": "n_batches",
+    "condition_width": "batch_width",
+    "condition_code": "batch_code",
+    "condition_group": "batch_group",
+}
 MOST_LAYERS = 100
 LARGEST_WEIGHT = 1e12
 LARGEST_LOG_VAR = 50.0  # of a component of the prior; its exponential is still a number
@@ -68,15 +76,15 @@ PROTEINS = schema.either(
 CONFIG = {
     **choices,
     "n_genes": whole(1),
-    "n_conditions": whole(),
+    "n_batches": whole(),
     "n_latent": whole(1),
     "hidden": sequence(whole(1), most=MOST_LAYERS),
     "decoder_hidden": sequence(whole(1), most=MOST_LAYERS),
     "dropout": number(0, 0.9),
     "n_components": whole(1),
-    "condition_width": whole(),
-    "condition_code": sequence(whole()),
-    "condition_group": sequence(whole()),
+    "batch_width": whole(),
+    "batch_code": sequence(whole()),
+    "batch_group": sequence(whole()),
     "encode_batch": flag,
     "alignment_clusters": whole(),
     "n_covariates": whole(),
@@ -180,12 +188,12 @@ class FittedModel:
         """The model of a record, after every check."""
         parts = check_record(record)
         weights = schema.fields({}, others=schema.anything)(record["model"]["weights"], "model['weights']")
-        shapes = expected_weights(parts.config)
+        shapes = expected_weights(parts.config, parts.format)
         if missing := [name for name in shapes if name not in weights]:
             raise Damaged(f"model['weights'] lacks {missing[0]!r}")
         if unknown := [name for name in weights if name not in shapes]:
             raise Damaged(f"model['weights'] has {schema.brief(unknown[0])}, which is not known")
-        tensors = {name: _tensor(name, weights[name], like) for name, like in shapes.items()}
+        tensors = {_since_1(name): _tensor(name, weights[name], like) for name, like in shapes.items()}
         _check_meaning(tensors, parts.config)
         model = empty_model(parts.config)
         model.load_state_dict(tensors, assign=True)
@@ -230,7 +238,7 @@ def find(adata: AnnData, key: str) -> dict[str, Any]:
         raise KeyError(msg)
     model = record["model"]
     stated = schema.scalar(model.get("format")) if isinstance(model, Mapping) else None
-    if isinstance(stated, str) and stated != FORMAT:
+    if isinstance(stated, str) and stated not in {FORMAT, FORMAT_1}:
         msg = (
             f"uns[{key!r}]['model'] has the format {schema.brief(stated)}, this version reads {FORMAT!r}. "
             "Fit it again, or use the version of sc_vaenb that wrote it."
@@ -275,6 +283,7 @@ def damage_told(what: str, advice: str) -> Iterator[None]:
 class Parts:
     """The checked parts of a record, but for the weights."""
 
+    format: str
     config: ModelConfig
     genes: list[str]
     batches: list[str]
@@ -289,7 +298,7 @@ def check_record(record: Mapping[str, Any]) -> Parts:
     """Check all of a record but the weights: each field, and that the fields agree."""
     model = schema.fields(
         {
-            "format": text(FORMAT),
+            "format": text(FORMAT, FORMAT_1),
             "config": schema.parse_json,
             "genes": names(least=1),
             "batches": names(),
@@ -298,7 +307,10 @@ def check_record(record: Mapping[str, Any]) -> Parts:
         others=schema.anything,
     )(record["model"], "model")
     genes, batches = model["genes"], model["batches"]
-    config = schema.fields(CONFIG, optional=OPTIONAL)(model["config"], "model['config']")
+    stated = model["config"]
+    if model["format"] == FORMAT_1 and isinstance(stated, dict):
+        stated = {RENAMED_SINCE_1.get(name, name): value for name, value in stated.items()}
+    config = schema.fields(CONFIG, optional=OPTIONAL)(stated, "model['config']")
     mean, covariates = config.pop("size_factor_mean"), config.pop("covariates", [])
     proteins = config.pop("proteins", {})
     checked = ModelConfig.from_json(config)
@@ -328,7 +340,7 @@ def check_record(record: Mapping[str, Any]) -> Parts:
         name: value if isinstance(value, np.ndarray) and value.ndim else params[name]
         for name, value in record["params"].items()
     }
-    return Parts(checked, genes, batches, mean, covariates, proteins, given, groups)
+    return Parts(model["format"], checked, genes, batches, mean, covariates, proteins, given, groups)
 
 
 def _check_agreement(
@@ -347,14 +359,14 @@ def _check_agreement(
     protein_names, measured = proteins.get("names", []), proteins.get("measured", [])
     numbers = {
         "n_genes": (config.n_genes, n_genes, "genes"),
-        "n_conditions": (config.n_conditions, n_batches, "batches"),
+        "n_batches": (config.n_batches, n_batches, "batches"),
         "n_covariates": (config.n_covariates, n_columns, "columns of covariates"),
         "n_proteins": (config.n_proteins, len(protein_names), "names of proteins"),
     }
     for name, (stated, there, what) in numbers.items():
         if stated != there:
             raise Damaged(f"model['config'][{name!r}] is {stated}, but there are {there} {what}")
-    for name in ("condition_code", "condition_group"):
+    for name in ("batch_code", "batch_group"):
         codes = getattr(config, name)
         if codes and (len(codes) != n_batches or max(codes) >= n_batches):
             raise Damaged(f"model['config'][{name!r}] holds no code for each of {n_batches} batches")
@@ -369,7 +381,7 @@ def _check_agreement(
         "dispersion": bool(n_batches) or config.dispersion == "gene",
         "prior": bool(n_batches) or config.prior != "conditional",
         "alignment_clusters": bool(n_batches) or not config.alignment_clusters,
-        "condition_width": bool(n_batches) or not config.condition_width,
+        "batch_width": bool(n_batches) or not config.batch_width,
     }
     for name, good in needs.items():
         if not good:
@@ -416,14 +428,22 @@ def _check_history(history: Any, n_latent: int | None) -> None:
         schema.fields(known, others=loss)(history, "history")
 
 
-def expected_weights(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Tensors without memory, of the shapes and types that the weights must have."""
+def expected_weights(config: ModelConfig, version: str) -> dict[str, torch.Tensor]:
+    """Tensors without memory, of the shapes and types that the weights must have, by their names in that format."""
     try:
-        return dict(empty_model(config).state_dict())
+        weights = dict(empty_model(config).state_dict())
     except (RuntimeError, OverflowError, MemoryError) as error:  # sizes whose product no computer can hold
         raise Damaged(
             f"model['config'] asks for weights that cannot be ({' '.join(str(error).split())[:100]})"
         ) from error
+    if version == FORMAT_1:
+        return {re.sub("^batch_embedding[.]", "condition.", name): like for name, like in weights.items()}
+    return weights
+
+
+def _since_1(name: str) -> str:
+    """What a weight is called in the model that has this name in a record of either format."""
+    return re.sub("^condition[.]", "batch_embedding.", name)
 
 
 def empty_model(config: ModelConfig) -> CountVAE:
@@ -450,16 +470,16 @@ def _tensor(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
 
 def _check_meaning(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
     """Refuse weights whose values cannot be, wherever they point or whatever they are divided by."""
-    n = config.n_conditions
-    code = list(config.condition_code or range(n))
-    group = list(config.condition_group or [0] * n)
+    n = config.n_batches
+    code = list(config.batch_code or range(n))
+    group = list(config.batch_group or [0] * n)
     for name, value in weights.items():
         last = name.rpartition(".")[2]
         if name == "depth" or name == "penalties.protein.spread":
             good, wanted = bool((value > 0).all()), "above 0"
         elif last in {"running_var", "num_batches_tracked"}:
             good, wanted = bool((value >= 0).all()), "0 or above"
-        elif name == "condition.code":
+        elif name == "batch_embedding.code":
             good, wanted = value.tolist() == code, "those in model['config']"
         elif last == "group":
             good, wanted = value.tolist() == group, "those in model['config']"
@@ -517,7 +537,7 @@ def _read(path: Path, file: Any) -> dict[str, Any]:
     if "format" not in stored or "sha256" not in stored:
         msg = f"{str(path)!r} holds no model of sc_vaenb. Give a file that sc_vaenb.tl.export_model wrote."
         raise ValueError(msg)
-    if stored["format"] != FORMAT:
+    if stored["format"] not in {FORMAT, FORMAT_1}:
         msg = (
             f"{str(path)!r} has the format {schema.brief(stored['format'])}, this version reads {FORMAT!r}. Use the "
             "version of sc_vaenb that wrote it."
@@ -530,7 +550,7 @@ def _read(path: Path, file: Any) -> dict[str, Any]:
     texts(stored, "the header")
     parts = {name: schema.parse_json(value, name) for name, value in stored.items() if name != "format"}
     model = {
-        "format": FORMAT,
+        "format": stored["format"],
         "config": stored["config"],
         "genes": _names(parts["genes"]),
         "batches": _names(parts["batches"]),
@@ -539,7 +559,8 @@ def _read(path: Path, file: Any) -> dict[str, Any]:
     record = {"params": _arrays(parts["params"]), "verdict": parts["verdict"], "model": model}
     if parts["overlap"]:
         record["overlap"] = _arrays(parts["overlap"])
-    _check_sizes(file, expected_weights(check_record(record).config))
+    checked = check_record(record)
+    _check_sizes(file, expected_weights(checked.config, checked.format))
     model["weights"] = weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     if checksum(weights, stored) != stated:
         msg = (

@@ -96,9 +96,9 @@ def test_an_unknown_key_lists_the_models_there_are(adata, refused):
 
 
 def test_another_format_is_told_from_damage(fitted, refused):
-    fitted.uns["vae"]["model"]["format"] = "sc_vaenb model 2"
+    fitted.uns["vae"]["model"]["format"] = "sc_vaenb model 9"
     text = (
-        r"has the format 'sc_vaenb model 2', this version reads 'sc_vaenb model 1'\. Fit it again, or use the version"
+        r"has the format 'sc_vaenb model 9', this version reads 'sc_vaenb model 2'\. Fit it again, or use the version"
     )
     with refused(fitted, ValueError, text):
         sc_vaenb.tl.embed(fitted)
@@ -146,8 +146,8 @@ DAMAGE = {
     "a weight cut": (at(*BIAS, value=lambda v: v[1:]), r"has the shape \(15,\), not \(16,\)"),
     "depth 0": (at("model", "weights", "depth", value=np.float32(0)), r"\['depth'\] holds values that are not above 0"),
     "a code of no batch": (
-        at("model", "weights", "condition.code", value=np.array([0, 7])),
-        r"\['condition.code'\] holds values that are not those in model\['config'\]",
+        at("model", "weights", "batch_embedding.code", value=np.array([0, 7])),
+        r"\['batch_embedding.code'\] holds values that are not those in model\['config'\]",
     ),
     "size_factor_mean 0": (config_with(size_factor_mean=0), r"\['size_factor_mean'\] is 0, not a number above 0"),
     "size_factor_mean NaN": (
@@ -156,8 +156,8 @@ DAMAGE = {
     ),
     "no size_factor_mean": (config_with(size_factor_mean=None), r"\['size_factor_mean'\] is None, not a number"),
     "a billion batches": (
-        config_with(n_conditions=10**9),
-        r"\['n_conditions'\] is 1000000000, but there are 2 batches",
+        config_with(n_batches=10**9),
+        r"\['n_batches'\] is 1000000000, but there are 2 batches",
     ),
     "a billion units": (config_with(hidden=[10**9]), r"has the shape \(16, 100\), not \(1000000000, 100\)"),
     "too many for any computer": (config_with(hidden=[10**9, 10**9, 10**9]), r"lacks|asks for weights that cannot be"),
@@ -232,7 +232,7 @@ def test_nothing_is_built_before_sizes_are_known(fitted, monkeypatch):
     """A size that no array bears out never reaches the constructor of the model."""
     built = []
     monkeypatch.setattr(_record, "CountVAE", lambda config: built.append(config) or pytest.fail("built"))
-    for name in ("n_conditions", "n_genes", "n_covariates", "n_proteins"):
+    for name in ("n_batches", "n_genes", "n_covariates", "n_proteins"):
         config = json.loads(fitted.uns["vae"]["model"]["config"]) | {name: 10**9}
         changed = {**fitted.uns["vae"], "model": {**fitted.uns["vae"]["model"], "config": json.dumps(config)}}
         with pytest.raises(_record.Damaged, match=rf"\['{name}'\] is 1000000000, but there are"):

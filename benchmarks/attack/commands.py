@@ -102,7 +102,7 @@ def kills(folder: Path, runs: int) -> None:
     import torch
 
     from sc_vaenb import pl, report  # noqa: F401
-    from sc_vaenb.tl import _graph, _inputs
+    from sc_vaenb.tl import _graph, _counts
 
     def plane(adata: object, *, neighbors_key: str, key_added: str, **_: object) -> None:
         key = neighbors_key.removeprefix("neighbors_")

@@ -532,7 +532,7 @@ def attack_memory(adata: ad.AnnData, folder: Path) -> None:
     files["ours, with an array of 600 MB"] = save(
         {"depth": np.zeros(150_000_000, np.float32)}, {**texts, "sha256": "0"}
     )
-    for name, value in {"n_conditions": 10**9, "hidden": [10**9], "n_latent": 10**9, "n_genes": 10**9}.items():
+    for name, value in {"n_batches": 10**9, "hidden": [10**9], "n_latent": 10**9, "n_genes": 10**9}.items():
         config = json.loads(texts["config"]) | {name: value}
         files[f"ours, {name} = {value}"] = with_header(content, texts | {"config": json.dumps(config)})
     files["ours, 1 MB of nested lists"] = with_header(content, texts | {"params": "[" * 1_000_000})

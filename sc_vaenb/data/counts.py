@@ -34,7 +34,7 @@ class Counts:
         Counts (cells x genes), float32, no explicit zeros.
     size_factor
         Positive, float32, one per cell, with mean 1 over the fitted cells.
-    condition
+    batch_index
         Batch codes, int64, one per cell (zeros if there is but one kind).
     side_inputs
         What else is known of each cell, by name: arrays with one row per cell.
@@ -46,13 +46,13 @@ class Counts:
 
     matrix: csr_matrix
     size_factor: NDArray[np.float32]
-    condition: NDArray[np.int64]
+    batch_index: NDArray[np.int64]
     side_inputs: dict[str, NDArray] = field(default_factory=dict)
     held: NDArray[np.int64] | None = None
     complete: bool = True
 
     def __len__(self) -> int:
-        return len(self.condition)
+        return len(self.batch_index)
 
     def fingerprint(self) -> dict[str, list[int]]:
         """Numbers that tell these cells from any others, in a fraction of the time that reading them takes.
@@ -67,7 +67,7 @@ class Counts:
         return {
             "counts": [*matrix.shape, *sums, checksum(*parts)],
             "size factors": [checksum(self.size_factor)],
-            "batches": [checksum(self.condition)],
+            "batches": [checksum(self.batch_index)],
             **{name: [checksum(values)] for name, values in self.side_inputs.items()},
         }
 
@@ -75,13 +75,13 @@ class Counts:
         """The chosen cells, on the device."""
         side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
         return minibatch_of(
-            self.matrix, self.rows(cells), self.size_factor[cells], self.condition[cells], side_inputs, device
+            self.matrix, self.rows(cells), self.size_factor[cells], self.batch_index[cells], side_inputs, device
         )
 
     def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
         """The chosen cells alone."""
         side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
-        return Counts(self.matrix[self.rows(cells)], self.size_factor[cells], self.condition[cells], side_inputs)
+        return Counts(self.matrix[self.rows(cells)], self.size_factor[cells], self.batch_index[cells], side_inputs)
 
     def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         """These cells (neighbours), some at a time."""
@@ -114,7 +114,7 @@ def minibatch_of(
     matrix: csr_matrix,
     rows: NDArray[np.integer] | slice,
     size_factor: NDArray[np.float32],
-    condition: NDArray[np.int64],
+    batch_index: NDArray[np.int64],
     side_inputs: dict[str, NDArray],
     device: torch.device,
 ) -> Minibatch:
@@ -129,7 +129,7 @@ def minibatch_of(
         gene=put(gene),
         count=put(count),
         size_factor=put(size_factor),
-        condition=put(condition),
+        batch_index=put(batch_index),
         n_genes=matrix.shape[1],
         side_inputs={name: put(values) for name, values in side_inputs.items()},
     )

@@ -18,7 +18,7 @@ class DeviceCounts(Counts):
 
     def __init__(self, counts: Counts, device: torch.device) -> None:
         super().__init__(
-            counts.matrix, counts.size_factor, counts.condition, counts.side_inputs, counts.held, counts.complete
+            counts.matrix, counts.size_factor, counts.batch_index, counts.side_inputs, counts.held, counts.complete
         )
         self.source = counts
         every = ALL_CELLS if counts.held is None else counts.held
@@ -27,7 +27,7 @@ class DeviceCounts(Counts):
             counts.matrix.indices.astype(smallest_type(np.array([counts.matrix.shape[1]]))),
             counts.matrix.data.astype(smallest_type(counts.matrix.data)),
             counts.size_factor[every],
-            counts.condition[every],
+            counts.batch_index[every],
         )
         self.on_device = [torch.from_numpy(value).to(device) for value in values]
         self.side_on_device = {
@@ -44,7 +44,7 @@ class DeviceCounts(Counts):
 
     def padded(self, cells: Tensor, room: int) -> Minibatch:
         """Cells by their rows, with zeros in the place of missing non-zeros, `room` in all: no wait for the device."""
-        pointer, genes, counts, size_factor, condition = self.on_device
+        pointer, genes, counts, size_factor, batch_index = self.on_device
         start = pointer[cells]
         length = pointer[cells + 1] - start
         end = length.cumsum(0)
@@ -57,7 +57,7 @@ class DeviceCounts(Counts):
             gene=genes[at].long(),
             count=counts[at].float().masked_fill(entry >= end[-1], 0.0),
             size_factor=size_factor[cells],
-            condition=condition[cells],
+            batch_index=batch_index[cells],
             n_genes=self.matrix.shape[1],
             side_inputs={name: values[cells] for name, values in self.side_on_device.items()},
         )

@@ -98,7 +98,7 @@ class CountsOnDisk(Counts):
         for block in prefetch(self.blocks(cells)):
             here = slice(done, done := done + block.shape[0])
             side_inputs = {name: values[here] for name, values in self.side_inputs.items()}
-            yield minibatch_of(block, ALL_CELLS, self.size_factor[here], self.condition[here], side_inputs, device)
+            yield minibatch_of(block, ALL_CELLS, self.size_factor[here], self.batch_index[here], side_inputs, device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         if self.complete:

@@ -36,7 +36,7 @@ from .state import State
 if TYPE_CHECKING:
     from .state import FitConfig
 
-FORMAT = "sc_vaenb checkpoint 2"
+FORMAT = "sc_vaenb checkpoint 3"
 NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
 SHARE = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured

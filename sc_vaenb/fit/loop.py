@@ -42,7 +42,7 @@ def fit(
     first look at them ends it all. A loss that ever again is no number raises FloatingPointError. With a checkpoint the
     fit goes on from the state that is kept there, if any, and ends as it would have without the break.
     """
-    split_of_cells = split_cells(counts.condition, options, seed)
+    split_of_cells = split_cells(counts.batch_index, options, seed)
     train, validation = split_of_cells.train, split_of_cells.validation
     n_at_once = min(options.batch_size, len(train))
     history = History(n_at_once / len(train), options.n_steps, options.validation_beta, config.penalties)

@@ -33,8 +33,8 @@ class Neighborhoods:
     def __init__(self, counts: Counts, cells: NDArray[np.int64], device: torch.device) -> None:
         """Draw from these cells; `counts` must hold them. The random numbers are not those of the fit."""
         rng = np.random.default_rng(0)
-        cells = draw(counts.condition, cells, rng)
-        self.device, codes = device, counts.condition[cells]
+        cells = draw(counts.batch_index, cells, rng)
+        self.device, codes = device, counts.batch_index[cells]
         self.groups = [group for group in cells_by_code(codes) if len(group) >= FEWEST_CELLS]
         self.n_cells = sum(len(group) for group in self.groups)
         self.halves: list[Counts] = []
@@ -79,9 +79,9 @@ class Neighborhoods:
         return total / (self.n_cells * len(embeddings))
 
 
-def draw(condition: NDArray[np.int64], cells: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def draw(batch_index: NDArray[np.int64], cells: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Some cells, of the largest batches: of few cells of many batches no neighbours could be found."""
-    groups = sorted(cells_by_code(condition[cells]), key=len, reverse=True)[:MOST_BATCHES]
+    groups = sorted(cells_by_code(batch_index[cells]), key=len, reverse=True)[:MOST_BATCHES]
     return np.sort(rng.permutation(cells[np.concatenate(groups)])[:MOST_CELLS])
 
 

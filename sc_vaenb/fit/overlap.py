@@ -98,7 +98,7 @@ def _compared(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     """Link batches that have a kind of cell in common, and group what is linked, directly or over others."""
-    batch_index = counts.condition
+    batch_index = counts.batch_index
     n_batches = int(batch_index.max()) + 1
     parts = sample_per_batch(batch_index, seed)
     if not parts:

@@ -28,33 +28,33 @@ class Split(NamedTuple):
     rng: np.random.Generator
 
 
-def split_cells(condition: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
+def split_cells(batch_index: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
     """All that chance decides of which cells a fit sees."""
     rng = np.random.default_rng(seed)
-    train, validation = split(condition, options.validation_fraction, HELD_OUT, rng)
+    train, validation = split(batch_index, options.validation_fraction, HELD_OUT, rng)
     return Split(train, validation, np.sort(rng.permutation(train)[:N_INIT_CELLS]), rng)
 
 
 def split(
-    condition: NDArray[np.int64], fraction: float, max_cells: int, rng: np.random.Generator
+    batch_index: NDArray[np.int64], fraction: float, max_cells: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells to fit and cells held out, both sorted: about the same share of every batch, at least one cell to fit."""
-    share = min(fraction, max_cells / len(condition))
+    share = min(fraction, max_cells / len(batch_index))
     held_out = []
-    for batch in cells_by_code(condition):
+    for batch in cells_by_code(batch_index):
         cells = rng.permutation(batch)
         held_out.append(cells[: min(round(share * len(cells)), len(cells) - 1)])
     validation = np.sort(np.concatenate(held_out))
-    return np.setdiff1d(np.arange(len(condition)), validation), validation
+    return np.setdiff1d(np.arange(len(batch_index)), validation), validation
 
 
-def cells_seen(condition: NDArray[np.int64], options: FitConfig, seed: int) -> tuple[NDArray[np.int64], bool]:
+def cells_seen(batch_index: NDArray[np.int64], options: FitConfig, seed: int) -> tuple[NDArray[np.int64], bool]:
     """The cells that a fit of these batches needs in memory, sorted, and whether that is all it will see.
 
     They are drawn here as they will be by the fit, `find_overlap` and `refit_dispersion`.
     """
-    train, validation, first, rng = split_cells(condition, options, seed)
-    parts = [validation, first, evenly(len(condition)), *sample_per_batch(condition)]
+    train, validation, first, rng = split_cells(batch_index, options, seed)
+    parts = [validation, first, evenly(len(batch_index)), *sample_per_batch(batch_index)]
     complete = min(options.n_steps * options.batch_size, len(train)) <= WINDOW
     if complete:
         parts += islice(shuffled(train, options.batch_size, rng), options.n_steps)

@@ -62,20 +62,22 @@ class ExplicitStep(Step):
         raw = self.decoder.forward(torch.addcmul(mean, sd, noise), model.decoder_side(batch))
         log_theta, share = self.likelihood.bounded_log_theta(), mean.new_full((batch.n_cells,), -1 / batch.n_cells)
         value, of_raw, of_theta = value_and_gradients(raw, model.offset(batch), log_theta, batch, True, share)
-        reconstruction, kl = -value.mean(), model.prior.kl(mean, bounded, batch.condition).mean(0)
+        reconstruction, kl = -value.mean(), model.prior.kl(mean, bounded, batch.batch_index).mean(0)
 
         put(self.likelihood.log_theta, of_theta.mul_(log_theta == self.likelihood.log_theta))
         of_z, pull = self.decoder.backward(of_raw), beta / batch.n_cells
         of_mean = torch.add(of_z, mean, alpha=pull)
         of_log_var = (of_z * noise).mul_(sd).add_(sd.square().sub_(1), alpha=pull).mul_(0.5).mul_(bounded == log_var)
         self.encoder.backward(torch.cat([of_mean, of_log_var], 1), to_input=False)
-        if model.condition is not None and model.condition.embedding is not None:
+        if model.batch_embedding is not None and model.batch_embedding.embedding is not None:
             seen_by = [self.decoder, self.encoder] if model.config.encode_batch else [self.decoder]
             first = model.config.n_covariates  # of the columns, as `encoder_side` and `decoder_side` order them
-            columns = slice(first, first + model.condition.width)
+            columns = slice(first, first + model.batch_embedding.width)
             of_vector = torch.stack([layers.of_beside[:, columns] for layers in seen_by]).sum(0)
-            weight = model.condition.embedding.weight
-            put(weight, torch.zeros_like(weight).index_add_(0, model.condition.code[batch.condition], of_vector))
+            weight = model.batch_embedding.embedding.weight
+            put(
+                weight, torch.zeros_like(weight).index_add_(0, model.batch_embedding.code[batch.batch_index], of_vector)
+            )
         return Terms(reconstruction + beta * kl.sum(), reconstruction, kl, kl.new_zeros(0))
 
 

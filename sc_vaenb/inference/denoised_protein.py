@@ -24,13 +24,13 @@ def foreground(
     weight
         What each batch counts in the mean for a cell of each batch: batches of cells x batches x proteins.
     align
-        Take the model's alignment off the latent states first, as `fit.express` says.
+        Take the model's alignment off the latent states first, as `inference.normalized` says.
     """
     assert model.protein is not None
     out = np.zeros((2, len(counts), model.config.n_proteins), np.float32)
     with threads_as_asked():
         for cells, z, _ in posterior(model, counts, device):
-            own = torch.from_numpy(counts.condition[cells]).to(device)
+            own = torch.from_numpy(counts.batch_index[cells]).to(device)
             z = model.alignment(z, own) if align and model.alignment is not None else z
             given = model.given(without_counts(torch.ones_like(z[:, 0]), own, model.config.n_genes))
             total = z.new_zeros(2, len(z), model.config.n_proteins)

@@ -77,7 +77,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device,
         mu = mean.new_zeros(batch.n_cells, batch.n_genes)
         for _ in range(n_samples):
             z = mean + sd * normal_like(mean, noise)
-            mu += model.log_mean(z, batch.size_factor, batch.condition, batch.side_inputs).exp_()
+            mu += model.log_mean(z, batch.size_factor, batch.batch_index, batch.side_inputs).exp_()
         mu /= n_samples
         x, rate, weight = batch.dense(batch.count), mu / batch.size_factor.unsqueeze(1), _weight(model, mu, batch)
         expected, observed = weight * mu, weight * x
@@ -90,7 +90,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device,
 def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:
     if not isinstance(model.likelihood, NegativeBinomial):
         return torch.ones_like(mu)
-    theta = model.likelihood.log_theta_of(batch.condition).exp()
+    theta = model.likelihood.log_theta_of(batch.batch_index).exp()
     return theta / (theta + mu)
 
 

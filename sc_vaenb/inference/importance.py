@@ -39,29 +39,29 @@ def states(
         for cells, mean, sd in posterior(model, counts, device):
             batch = counts.minibatch(cells, device)
             latent[cells] = mean.cpu().numpy()
-            kl += model.prior.kl(mean, 2 * sd.log(), batch.condition).sum(0).cpu().numpy()
+            kl += model.prior.kl(mean, 2 * sd.log(), batch.batch_index).sum(0).cpu().numpy()
             mean_cell += batch.log_normalised().sum(0).cpu().numpy()
     return latent, finite(kl / len(counts)), mean_cell / len(counts)
 
 
-def log_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
+def log_rate(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
     """Log of the counts to expect of a cell of the mean depth; of the Gaussian, which has no rate, its mean (log1p)."""
     size_factor = torch.ones_like(z[:, 0])
     if model.config.likelihood == "gaussian":
-        return model.decode(z, without_counts(size_factor, condition, model.config.n_genes))
-    return model.log_mean(z, size_factor, condition)
+        return model.decode(z, without_counts(size_factor, batch_index, model.config.n_genes))
+    return model.log_mean(z, size_factor, batch_index)
 
 
-def log1p_rate(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
+def log1p_rate(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
     """Log1p of the counts to expect of a cell of the mean depth: the scale on which scanpy shows expression."""
-    value = log_rate(model, z, condition)
+    value = log_rate(model, z, batch_index)
     return value if model.config.likelihood == "gaussian" else softplus(value)
 
 
 def mean_jacobian(
     model: CountVAE,
     latent: NDArray[np.float32],
-    condition: NDArray[np.int64],
+    batch_index: NDArray[np.int64],
     dimensions: Sequence[int],
     device: torch.device,
 ) -> NDArray[np.float64]:
@@ -74,7 +74,7 @@ def mean_jacobian(
         warnings.simplefilter("ignore", DeprecationWarning)
         for start in range(0, len(latent), SLOPES_AT_ONCE):
             cells = slice(start, start + SLOPES_AT_ONCE)
-            z, codes = (torch.from_numpy(a[cells]).to(device) for a in (latent, condition))
+            z, codes = (torch.from_numpy(a[cells]).to(device) for a in (latent, batch_index))
 
             def summed(shift: Tensor, z: Tensor = z, codes: Tensor = codes) -> Tensor:
                 return log_rate(model, z + shift @ chosen, codes).sum(0)

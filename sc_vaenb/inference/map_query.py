@@ -69,23 +69,23 @@ def with_batches(model: CountVAE, n_new: int) -> CountVAE:
     A one-hot code becomes a table of one-hot vectors, in which a new batch is a mixture of known ones. What draws
     batches together in a fit is left behind: no new batch has a part in it.
     """
-    assert model.condition is not None
+    assert model.batch_embedding is not None
     config = model.config
     removal = {name for name, penalty in model.penalties.items() if isinstance(penalty, Removal)}
     left = tuple(f"penalties.{name}." for name in removal)
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
-    code, n_codes = weights["condition.code"], model.condition.n_codes
-    weights.setdefault("condition.embedding.weight", torch.eye(n_codes, dtype=torch.float32))
-    weights["condition.code"] = torch.cat([code, torch.arange(n_codes, n_codes + n_new)])
+    code, n_codes = weights["batch_embedding.code"], model.batch_embedding.n_codes
+    weights.setdefault("batch_embedding.embedding.weight", torch.eye(n_codes, dtype=torch.float32))
+    weights["batch_embedding.code"] = torch.cat([code, torch.arange(n_codes, n_codes + n_new)])
     config = replace(
         config,
-        n_conditions=config.n_conditions + n_new,
-        condition_code=tuple(weights["condition.code"].tolist()),
-        condition_width=model.condition.width,
-        condition_group=(),
+        n_batches=config.n_batches + n_new,
+        batch_code=tuple(weights["batch_embedding.code"].tolist()),
+        batch_width=model.batch_embedding.width,
+        batch_group=(),
         penalties={name: weight for name, weight in config.penalties.items() if name not in removal},
     )
-    for name in ("condition.embedding.weight", *per_batch(model)):
+    for name in ("batch_embedding.embedding.weight", *per_batch(model)):
         known = weights[name]
         weights[name] = torch.cat([known, known.mean(0).expand(n_new, -1)])
     for name in ("alignment.log_weight", "alignment.shift"):
@@ -110,7 +110,7 @@ def fit_new(
     model: CountVAE, counts: Counts, n_new: int, n_steps: int, batch_size: int, beta: float, seed: int, progress: bool
 ) -> None:
     """Fit the last `n_new` batches of a model, and nothing else of it, to cells of these batches."""
-    trained = {"condition.embedding.weight", *per_batch(model)}
+    trained = {"batch_embedding.embedding.weight", *per_batch(model)}
     device = model.depth.device
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

@@ -53,19 +53,19 @@ def log_likelihood(
                 noise = normal_like(mean, random)
                 z = mean + sd * noise
                 of_counts = model.likelihood.log_prob(model.decode(z, batch), model.offset(batch), batch)
-                of_state = log_prior(model, z, batch.condition) + (0.5 * noise**2 + sd.log() + HALF_LOG_2PI).sum(1)
+                of_state = log_prior(model, z, batch.batch_index) + (0.5 * noise**2 + sd.log() + HALF_LOG_2PI).sum(1)
                 weights.append(of_counts + of_state)
             stacked = torch.stack(weights)
             bound[cells] = (torch.logsumexp(stacked, 0) - math.log(n_samples)).cpu().numpy()
             elbo[cells] = stacked.mean(0).cpu().numpy()
-            drawn = model.draw(z, batch.size_factor, batch.condition, random, batch.side_inputs)
+            drawn = model.draw(z, batch.size_factor, batch.batch_index, random, batch.side_inputs)
             zeros[cells] = (drawn == 0).float().mean(1).cpu().numpy()
     return bound, elbo, zeros
 
 
-def log_prior(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
+def log_prior(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
     """log p(z) of every cell: what the KL divergence of a normal of no width at z says, but for its own entropy."""
-    kl = model.prior.kl(z, torch.full_like(z, NO_WIDTH), condition)
+    kl = model.prior.kl(z, torch.full_like(z, NO_WIDTH), batch_index)
     return -(kl + 0.5 * (NO_WIDTH + 1) + HALF_LOG_2PI).sum(1)
 
 

@@ -38,9 +38,9 @@ class AsIn(NamedTuple):
     def rounds(self, own: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """One batch for each cell at a time: which cells (given the batch of each), and the batches."""
         for batches in torch.from_numpy(self.table).to(own.device).T:
-            condition = batches[own]
-            cells = torch.nonzero(condition >= 0).squeeze(1)
-            yield cells, condition[cells]
+            batch_index = batches[own]
+            cells = torch.nonzero(batch_index >= 0).squeeze(1)
+            yield cells, batch_index[cells]
 
     def states(self, model: CountVAE, mean: Tensor, sd: Tensor | None, own: Tensor, noise: torch.Generator) -> Tensor:
         """Latent states to decode: posterior means, or with `sd` a sample of the posterior."""
@@ -82,12 +82,12 @@ def expected(
     With `n_samples` 0 the mean of the posterior is decoded. To be used under `torch.inference_mode`.
     """
     for cells, mean, sd in posterior(model, counts, device):
-        own = torch.from_numpy(counts.condition[cells]).to(device)
+        own = torch.from_numpy(counts.batch_index[cells]).to(device)
         total = mean.new_zeros(len(mean), model.config.n_genes)
         for _ in range(max(n_samples, 1)):
             z = as_in.states(model, mean, sd if n_samples else None, own, noise)
-            for rows, condition in as_in.rounds(own):
-                total.index_add_(0, rows, expression(model, z[rows], condition))
+            for rows, batch_index in as_in.rounds(own):
+                total.index_add_(0, rows, expression(model, z[rows], batch_index))
         yield cells, total / (as_in.number(own) * max(n_samples, 1))
 
 
@@ -101,14 +101,14 @@ def drawn(
     `torch.inference_mode`.
     """
     for cells, mean, sd in posterior(model, counts, device):
-        own = torch.from_numpy(counts.condition[cells]).to(device)
+        own = torch.from_numpy(counts.batch_index[cells]).to(device)
         size_factor = torch.from_numpy(counts.size_factor[cells]).to(device)
         z = as_in.states(model, mean, sd if n_samples else None, own, noise)
         out = mean.new_zeros(len(mean), model.config.n_genes)
         uniform = torch.rand(out.shape, generator=noise, dtype=out.dtype, device=device)
         choice = (uniform * as_in.number(own)).floor()
-        for turn, (rows, condition) in enumerate(as_in.rounds(own)):
-            values = model.draw(z[rows], size_factor[rows], condition, noise)
+        for turn, (rows, batch_index) in enumerate(as_in.rounds(own)):
+            values = model.draw(z[rows], size_factor[rows], batch_index, noise)
             out[rows] = torch.where(choice[rows] == turn, values, out[rows])
         yield cells, out
 

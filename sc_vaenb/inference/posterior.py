@@ -41,19 +41,19 @@ def posterior(model: CountVAE, counts: Counts, device: torch.device) -> Iterator
         yield cells, finite(mean), finite((0.5 * log_var).exp())
 
 
-def expression(model: CountVAE, z: Tensor, condition: Tensor) -> Tensor:
-    """Share of each gene in the expected counts of latent states, as in batch `condition`; rows sum to 1."""
-    log_mean = model.log_mean(z, torch.ones_like(z[:, 0]), condition)
+def expression(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
+    """Share of each gene in the expected counts of latent states, as in batch `batch_index`; rows sum to 1."""
+    log_mean = model.log_mean(z, torch.ones_like(z[:, 0]), batch_index)
     return finite(torch.softmax(log_mean, 1))
 
 
 def draw(
-    model: CountVAE, z: NDArray[np.float32], size_factor: NDArray[np.float32], condition: NDArray[np.int64],
+    model: CountVAE, z: NDArray[np.float32], size_factor: NDArray[np.float32], batch_index: NDArray[np.int64],
     device: torch.device, generator: torch.Generator,
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:  # fmt: skip
     """Counts drawn given latent states, block by block."""
     model = model.to(device).eval()
     for start in range(0, len(z), CELLS_AT_ONCE):
         cells = slice(start, min(start + CELLS_AT_ONCE, len(z)))
-        states, sizes, codes = (torch.from_numpy(a[cells]).to(device) for a in (z, size_factor, condition))
+        states, sizes, codes = (torch.from_numpy(a[cells]).to(device) for a in (z, size_factor, batch_index))
         yield cells, finite(model.draw(states, sizes, codes, generator)).cpu().numpy()

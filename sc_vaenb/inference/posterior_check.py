@@ -84,14 +84,14 @@ def held_out_again(
 
     `kl_per_dim` is what the fit recorded of them for the weights it kept: no other cells give these numbers.
     """
-    cells = split(counts.condition, fraction, HELD_OUT, np.random.default_rng(seed))[1]
+    cells = split(counts.batch_index, fraction, HELD_OUT, np.random.default_rng(seed))[1]
     if not len(cells):
         return None
     chosen, total = counts.subset(cells), np.zeros(model.config.n_latent)
-    condition = torch.from_numpy(chosen.condition).to(device)
+    batch_index = torch.from_numpy(chosen.batch_index).to(device)
     with threads_as_asked():
         for block, mean, sd in posterior(model, chosen, device):
-            total += model.prior.kl(mean, 2 * sd.log(), condition[block]).sum(0).cpu().numpy()
+            total += model.prior.kl(mean, 2 * sd.log(), batch_index[block]).sum(0).cpu().numpy()
     return cells if np.allclose(total / len(cells), kl_per_dim, rtol=1e-3, atol=1e-4) else None
 
 
@@ -115,7 +115,7 @@ def compare_replicates(
             below, ties, total = (torch.zeros_like(x) for _ in range(3))
             for sample in range(1, 1 + n_samples):
                 z = mean + sd * normal_like(mean, noise)
-                again = finite(model.draw(z, batch.size_factor, batch.condition, noise, batch.side_inputs))
+                again = finite(model.draw(z, batch.size_factor, batch.batch_index, noise, batch.side_inputs))
                 statistics.add(sample, cells, again, batch.size_factor)
                 below += again < x
                 ties += again == x

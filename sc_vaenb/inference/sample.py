@@ -25,10 +25,10 @@ def states_around(model: CountVAE, counts: Counts, seed: int, device: torch.devi
 
 
 @torch.inference_mode()
-def states_of_prior(model: CountVAE, condition: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+def states_of_prior(model: CountVAE, batch_index: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
     """One state drawn from the prior for each batch code (cells x latent dimensions)."""
     noise = generator(seed, torch.device("cpu"))
-    return finite(model.prior.cpu().draw(torch.from_numpy(condition), noise).numpy())
+    return finite(model.prior.cpu().draw(torch.from_numpy(batch_index), noise).numpy())
 
 
 @torch.inference_mode()
@@ -36,11 +36,11 @@ def draw_counts(
     model: CountVAE,
     z: NDArray[np.float32],
     size_factor: NDArray[np.float32],
-    condition: NDArray[np.int64],
+    batch_index: NDArray[np.int64],
     seed: int,
     device: torch.device,
 ) -> csr_matrix:
     """Counts drawn from the likelihood given states, size factors (1: the mean of the fit) and batch codes, as CSR."""
     with threads_as_asked():
-        blocks = draw(model, z, size_factor, condition, device, generator(seed, device))
+        blocks = draw(model, z, size_factor, batch_index, device, generator(seed, device))
         return vstack([csr_matrix(block) for _, block in blocks], format="csr")

@@ -1,6 +1,6 @@
 """Penalties that take batch effects out of the latent space, within a group of batches alone.
 
-Batches of different groups (`config.condition_group`) have no kind of cell in common, so that nothing says which of
+Batches of different groups (`config.batch_group`) have no kind of cell in common, so that nothing says which of
 their differences are technical: no penalty sees them. All rise with the weight of the KL.
 """
 
@@ -31,7 +31,7 @@ class Removal(nn.Module):
     def __init__(self, config: ModelConfig, name: str) -> None:
         super().__init__()
         self.weight = config.penalties[name]
-        self.group = nn.Buffer(torch.tensor(config.condition_group or [0] * config.n_conditions))
+        self.group = nn.Buffer(torch.tensor(config.batch_group or [0] * config.n_batches))
 
     def near(self, batch: Tensor) -> Tensor:
         """Which batches are of the groups of some batches, (n, n_batches)."""
@@ -50,11 +50,11 @@ class Adversary(Removal):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, "adversary")
         self.guess = nn.Sequential(
-            Linear(config.n_latent, WIDTH), NORMS["layer"](WIDTH), nn.GELU(), Linear(WIDTH, config.n_conditions)
+            Linear(config.n_latent, WIDTH), NORMS["layer"](WIDTH), nn.GELU(), Linear(WIDTH, config.n_batches)
         )
 
     def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
-        batch = passed.batch.condition
+        batch = passed.batch.batch_index
         near = self.near(batch)
 
         def log_guess(weights: Mapping[str, Tensor], z: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class MMD(Removal):
         super().__init__(config, "mmd")
 
     def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
-        batch, z = passed.batch.condition, passed.z
+        batch, z = passed.batch.batch_index, passed.z
         near = self.near(batch)[:, batch].to(z.dtype)
         same = near - torch.eye(len(z), dtype=z.dtype, device=z.device)  # pairs of two cells of one group
         square = (z * z).sum(1)

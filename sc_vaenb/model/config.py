@@ -11,7 +11,7 @@ class ModelConfig:
     """Everything that says which model this is; with the weights it is the model. See `tl.cvae` for the meanings."""
 
     n_genes: int
-    n_conditions: int = 0
+    n_batches: int = 0
     n_latent: int = 30
     hidden: tuple[int, ...] = (128,)
     decoder_hidden: tuple[int, ...] = (128,)
@@ -24,9 +24,9 @@ class ModelConfig:
     size_factor_as: str = "multiplier"
     prior: str = "normal"
     n_components: int = 1
-    condition_width: int = 0
-    condition_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
-    condition_group: tuple[int, ...] = ()  # which batches may be laid over each other; () for all
+    batch_width: int = 0
+    batch_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
+    batch_group: tuple[int, ...] = ()  # which batches may be laid over each other; () for all
     encode_batch: bool = False
     alignment_clusters: int = 0
     n_covariates: int = 0

@@ -91,7 +91,7 @@ class Poisson(nn.Module):
         """Log of the expected counts, (n_cells, n_genes), before any extra zeros."""
         return self.link(raw[:, : self.n_genes]) + offset
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, raw: Tensor, offset: Tensor, batch_index: Tensor, generator: torch.Generator) -> Tensor:
         """Counts drawn from the distribution, (n_cells, n_genes), whole numbers."""
         return torch.poisson(self.log_mean(raw, offset).exp(), generator=generator)
 
@@ -113,18 +113,18 @@ class NegativeBinomial(Poisson):
             return negative_binomial_cells(raw, offset, self.bounded_log_theta(), batch, shares=True)
         return negative_binomial_cells(self.link(raw), offset, self.bounded_log_theta(), batch)
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, raw: Tensor, offset: Tensor, batch_index: Tensor, generator: torch.Generator) -> Tensor:
         # A negative binomial is a Poisson whose rate varies as a gamma of mean mu and shape theta.
-        log_theta = self.log_theta_of(condition)
+        log_theta = self.log_theta_of(batch_index)
         rate = (log_theta - self.log_mean(raw, offset)).exp()
         # torch.distributions.Gamma takes no generator
         gamma = torch._standard_gamma(log_theta.exp().expand_as(rate), generator=generator) / rate
         return torch.poisson(gamma.clamp(min=torch.finfo(gamma.dtype).tiny), generator=generator)
 
-    def log_theta_of(self, condition: Tensor) -> Tensor:
+    def log_theta_of(self, batch_index: Tensor) -> Tensor:
         """Of each cell, (n_cells or 1, n_genes)."""
         log_theta = self.bounded_log_theta()
-        return log_theta if len(log_theta) == 1 else log_theta[condition]
+        return log_theta if len(log_theta) == 1 else log_theta[batch_index]
 
     def bounded_log_theta(self) -> Tensor:
         """For theta in 1e-4 .. 1e8, beyond which nothing can be told apart."""
@@ -139,14 +139,14 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
         inflation = raw[:, self.n_genes :]
         log_mu = self.log_mean(raw, offset)
-        log_theta = self.log_theta_of(batch.condition).expand_as(log_mu)
+        log_theta = self.log_theta_of(batch.batch_index).expand_as(log_mu)
         not_seen = -log_theta.exp() * softplus(log_mu - log_theta)
         kept = -softplus(inflation)  # log(1 - pi)
         seen = negative_binomial(batch.count, batch.at_nonzeros(log_mu), batch.at_nonzeros(log_theta))
         return _sum_cells(kept + torch.logaddexp(inflation, not_seen), batch.at_nonzeros(kept) + seen, batch)
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-        counts = super().draw(raw, offset, condition, generator)
+    def draw(self, raw: Tensor, offset: Tensor, batch_index: Tensor, generator: torch.Generator) -> Tensor:
+        counts = super().draw(raw, offset, batch_index, generator)
         lost = (
             torch.rand(counts.shape, generator=generator, dtype=raw.dtype, device=raw.device)
             < raw[:, self.n_genes :].sigmoid()
@@ -171,7 +171,7 @@ class Gaussian(nn.Module):
 
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
         log_variance = self.log_variance.clamp(-9.2, 9.2)
-        log_variance = log_variance if len(log_variance) == 1 else log_variance[batch.condition]
+        log_variance = log_variance if len(log_variance) == 1 else log_variance[batch.batch_index]
         squares = (batch.log_normalised() - raw) ** 2 * (-log_variance).exp()
         return -0.5 * (squares + log_variance).sum(1) - HALF_LOG_2PI * batch.n_genes
 
@@ -179,10 +179,10 @@ class Gaussian(nn.Module):
         """Log of what the mean of log1p(count / size factor) stands for; -inf where that is below zero counts."""
         return torch.expm1(raw.clamp(min=0)).log() + offset
 
-    def draw(self, raw: Tensor, offset: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, raw: Tensor, offset: Tensor, batch_index: Tensor, generator: torch.Generator) -> Tensor:
         """Values drawn on the log scale, brought back and rounded to counts."""
         log_variance = self.log_variance.clamp(-9.2, 9.2)
-        log_variance = log_variance if len(log_variance) == 1 else log_variance[condition]
+        log_variance = log_variance if len(log_variance) == 1 else log_variance[batch_index]
         noise = torch.randn(raw.shape, generator=generator, dtype=raw.dtype, device=raw.device)
         values = raw + (0.5 * log_variance).exp() * noise
         return (torch.expm1(values.clamp(min=0)) * offset.exp()).round()

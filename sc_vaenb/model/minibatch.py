@@ -21,7 +21,7 @@ class Minibatch:
         float32, one entry per non-zero, positive. A zero is padding, in the place of a non-zero: it counts nothing.
     size_factor
         float32 per cell, scaled so that the mean over the fitted cells is 1.
-    condition
+    batch_index
         int64 per cell, the batch code; zeros where the model knows no batches.
     n_genes
         Number of genes, seen in these cells or not.
@@ -39,7 +39,7 @@ class Minibatch:
     gene: Tensor
     count: Tensor
     size_factor: Tensor
-    condition: Tensor
+    batch_index: Tensor
     n_genes: int
     side_inputs: dict[str, Tensor] = field(default_factory=dict)
     part_of: tuple[int, int] | None = None
@@ -76,8 +76,8 @@ class Minibatch:
 
 
 def without_counts(
-    size_factor: Tensor, condition: Tensor, n_genes: int, side_inputs: dict[str, Tensor] | None = None
+    size_factor: Tensor, batch_index: Tensor, n_genes: int, side_inputs: dict[str, Tensor] | None = None
 ) -> Minibatch:
     """Cells of which nothing is known but what a decoder needs."""
-    none = condition.new_zeros(0)
-    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, condition, n_genes, side_inputs or {})
+    none = batch_index.new_zeros(0)
+    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, batch_index, n_genes, side_inputs or {})

@@ -38,7 +38,7 @@ class Mixture(nn.Module):
         (n_components, n_latent). Before the fit there is one component, N(0, I).
     """
 
-    def __init__(self, n_latent: int, n_conditions: int, n_components: int = 1) -> None:
+    def __init__(self, n_latent: int, n_batches: int, n_components: int = 1) -> None:
         super().__init__()
         self.weight: Tensor = nn.Buffer(torch.eye(n_components, dtype=torch.float32)[0])
         self.mean: Tensor = nn.Buffer(torch.zeros(n_components, n_latent, dtype=torch.float32))
@@ -47,7 +47,7 @@ class Mixture(nn.Module):
     def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
         """The first component is where a normal prior is; the others are born during the fit."""
 
-    def kl(self, mean: Tensor, log_var: Tensor, condition: Tensor) -> Tensor:
+    def kl(self, mean: Tensor, log_var: Tensor, batch_index: Tensor) -> Tensor:
         """The bound of KL(q || p), spread over dimensions so that it adds up: (n_cells, n_latent).
 
         A dimension has its KL to each component, weighted by how much the cell belongs there, and an equal part of that
@@ -109,11 +109,11 @@ class Mixture(nn.Module):
         weight = torch.where(born.squeeze(1), BIRTH_WEIGHT, self.weight)
         self.weight.copy_(weight / weight.sum())
 
-    def draw(self, condition: Tensor, generator: torch.Generator) -> Tensor:
+    def draw(self, batch_index: Tensor, generator: torch.Generator) -> Tensor:
         """States of the prior, (n_cells, n_latent), one for each batch code."""
-        weight = (self.weight * self.live()).expand(len(condition), -1)
+        weight = (self.weight * self.live()).expand(len(batch_index), -1)
         component = torch.multinomial(weight, 1, generator=generator).squeeze(1)
-        noise = torch.randn((len(condition), self.mean.shape[1]), generator=generator, dtype=torch.float32)
+        noise = torch.randn((len(batch_index), self.mean.shape[1]), generator=generator, dtype=torch.float32)
         return self.mean[component] + (0.5 * self.log_var[component]).exp() * noise
 
 
@@ -131,10 +131,17 @@ class Vamp(Mixture):
         ).long()
         counts = cells.dense(cells.count)[chosen]
         row, gene = counts.nonzero(as_tuple=True)
-        size_factor, condition = cells.size_factor[chosen], cells.condition[chosen]
+        size_factor, batch_index = cells.size_factor[chosen], cells.batch_index[chosen]
         side_inputs = {name: values[chosen] for name, values in cells.side_inputs.items()}
         self.inputs = Minibatch(
-            row, gene, counts[row, gene], size_factor, condition, cells.n_genes, side_inputs, generator=cells.generator
+            row,
+            gene,
+            counts[row, gene],
+            size_factor,
+            batch_index,
+            cells.n_genes,
+            side_inputs,
+            generator=cells.generator,
         )
         self.encode = encode
         self.weight.fill_(1 / n_components)

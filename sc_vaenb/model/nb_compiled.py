@@ -122,7 +122,7 @@ def _large(x: float, odds: float, theta: float) -> tuple[float, float]:
 
 @numba.njit(fastmath={"contract"}, **OPTIONS)
 def _tables(theta: NDArray) -> NDArray:
-    """Of every count up to TABLE_SIZE and gene (of all conditions) the terms with gamma functions, and their slopes.
+    """Of every count up to TABLE_SIZE and gene (of all batches) the terms with gamma functions, and their slopes.
 
     These are lgamma(x + theta) - lgamma(theta) - lgamma(x + 1) and theta times its derivative in theta.
     """

@@ -31,7 +31,7 @@ def negative_binomial_cells(
     offset
         (n_cells, 1), not differentiated.
     log_theta
-        (1, n_genes), or (n_conditions, n_genes) to look up each cell's row by `batch.condition`.
+        (1, n_genes), or (n_batches, n_genes) to look up each cell's row by `batch.batch_index`.
     batch
         The counts.
 
@@ -50,7 +50,7 @@ def value_and_gradients(
 
     Without weights, of which there is one a cell, only the value is computed.
     """
-    code = batch.condition if len(log_theta) > 1 else torch.zeros_like(batch.condition)
+    code = batch.batch_index if len(log_theta) > 1 else torch.zeros_like(batch.batch_index)
     log_rate = log_rate.detach()
     tensors = log_rate, log_rate.amax(1), offset.squeeze(1), log_theta.detach().exp(), code
     arrays = (tensor.contiguous().numpy() for tensor in (*tensors, batch.row, batch.gene, batch.count))
@@ -85,18 +85,18 @@ class _InTorch(torch.autograd.Function):
         ctx: Any, log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
     ) -> Tensor:
         value, grad, of_theta = _in_torch(log_rate, offset, log_theta, batch, shares)
-        ctx.condition, ctx.n_conditions = batch.condition, len(log_theta)
+        ctx.batch_index, ctx.n_batches = batch.batch_index, len(log_theta)
         ctx.save_for_backward(grad, of_theta)
         return value
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
         grad, of_theta = ctx.saved_tensors
-        if ctx.n_conditions == 1:
+        if ctx.n_batches == 1:
             grad_theta = (weight @ of_theta).unsqueeze(0)
         else:
-            grad_theta = of_theta.new_zeros(ctx.n_conditions, of_theta.shape[1])
-            grad_theta.index_add_(0, ctx.condition, of_theta * weight.unsqueeze(1))
+            grad_theta = of_theta.new_zeros(ctx.n_batches, of_theta.shape[1])
+            grad_theta.index_add_(0, ctx.batch_index, of_theta * weight.unsqueeze(1))
         return grad * weight.unsqueeze(1), None, grad_theta, None, None
 
 
@@ -106,7 +106,7 @@ def _in_torch(
     """Values of the cells, and their gradients in `log_rate` and, of each cell, in log theta."""
     shared = len(log_theta) == 1
     theta = log_theta.exp()
-    cell_theta = theta if shared else theta[batch.condition]  # broadcast, or a row per cell
+    cell_theta = theta if shared else theta[batch.batch_index]  # broadcast, or a row per cell
 
     def weigh(matrix: Tensor) -> Tensor:
         return matrix @ theta[0] if shared else (matrix * cell_theta).sum(1)
@@ -115,14 +115,14 @@ def _in_torch(
     if shares:
         odds = torch.softmax(log_rate, 1).mul_(size).div_(cell_theta)
     else:
-        cell_log_theta = log_theta if shared else log_theta[batch.condition]
+        cell_log_theta = log_theta if shared else log_theta[batch.batch_index]
         odds = (log_rate + offset).sub_(cell_log_theta).clamp_(max=float(LARGEST_LOG_ODDS)).exp_()
     log1p_odds = torch.log1p(odds)
     used = odds / (odds + 1)  # mu / (theta + mu)
 
     x, seen_odds = batch.count, batch.at_nonzeros(odds).clamp_(min=float(TINY))
     unused = 1 / (1 + seen_odds)  # theta / (theta + mu)
-    entry = batch.gene if shared else batch.condition[batch.row] * batch.n_genes + batch.gene
+    entry = batch.gene if shared else batch.batch_index[batch.row] * batch.n_genes + batch.gene
     gamma, gamma_slope, large = _gamma_terms(x, theta, entry)
     seen = gamma.addcmul_(x, torch.log(seen_odds * unused))
     if len(large):

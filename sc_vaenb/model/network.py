@@ -70,7 +70,7 @@ class Dropout(nn.Module):
         return x * kept.div_(1 - self.share)
 
 
-class Condition(nn.Module):
+class BatchEmbedding(nn.Module):
     """The batch as a vector: a learned embedding of `width` dimensions, or (`width` 0) one-hot.
 
     `code` says which vector is each batch's. Batches that share one are the same to the networks.
@@ -83,8 +83,8 @@ class Condition(nn.Module):
         self.embedding = Embedding(self.n_codes, width) if width else None
         self.width = width or self.n_codes
 
-    def forward(self, condition: Tensor) -> Tensor:
-        code = self.code[condition]
+    def forward(self, batch_index: Tensor) -> Tensor:
+        code = self.code[batch_index]
         return nn.functional.one_hot(code, self.n_codes).float() if self.embedding is None else self.embedding(code)
 
 

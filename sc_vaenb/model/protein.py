@@ -76,7 +76,7 @@ class Protein(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        n, n_batches = config.n_proteins, max(config.n_conditions, 1)
+        n, n_batches = config.n_proteins, max(config.n_batches, 1)
         self.n_proteins, self.weight = n, config.penalties["protein"]
         style = (config.activation, config.norm, config.dropout)
         self.decoder = MLP(config.n_latent, config.n_covariates, config.decoder_hidden, 2 * n, *style)
@@ -94,7 +94,7 @@ class Protein(nn.Module):
         self.centre.copy_(logged.nansum(0) / seen)
         self.spread.copy_(((logged - self.centre).square().nansum(0) / seen).sqrt().clamp(min=0.1))
         background, bound, share = two_levels(x)
-        levels = torch.stack([two_levels(x[batch.condition == code])[:2] for code in range(len(self.background))])
+        levels = torch.stack([two_levels(x[batch.batch_index == code])[:2] for code in range(len(self.background))])
         for place, of_batches, of_all in (
             (self.background, levels[:, 0], background),
             (self.bound, levels[:, 1], bound),
@@ -113,12 +113,12 @@ class Protein(nn.Module):
         return torch.cat([value.nan_to_num(nan=0.0), (~value.isnan()).float()], 1)
 
     def decode(
-        self, z: Tensor, given: list[Tensor], condition: Tensor, generator: torch.Generator | None = None
+        self, z: Tensor, given: list[Tensor], batch_index: Tensor, generator: torch.Generator | None = None
     ) -> Levels:
-        """The levels of latent states as in the batches `condition`; `given` as `CountVAE.given` has it."""
+        """The levels of latent states as in the batches `batch_index`; `given` as `CountVAE.given` has it."""
         bound, log_odds = self.decoder(z, given, generator).chunk(2, dim=1)
-        background = (self.background + self.background_shift)[condition].clamp(*LOG_COUNT)
-        bound = (bound + (self.bound + self.bound_shift)[condition]).clamp(*LOG_COUNT)
+        background = (self.background + self.background_shift)[batch_index].clamp(*LOG_COUNT)
+        bound = (bound + (self.bound + self.bound_shift)[batch_index]).clamp(*LOG_COUNT)
         return Levels(background, torch.logaddexp(background, bound), log_odds)
 
     def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
@@ -127,7 +127,7 @@ class Protein(nn.Module):
         if "protein" not in batch.side_inputs:
             return passed.z.new_zeros(())
         x = batch.side_inputs["protein"]
-        levels = self.decode(passed.z, model.given(batch), batch.condition, batch.generator)
+        levels = self.decode(passed.z, model.given(batch), batch.batch_index, batch.generator)
         log_prob = mixture(x.nan_to_num(nan=0.0), levels, self.log_theta.view(2, -1))
         return -self.weight * log_prob.masked_fill(x.isnan(), 0.0).sum(1).mean()
 

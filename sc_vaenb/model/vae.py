@@ -12,7 +12,7 @@ from .config import ModelConfig
 from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import Minibatch, without_counts
-from .network import MLP, Condition, draw_weights
+from .network import MLP, BatchEmbedding, draw_weights
 from .penalty import PENALTIES, ForwardState
 from .prior import PRIORS
 from .protein import Protein
@@ -35,17 +35,17 @@ class Terms(NamedTuple):
 class CountVAE(nn.Module):
     """A variational autoencoder of counts (Kingma & Welling 2014; for single cells Lopez et al. 2018).
 
-    With `config.n_conditions` > 0 it is conditional: the decoder, and on request the encoder, knows the batch. The
+    With `config.n_batches` > 0 it is conditional: the decoder, and on request the encoder, knows the batch. The
     first weights are drawn from a generator, by default from one of seed 0.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        conditional = config.n_conditions > 0
-        code = config.condition_code or range(config.n_conditions)
-        self.condition = Condition(code, config.condition_width) if conditional else None
-        n_side = self.condition.width if self.condition is not None else 0
+        conditional = config.n_batches > 0
+        code = config.batch_code or range(config.n_batches)
+        self.batch_embedding = BatchEmbedding(code, config.batch_width) if conditional else None
+        n_side = self.batch_embedding.width if self.batch_embedding is not None else 0
         n_given = config.n_covariates
         covariate = config.size_factor_as == "covariate"
         likelihood = LIKELIHOODS[config.likelihood]
@@ -54,10 +54,10 @@ class CountVAE(nn.Module):
         self.encoder = MLP(config.n_genes, n_seen, config.hidden, 2 * config.n_latent, *style)
         n_outputs = likelihood.heads * config.n_genes
         self.decoder = MLP(config.n_latent, n_given + n_side + covariate, config.decoder_hidden, n_outputs, *style)
-        n_dispersions = config.n_conditions if config.dispersion == "gene-batch" else 1
+        n_dispersions = config.n_batches if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
-        self.prior = PRIORS[config.prior](config.n_latent, config.n_conditions, config.n_components)
-        aligned = (config.alignment_clusters, config.n_conditions, config.n_latent)
+        self.prior = PRIORS[config.prior](config.n_latent, config.n_batches, config.n_components)
+        aligned = (config.alignment_clusters, config.n_batches, config.n_latent)
         self.alignment = Alignment(*aligned) if config.alignment_clusters else None
         self.penalties = nn.ModuleDict({name: PENALTIES[name](config) for name in config.penalties})
         # With shares of the depth (softmax) the size factor 1 stands for this many counts.
@@ -92,8 +92,8 @@ class CountVAE(nn.Module):
     def encoder_side(self, batch: Minibatch) -> list[Tensor]:
         """What the encoder sees besides the counts."""
         side = self.given(batch)
-        if self.condition is not None and self.config.encode_batch:
-            side.append(self.condition(batch.condition))
+        if self.batch_embedding is not None and self.config.encode_batch:
+            side.append(self.batch_embedding(batch.batch_index))
         if self.protein is not None:
             side.append(self.protein.seen(batch))
         return side
@@ -105,8 +105,8 @@ class CountVAE(nn.Module):
     def decoder_side(self, batch: Minibatch) -> list[Tensor]:
         """What the decoder sees besides the latent state."""
         side = self.given(batch)
-        if self.condition is not None:
-            side.append(self.condition(batch.condition))
+        if self.batch_embedding is not None:
+            side.append(self.batch_embedding(batch.batch_index))
         if self.config.size_factor_as == "covariate":
             side.append(batch.size_factor.log().unsqueeze(1))
         return side
@@ -128,7 +128,7 @@ class CountVAE(nn.Module):
         return log_size + self.depth.log() if shares else log_size
 
     def log_mean(
-        self, z: Tensor, size_factor: Tensor, condition: Tensor, side_inputs: dict[str, Tensor] | None = None
+        self, z: Tensor, size_factor: Tensor, batch_index: Tensor, side_inputs: dict[str, Tensor] | None = None
     ) -> Tensor:
         """Log of the counts to expect of latent states, (n_cells, n_genes); extra zeros are not taken off.
 
@@ -136,23 +136,23 @@ class CountVAE(nn.Module):
         ----------
         z
             Latent states as the encoder gives them, not aligned (n_cells, n_latent).
-        size_factor, condition, side_inputs
+        size_factor, batch_index, side_inputs
             Per cell, as in a `Minibatch`. Without covariates among `side_inputs` they are at their mean.
         """
-        cells = without_counts(size_factor, condition, self.config.n_genes, side_inputs)
+        cells = without_counts(size_factor, batch_index, self.config.n_genes, side_inputs)
         return self.likelihood.log_mean(self.decode(z, cells), self.offset(cells))
 
     def draw(
         self,
         z: Tensor,
         size_factor: Tensor,
-        condition: Tensor,
+        batch_index: Tensor,
         generator: torch.Generator,
         side_inputs: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Counts drawn from the likelihood given latent states, (n_cells, n_genes), whole numbers; see `log_mean`."""
-        cells = without_counts(size_factor, condition, self.config.n_genes, side_inputs)
-        return self.likelihood.draw(self.decode(z, cells), self.offset(cells), condition, generator)
+        cells = without_counts(size_factor, batch_index, self.config.n_genes, side_inputs)
+        return self.likelihood.draw(self.decode(z, cells), self.offset(cells), batch_index, generator)
 
     def loss(
         self,
@@ -170,7 +170,7 @@ class CountVAE(nn.Module):
         z = mean + (0.5 * log_var).exp() * noise
         raw = self.decode(z, batch)
         reconstruction = -self.likelihood.log_prob(raw, self.offset(batch), batch).mean()
-        kl = self.prior.kl(mean, log_var, batch.condition).mean(0)
+        kl = self.prior.kl(mean, log_var, batch.batch_index).mean(0)
         loss = reconstruction + beta * kl.clamp(min=free_bits).sum()
         if not self.penalties:
             return Terms(loss, reconstruction, kl, loss.new_zeros(0))

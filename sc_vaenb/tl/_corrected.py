@@ -107,9 +107,9 @@ def corrected(
         if batch is None:
             return as_in_all(group)
         target = batch_code(fitted, batch, key)
-        other = np.flatnonzero(group[cells.condition] != group[target])
+        other = np.flatnonzero(group[cells.batch_index] != group[target])
         if len(other):
-            own = fitted.batches[cells.condition[other[0]]]
+            own = fitted.batches[cells.batch_index[other[0]]]
             like = [name for name, its in zip(fitted.batches, group, strict=True) if its == group[target]]
             msg = (
                 f"{len(other)} cells (first: {str(adata.obs_names[other[0]])!r}, of batch {own!r}) are not of a kind "

@@ -97,7 +97,7 @@ def denoised_protein(
     own = np.eye(n_batches, dtype=np.float32)[:, :, None].repeat(len(names), 2)
     as_own = foreground(fitted.model, counts, own, False, where)
     as_others = foreground(fitted.model, counts, as_measured(measured, group), True, where)
-    there = measured[counts.condition] & (not corrected)
+    there = measured[counts.batch_index] & (not corrected)
     for name, ours, others in zip(tables, as_own, as_others, strict=True):
         values = np.where(there, ours, others)
         _adata.write_table(adata, name, pd.DataFrame(values, index=adata.obs_names, columns=names))

@@ -176,10 +176,10 @@ def differential(
     batch_key = fitted.params.get("batch_key")
     extra: dict[str, Any] = {}
     if sample_key is None:
-        _check_batches(codes[used], counts.condition[used], names, others, reference, batch_key)
+        _check_batches(codes[used], counts.batch_index[used], names, others, reference, batch_key)
     else:
         donors = read_donors(adata, sample_key, groupby, used)
-        plans = plan_comparisons(donors, counts.condition, codes, names, others, reference, batch_key)
+        plans = plan_comparisons(donors, counts.batch_index, codes, names, others, reference, batch_key)
 
     start = logg.info(f"comparing {len(chosen)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
     if sample_key is None:
@@ -280,7 +280,7 @@ def _compare_by_cells(
 ) -> dict[int, pd.DataFrame]:
     """For each group the table, a row per gene, with cells as replicates."""
     n_batches = max(len(fitted.batches), 1)
-    stratum = np.where(used, codes * n_batches + counts.condition, -1)
+    stratum = np.where(used, codes * n_batches + counts.batch_index, -1)
     sums = stratum_sums(fitted.model, counts, stratum, n_samples, device, rng)
     by_group = {
         g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(codes.max() + 1)

@@ -125,8 +125,8 @@ def compare_by_donors(
     delta: float,
 ) -> tuple[dict[int, pd.DataFrame], dict[int, dict[str, float]]]:
     """For each group the table, a row per gene, and how many donors there were and the prior of their variances."""
-    n_batches, n_donors = int(counts.condition.max()) + 1, len(donors.names)
-    stratum = np.where(used, (codes * n_donors + donors.codes) * n_batches + counts.condition, -1)
+    n_batches, n_donors = int(counts.batch_index.max()) + 1, len(donors.names)
+    stratum = np.where(used, (codes * n_donors + donors.codes) * n_batches + counts.batch_index, -1)
     moments = stratum_moments(counts.matrix, counts.size_factor, stratum)
     by_group: dict[int, dict[DonorBatch, Moments]] = {}
     for code, found in moments.items():

@@ -67,7 +67,7 @@ def embed(
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata
-    embedding = aligned(model, embed_cells(model, counts, where), counts.condition, where)
+    embedding = aligned(model, embed_cells(model, counts, where), counts.batch_index, where)
     _adata.write_result(adata, name, embedding)
     predicted = write_labels(adata, name, model, embedding)
     added = f"added\n    'X_{name}', the embedding (adata.obsm)"

@@ -120,8 +120,8 @@ def factors(
     adata = adata.copy() if copy else adata
     latent, kl, _ = states(model, counts, where)
     cells = drawn(np.arange(len(counts)), max_cells, rng)
-    largest = int(np.bincount(counts.condition).argmax())
-    loadings = mean_jacobian(model, latent[cells], counts.condition[cells], range(len(kl)), where)
+    largest = int(np.bincount(counts.batch_index).argmax())
+    loadings = mean_jacobian(model, latent[cells], counts.batch_index[cells], range(len(kl)), where)
     share = variance_explained(model, latent[cells], largest, where)
     rows, z, top, log1p = [], [], [], []
     n = min(n_top, len(genes) // 2)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
-CONDITION_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
+BATCH_EMBEDDING_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
 MAX_GROUPS_NAMED = 10  # in a message
 
 
@@ -108,11 +108,11 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
             embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
             member = memberships(model, counts, device)
             if model.alignment is not None:
-                align(model.alignment, embedding, counts.condition, overlap.group, seed)
-                embedding = aligned(model, embedding, counts.condition, device)
+                align(model.alignment, embedding, counts.batch_index, overlap.group, seed)
+                embedding = aligned(model, embedding, counts.batch_index, device)
             told = {}
             if labels:
-                codes = counts.condition if len(batches) else None
+                codes = counts.batch_index if len(batches) else None
                 told = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed, codes)
         except (torch.OutOfMemoryError, MemoryError) as error:
             advice = f"Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
@@ -270,9 +270,9 @@ def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -
     if n_batches:
         conditional = {
             "encode_batch": params["encode_batch"],
-            "condition_code": tuple(codes),
-            "condition_group": tuple(overlap.group.tolist()),
-            "condition_width": min(CONDITION_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
+            "batch_code": tuple(codes),
+            "batch_group": tuple(overlap.group.tolist()),
+            "batch_width": min(BATCH_EMBEDDING_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
             "alignment_clusters": n_clusters(n_cells) if params["align"] else 0,
         }
     penalties = {name: params.get(name, 0) for name in BATCH_PENALTIES} | {
@@ -281,7 +281,7 @@ def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -
     }
     return ModelConfig(
         n_genes=n_genes,
-        n_conditions=n_batches,
+        n_batches=n_batches,
         hidden=hidden,
         decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
         n_covariates=n_covariates,

@@ -120,7 +120,7 @@ def importance(
     if groupby is None:
         cells = drawn(np.arange(len(counts)), max_cells, rng)
         at = [known.index(dimension) for dimension in chosen]
-        slopes = mean_jacobian(fitted.model, latent[cells], counts.condition[cells], at, where)
+        slopes = mean_jacobian(fitted.model, latent[cells], counts.batch_index[cells], at, where)
         record: dict[str, Any] = {"values": pd.DataFrame(slopes, index=fitted.genes, columns=chosen)}
         params["method"] = "mean_jacobian"
     else:

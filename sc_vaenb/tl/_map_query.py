@@ -176,15 +176,15 @@ def map_query(
         f"uns[{key!r}]" + (f"; new batches: {', '.join(new)}" if new else "")
     )
     adata = adata.copy() if copy else adata
-    cells = np.flatnonzero(counts.condition >= len(fitted.batches)) if new else np.array([], np.int64)
+    cells = np.flatnonzero(counts.batch_index >= len(fitted.batches)) if new else np.array([], np.int64)
     if len(cells):
         theirs = counts.subset(cells)
         size, beta = int(params["batch_size"]), float(params["beta"])
         fit_new(model.to(where), theirs, len(new), n_steps, size, beta, rng, settings.verbosity.value > 0)
     states = embed(model, counts, where)
     if len(cells) and model.alignment is not None:
-        align_new(model.alignment, embedding, codes, states[cells], counts.condition[cells], rng)
-    latent = aligned(model, states, counts.condition, where)
+        align_new(model.alignment, embedding, codes, states[cells], counts.batch_index[cells], rng)
+    latent = aligned(model, states, counts.batch_index, where)
 
     # Neighbours of new batches are those before alignment, which lays them on the reference wherever its clusters are:
     # also cells that it has nothing of. Of pbmc_3studies, one study held out at a time, this gets 87 % of the labels
@@ -195,7 +195,7 @@ def map_query(
     tables: dict[str, Any] = {}
     if label_key is not None and labels is not None:
         labelled = _labelled(reference, key, fitted, mapped, part, embedding, codes, labels, len(cells) > 0, where, rng)
-        batch = counts.condition, mapped.batches or ["the query"]
+        batch = counts.batch_index, mapped.batches or ["the query"]
         matrix = None if labelled.counts is None else counts.matrix
         found_labels = transfer_labels(labelled, label_key, fitted.batches, asked, matrix, *batch, n_neighbors, rng)
         name = f"{label_key}_predicted"
@@ -203,7 +203,7 @@ def map_query(
         columns[name] = pd.Categorical.from_codes(columns[name], dtype=labels.dtype)
         tables = found_labels.tables
     if fitted.proteins:
-        their = counts.side_inputs["protein"], counts.condition, max(len(mapped.batches), 1)
+        their = counts.side_inputs["protein"], counts.batch_index, max(len(mapped.batches), 1)
         mapped = replace(mapped, proteins=where_measured(fitted.proteins, *their))
     query = {
         "n_reference": reference.n_obs,
@@ -217,7 +217,7 @@ def map_query(
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
     told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
     if new and "overlap" in told:
-        told["overlap"] = _with_new(told["overlap"], counts.condition, asked, embedding, codes, new)
+        told["overlap"] = _with_new(told["overlap"], counts.batch_index, asked, embedding, codes, new)
     _adata.remove_extras(adata, key)
     _adata.write_result(adata, key, latent, {**told, "params": params, "model": mapped.to_uns(), "query": query})
     predicted = write_labels(adata, key, model, latent)

@@ -164,7 +164,7 @@ def posterior_check(
     record: dict[str, Any] = tables(found, fitted.genes, adata.obs_names[cells], draw)
     if options:
         if held_out is None:
-            held_out = split(np.zeros_like(counts.condition), SHARE, HELD_OUT, draw)[1]
+            held_out = split(np.zeros_like(counts.batch_index), SHARE, HELD_OUT, draw)[1]
         told |= {"likelihoods": np.array(names, dtype=object), "n_seeds": n_seeds}
         told |= {"n_steps": options.n_steps, "n_held_out": len(held_out)}
         judged: dict[str, list[Fitness]] = {name: [] for name in names}
@@ -180,7 +180,7 @@ def posterior_check(
                 raise FloatingPointError(msg) from error
         record["likelihoods"] = likelihood_table(judged)
         if fitted.batches:
-            record["by_batch"] = batch_table(judged, np.array(fitted.batches)[counts.condition[held_out]])
+            record["by_batch"] = batch_table(judged, np.array(fitted.batches)[counts.batch_index[held_out]])
     record |= {"params": told, "verdict": verdict_in_words(record, told)}
     _adata.write_record(adata, key_added, record)
     logg.info(record["verdict"])

@@ -113,7 +113,7 @@ def sample(
     fit = deepcopy(fitted.params)
     counts = read_counts(adata, key, fitted)
     if source == "prior" and code is not None and size_factor is None:
-        pool = np.flatnonzero(counts.condition == code)
+        pool = np.flatnonzero(counts.batch_index == code)
         if not len(pool):
             msg = f"no cell of adata is in batch {batch!r}, from which to take size factors. Give size_factor."
             raise ValueError(msg)
@@ -125,7 +125,7 @@ def sample(
     sizes = _adata.read_size_factor(adata, fit.get("size_factor"), counts.matrix)[drawn]
     if size_factor is not None:
         sizes = np.full(len(drawn), float(size_factor))
-    codes = around.condition if code is None else np.full(len(drawn), code)
+    codes = around.batch_index if code is None else np.full(len(drawn), code)
     state_seed, count_seed = (int(seed) for seed in random.integers(2**31, size=2))
     if source == "posterior":
         z = states_around(fitted.model, around, state_seed, where)

@@ -138,7 +138,7 @@ def _held_out(adata: AnnData, bench: Bench, seed: int) -> float:
     fitted = FittedModel.from_uns(adata, "vae")
     counts = read_counts(adata, "vae", fitted)
     fraction = float(adata.uns["vae"]["params"]["validation_fraction"])
-    cells = split(counts.condition, fraction, HELD_OUT, np.random.default_rng(seed))[1]
+    cells = split(counts.batch_index, fraction, HELD_OUT, np.random.default_rng(seed))[1]
     if not len(cells):
         return float("nan")
     device = torch.device(str(adata.uns["vae"]["params"]["device"]))

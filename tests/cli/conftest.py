@@ -2,7 +2,7 @@ import pytest
 
 import sc_vaenb
 from sc_vaenb import cli
-from sc_vaenb.tl import _graph, _inputs
+from sc_vaenb.tl import _counts, _graph
 
 
 def plane(adata, *, neighbors_key, key_added, **_):
@@ -13,7 +13,7 @@ def plane(adata, *, neighbors_key, key_added, **_):
 @pytest.fixture
 def quick(monkeypatch):
     """Fits of a tenth of a second, and no UMAP."""
-    monkeypatch.setattr(_inputs, "default_steps", lambda *_: 20)
+    monkeypatch.setattr(_counts, "default_steps", lambda *_: 20)
     monkeypatch.setattr(_graph.sc.tl, "umap", plane)
 
 

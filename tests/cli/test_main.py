@@ -10,12 +10,12 @@ import pytest
 
 import sc_vaenb
 from sc_vaenb import cli
-from sc_vaenb.tl import _inputs
+from sc_vaenb.tl import _counts
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(_inputs, "default_steps", lambda *_: 60)
+    monkeypatch.setattr(_counts, "default_steps", lambda *_: 60)
 
 
 @pytest.mark.usefixtures("quick")

@@ -6,11 +6,12 @@ import shutil
 import anndata as ad
 import numpy as np
 import pytest
-from x.conftest import plane
 
 from sc_vaenb import cli
 from sc_vaenb.cli import _stranger
-from sc_vaenb.tl import _graph, _inputs
+from sc_vaenb.tl import _counts, _graph
+
+from .conftest import plane
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def _made(_file, tmp_path_factory):
     """A finished comparison, without UMAPs."""
     out = tmp_path_factory.mktemp("made") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_inputs, "default_steps", lambda *_: 20)
+        patch.setattr(_counts, "default_steps", lambda *_: 20)
         patch.setattr(_graph.sc.tl, "umap", plane)
         assert cli.main(["compare", str(_file), "--out", str(out), "--quiet"]) == 0
     return out

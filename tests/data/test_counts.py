@@ -17,7 +17,7 @@ def test_a_minibatch_holds_the_chosen_cells():
     batch = counts.minibatch(cells, torch.device("cpu"))
     assert np.array_equal(batch.dense(batch.count).numpy(), dense[cells])
     assert np.array_equal(batch.size_factor.numpy(), counts.size_factor[cells])
-    assert batch.condition.tolist() == [3, 3, 1, 3]
+    assert batch.batch_index.tolist() == [3, 3, 1, 3]
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 6, 11])
@@ -32,17 +32,17 @@ def test_minibatches_are_full_and_every_pass_sees_every_cell_once(n):
 
 
 def test_the_split_is_disjoint_complete_and_takes_its_share_of_every_batch():
-    condition = np.repeat([0, 1, 2], [700, 200, 100])
-    train, validation = split(condition, 0.1, 10_000, np.random.default_rng(0))
+    batch_index = np.repeat([0, 1, 2], [700, 200, 100])
+    train, validation = split(batch_index, 0.1, 10_000, np.random.default_rng(0))
     assert sorted([*train, *validation]) == list(range(1000))
-    assert np.bincount(condition[validation]).tolist() == [70, 20, 10]
+    assert np.bincount(batch_index[validation]).tolist() == [70, 20, 10]
 
 
 def test_the_split_is_capped_and_never_takes_a_whole_batch():
-    condition = np.repeat([0, 1], [10_000, 2])
-    train, validation = split(condition, 0.5, 100, np.random.default_rng(0))
+    batch_index = np.repeat([0, 1], [10_000, 2])
+    train, validation = split(batch_index, 0.5, 100, np.random.default_rng(0))
     assert len(validation) <= 101
-    assert set(condition[train]) == {0, 1}
+    assert set(batch_index[train]) == {0, 1}
 
 
 def test_no_validation_on_request():

@@ -18,7 +18,7 @@ from sc_vaenb.model.config import ModelConfig
 
 CPU = torch.device("cpu")
 N, GENES = 1000, 12
-FIELDS = ("row", "gene", "count", "size_factor", "condition")
+FIELDS = ("row", "gene", "count", "size_factor", "batch_index")
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +50,10 @@ def on_disk(counts, options, seed=0):
         block = stored.BLOCK
         return sparse.vstack([counts.matrix[block * i : block * (i + 1)] for i in numbers], format="csr")
 
-    cells, complete = cells_seen(counts.condition, options, seed)
+    cells, complete = cells_seen(counts.batch_index, options, seed)
     matrix = scan(blocks(), GENES, cells).matrix
     about = {"held": cells, "complete": complete, "blocks": blocks, "read": read}
-    return CountsOnDisk(matrix, counts.size_factor, counts.condition, counts.side_inputs, **about)
+    return CountsOnDisk(matrix, counts.size_factor, counts.batch_index, counts.side_inputs, **about)
 
 
 def same(one, other):
@@ -79,7 +79,7 @@ def test_a_fit_needs_no_cell_that_was_not_foreseen_and_is_the_one_in_memory(coun
     there = on_disk(counts, options, seed=4)
     assert there.complete
     assert len(there.held) < N  # or there would be nothing to foresee
-    config = ModelConfig(GENES, 5, 3, (8,), (8,), condition_width=2)
+    config = ModelConfig(GENES, 5, 3, (8,), (8,), batch_width=2)
     models = [fit(config, c, options, CPU, 4)[0] for c in (there, counts)]
     for one, other in zip(*(m.state_dict().values() for m in models), strict=True):
         assert torch.equal(one, other)
@@ -96,7 +96,7 @@ def test_more_steps_than_a_window_holds_see_every_cell_but_those_held_out(counts
     options = FitConfig(200, 0.1, batch_size=16)
     there = on_disk(counts, options)
     assert not there.complete
-    train, validation, first, rng = split_cells(counts.condition, options, 0)
+    train, validation, first, rng = split_cells(counts.batch_index, options, 0)
     seen = []
     for cells in islice(there.shuffled(train, 16, rng), 4 * N // 16):
         assert same(there.minibatch(cells, CPU), counts.minibatch(cells, CPU))

@@ -27,9 +27,7 @@ EARLY = replace(OPTIONS, learning_rate=2e-2, beta=0.01, warmup=0.01, patience=2)
 CASES = {
     "plain": (CONFIG, OPTIONS),
     "batch norm, dropout, batches": (
-        replace(
-            CONFIG, norm="batch", dropout=0.3, n_conditions=2, condition_width=2, encode_batch=True, likelihood="zinb"
-        ),
+        replace(CONFIG, norm="batch", dropout=0.3, n_batches=2, batch_width=2, encode_batch=True, likelihood="zinb"),
         OPTIONS,
     ),
     "nothing held out": (CONFIG, replace(OPTIONS, validation_fraction=0.0)),
@@ -246,7 +244,7 @@ def test_a_folder_that_takes_no_files_is_refused(tmp_path, name, text):
 
 
 def changed(counts, **changes):
-    parts = {"matrix": counts.matrix, "size_factor": counts.size_factor, "condition": counts.condition, **changes}
+    parts = {"matrix": counts.matrix, "size_factor": counts.size_factor, "batch_index": counts.batch_index, **changes}
     return Counts(**parts)
 
 
@@ -278,7 +276,7 @@ def test_other_data_are_refused(run, counts):
     for part, value, name in (
         ("matrix", more, "counts"),
         ("size_factor", deeper, "size factors"),
-        ("condition", counts.condition[::-1].copy(), "batches"),
+        ("batch_index", counts.batch_index[::-1].copy(), "batches"),
     ):
         with pytest.raises(ValueError, match=rf"What differs: {name}\. Pass another folder"):
             run(counts=changed(counts, **{part: value}))

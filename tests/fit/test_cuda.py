@@ -36,7 +36,7 @@ def test_counts_on_the_device_are_the_counts(counts):
     assert [value.dtype for value in there.on_device[1:3]] == [torch.int16, torch.int16]
     for cells in (np.array([5, 3, 199, 3]), slice(10, 30)):
         found, expected = there.minibatch(cells, CPU), counts.minibatch(cells, CPU)
-        for name in ("row", "gene", "count", "size_factor", "condition", "position"):
+        for name in ("row", "gene", "count", "size_factor", "batch_index", "position"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
@@ -57,7 +57,7 @@ def test_counts_take_the_smallest_type_that_holds_them(values, expected):
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_padding_counts_nothing(counts, likelihood):
-    model = CountVAE(ModelConfig(n_genes=300, n_conditions=3, condition_width=2, likelihood=likelihood))
+    model = CountVAE(ModelConfig(n_genes=300, n_batches=3, batch_width=2, likelihood=likelihood))
     model.initialise(counts.minibatch(slice(None), CPU))
     there, cells = DeviceCounts(counts, CPU), np.arange(0, 200, 3)
 
@@ -90,7 +90,7 @@ def test_without_cuda_counts_stay_where_they_are(counts):
 @needs_cuda
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_cpu_and_cuda_agree(counts, likelihood):
-    model = CountVAE(ModelConfig(n_genes=300, n_conditions=3, condition_width=2, likelihood=likelihood))
+    model = CountVAE(ModelConfig(n_genes=300, n_batches=3, batch_width=2, likelihood=likelihood))
     model.initialise(counts.minibatch(slice(None), CPU))
     values = []
     for device in (CPU, torch.device("cuda")):
@@ -110,7 +110,7 @@ def test_cpu_and_cuda_agree(counts, likelihood):
 def test_a_captured_step_does_what_the_plain_one_does(counts, likelihood):
     """Noise and minibatches are drawn the same way, so that the two fits differ by rounding alone."""
     device = torch.device("cuda")
-    config = ModelConfig(n_genes=300, n_conditions=3, condition_width=2, likelihood=likelihood)
+    config = ModelConfig(n_genes=300, n_batches=3, batch_width=2, likelihood=likelihood)
     options = FitConfig(n_steps=60, weight_decay=0.1, batch_size=64, learning_rate=1e-3)
     there = DeviceCounts(counts, device)
     losses = [

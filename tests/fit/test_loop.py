@@ -46,9 +46,9 @@ def test_held_out_cells_do_not_reach_the_fit(counts):
     spoiled = counts.matrix.copy()
     from sc_vaenb.fit.split import split
 
-    _, held_out = split(counts.condition, 0.1, 4096, np.random.default_rng(0))
+    _, held_out = split(counts.batch_index, 0.1, 4096, np.random.default_rng(0))
     spoiled[held_out] = spoiled[held_out] * 50
-    other = Counts(sparse.csr_matrix(spoiled), counts.size_factor, counts.condition)
+    other = Counts(sparse.csr_matrix(spoiled), counts.size_factor, counts.batch_index)
     fits = [fit(CONFIG, c, options, CPU, seed=0) for c in (counts, other)]
     a, b = (history.column("train_loss") for _, history, _ in fits)
     assert np.array_equal(a, b)
@@ -68,7 +68,7 @@ def test_the_best_weights_come_back():
 
 
 def test_a_fit_that_gets_worse_stops_early_and_goes_back(counts):
-    few = Counts(counts.matrix[:40], counts.size_factor[:40], counts.condition[:40])
+    few = Counts(counts.matrix[:40], counts.size_factor[:40], counts.batch_index[:40])
     options = FitConfig(
         weight_decay=0.1, n_steps=3000, batch_size=32, learning_rate=2e-2, patience=5, beta=0.01, warmup=0.01
     )
@@ -199,11 +199,11 @@ def test_history_averages_the_steps_between_records():
 
 
 def test_biases_and_norms_do_not_decay():
-    model = CountVAE(ModelConfig(n_genes=50, n_conditions=2, n_latent=3, condition_width=2, prior="conditional"))
+    model = CountVAE(ModelConfig(n_genes=50, n_batches=2, n_latent=3, batch_width=2, prior="conditional"))
     decayed, others = parameter_groups(model, 0.5)
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.5, 0.0)
     kept = {id(parameter) for parameter in others["params"]}
     names = {name for name, parameter in model.named_parameters() if id(parameter) in kept}
     assert {"decoder.rest.3.bias", "encoder.first.bias", "encoder.rest.0.weight"} <= names
-    assert not {"decoder.rest.3.weight", "condition.embedding.weight", "likelihood.log_theta"} & names
+    assert not {"decoder.rest.3.weight", "batch_embedding.embedding.weight", "likelihood.log_theta"} & names
     assert len(decayed["params"]) + len(names) == len(list(model.parameters()))

@@ -66,10 +66,10 @@ def test_chance_makes_products_of_zero_in_batches_of_any_size():
 def test_few_cells_are_not_looked_at_and_many_are_drawn_from_the_largest_batches():
     counts, _ = counts_of(22, 2)
     assert np.isnan(Neighborhoods(counts, np.arange(22), CPU).explained(Fixed(np.zeros((22, 2)))))
-    condition = np.repeat(np.arange(6), [700, 10, 600, 500, 400, 300])
-    cells = draw(condition, np.arange(len(condition)), np.random.default_rng(0))
+    batch_index = np.repeat(np.arange(6), [700, 10, 600, 500, 400, 300])
+    cells = draw(batch_index, np.arange(len(batch_index)), np.random.default_rng(0))
     assert len(cells) == MOST_CELLS
-    assert set(condition[cells]) == {0, 2, 3, 4}
+    assert set(batch_index[cells]) == {0, 2, 3, 4}
 
 
 def test_the_global_random_state_is_left_alone():

@@ -19,15 +19,15 @@ from sc_vaenb.model.vae import CountVAE
 CPU = torch.device("cpu")
 OPTIONS = FitConfig(n_steps=30, weight_decay=0.1, batch_size=40)
 PLAIN = ModelConfig(n_genes=30, n_latent=4, hidden=(12,), decoder_hidden=(10,))
-CONDITIONAL = replace(PLAIN, n_conditions=3)
+CONDITIONAL = replace(PLAIN, n_batches=3)
 CONFIGS = {
     "unconditional": PLAIN,
     "conditional": CONDITIONAL,
     "encode_batch": replace(CONDITIONAL, encode_batch=True),
-    "batches that share a code": replace(CONDITIONAL, condition_code=(0, 1, 1)),
-    "embedded": replace(CONDITIONAL, condition_width=2),
+    "batches that share a code": replace(CONDITIONAL, batch_code=(0, 1, 1)),
+    "embedded": replace(CONDITIONAL, batch_width=2),
     "embedded, encode_batch, covariates": replace(
-        CONDITIONAL, condition_width=2, condition_code=(0, 1, 1), encode_batch=True, n_covariates=2
+        CONDITIONAL, batch_width=2, batch_code=(0, 1, 1), encode_batch=True, n_covariates=2
     ),
     "covariates": replace(CONDITIONAL, n_covariates=2),
     "size factor as covariate": replace(CONDITIONAL, size_factor_as="covariate"),

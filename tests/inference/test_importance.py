@@ -29,9 +29,9 @@ def fit(simulated, fast):
     return fitted
 
 
-def rate(model, z, condition):
+def rate(model, z, batch_index):
     with torch.no_grad():
-        return log1p_rate(model, torch.from_numpy(z), torch.from_numpy(condition)).double().expm1().log().numpy()
+        return log1p_rate(model, torch.from_numpy(z), torch.from_numpy(batch_index)).double().expm1().log().numpy()
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def rate(model, z, condition):
 def test_slopes_are_those_of_finite_differences(fit, options):
     model, counts = fit(**options)
     latent = states(model, counts, CPU)[0]
-    slopes = mean_jacobian(model, latent, counts.condition, [2, 0], CPU)
+    slopes = mean_jacobian(model, latent, counts.batch_index, [2, 0], CPU)
     for column, dimension in enumerate([2, 0]):
         step = np.zeros(4, np.float32)
         step[dimension] = 1e-2
-        up, down = (rate(model, latent + sign * step, counts.condition) for sign in (1, -1))
+        up, down = (rate(model, latent + sign * step, counts.batch_index) for sign in (1, -1))
         np.testing.assert_allclose(slopes[:, column], (up - down).mean(0) / 2e-2, rtol=1e-2, atol=2e-3)
     assert np.abs(slopes).max() > 0.02
 
@@ -53,10 +53,10 @@ def test_slopes_are_those_of_finite_differences(fit, options):
 def test_slopes_of_a_linear_decoder_are_its_weights(fit, options):
     model, counts = fit(decoder_hidden=(), **options)
     latent = states(model, counts, CPU)[0]
-    slopes = mean_jacobian(model, latent, counts.condition, range(4), CPU)
+    slopes = mean_jacobian(model, latent, counts.batch_index, range(4), CPU)
     constant = slopes - model.decoder.first.weight.detach().numpy()
     if options == {"link": "softmax"}:  # less the mean weight, weighted by each gene's share of the counts
-        share = np.exp(rate(model, latent, counts.condition))
+        share = np.exp(rate(model, latent, counts.batch_index))
         share /= share.sum(1, keepdims=True)
         expected = -share.mean(0) @ model.decoder.first.weight.detach().numpy()
     else:

@@ -32,7 +32,7 @@ def build(**options):
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
 @pytest.mark.parametrize("prior", ["normal", "conditional"])
 def test_the_bound_comes_close_to_the_integral(counts, likelihood, prior):
-    model = build(likelihood=likelihood, prior=prior, n_conditions=2)
+    model = build(likelihood=likelihood, prior=prior, n_batches=2)
     if prior == "conditional":
         model.prior.mean.data[:] = torch.tensor([[0.5], [-0.5]])
         model.prior.log_var.data[:] = torch.tensor([[-0.5], [0.3]])
@@ -40,7 +40,7 @@ def test_the_bound_comes_close_to_the_integral(counts, likelihood, prior):
     grid = np.linspace(-6, 6, 121)
     mean, sd = np.zeros(40), np.ones(40)
     if prior == "conditional":
-        mean, sd = np.where(counts.condition == 0, 0.5, -0.5), np.exp(np.where(counts.condition == 0, -0.25, 0.15))
+        mean, sd = np.where(counts.batch_index == 0, 0.5, -0.5), np.exp(np.where(counts.batch_index == 0, -0.25, 0.15))
     joint = []
     with torch.inference_mode():
         for z in grid:
@@ -73,7 +73,7 @@ def test_log_prior_is_the_density_of_the_prior():
     z = torch.linspace(-3, 3, 7)[:, None]
     plain = log_prior(build(), z, torch.zeros(7, dtype=torch.int64))
     np.testing.assert_allclose(plain, stats.norm.logpdf(z[:, 0]), atol=1e-5)
-    model = build(prior="conditional", n_conditions=2)
+    model = build(prior="conditional", n_batches=2)
     model.prior.mean.data[1], model.prior.log_var.data[1] = 2.0, -4.0
     other = log_prior(model, z, torch.ones(7, dtype=torch.int64)).detach()
     np.testing.assert_allclose(other, stats.norm.logpdf(z[:, 0], 2, np.exp(-2)), rtol=1e-4)
@@ -88,7 +88,7 @@ def test_a_refit_does_not_see_the_cells_that_judge_it(counts, monkeypatch):
     rest = np.setdiff1d(np.arange(40), held_out)
     np.testing.assert_array_equal(seen[0].matrix.toarray(), counts.matrix.toarray()[rest])
     np.testing.assert_array_equal(seen[0].size_factor, counts.size_factor[rest])
-    np.testing.assert_array_equal(seen[0].condition, counts.condition[rest])
+    np.testing.assert_array_equal(seen[0].batch_index, counts.batch_index[rest])
     assert [len(values) for values in found[:3]] == [3, 3, 3]
     assert found.steps == 3
 

@@ -9,8 +9,8 @@ from sc_vaenb.inference.normalized import as_in_all, as_in_one, as_it_is, collec
 def decoded_in(as_in, own):
     """Of each cell, the batches that it is decoded in."""
     own, found = torch.tensor(own), [[] for _ in own]
-    for cells, condition in as_in.rounds(own):
-        for cell, batch in zip(cells.tolist(), condition.tolist(), strict=True):
+    for cells, batch_index in as_in.rounds(own):
+        for cell, batch in zip(cells.tolist(), batch_index.tolist(), strict=True):
             found[cell].append(batch)
     assert as_in.number(own).squeeze(1).tolist() == [len(batches) for batches in found]
     return found

@@ -33,11 +33,11 @@ def without_states(likelihood, n_genes=80):
 
 def drawn(model, generator, n_cells=300):
     size = generator.lognormal(0, 0.3, n_cells).astype(np.float32)
-    condition = np.zeros(n_cells, np.int64)
+    batch_index = np.zeros(n_cells, np.int64)
     z = torch.zeros(n_cells, model.config.n_latent)
     with torch.inference_mode():
-        x = model.draw(z, torch.from_numpy(size), torch.from_numpy(condition), torch.Generator().manual_seed(0))
-    return Counts(sparse.csr_matrix(x.numpy()), size, condition)
+        x = model.draw(z, torch.from_numpy(size), torch.from_numpy(batch_index), torch.Generator().manual_seed(0))
+    return Counts(sparse.csr_matrix(x.numpy()), size, batch_index)
 
 
 def shares(check):
@@ -127,10 +127,10 @@ def test_held_out_cells_are_told_by_what_the_fit_recorded(generator):
     options = FitConfig(n_steps=20, weight_decay=0.1)
     model, history, _ = fit(config, counts, options, CPU, seed=5)
     recorded = history.kl_per_dim[-1]
-    expected = split(counts.condition, 0.1, HELD_OUT, np.random.default_rng(5))[1]
+    expected = split(counts.batch_index, 0.1, HELD_OUT, np.random.default_rng(5))[1]
     np.testing.assert_array_equal(held_out_again(model, counts, 0.1, 5, recorded, CPU), expected)
     order = generator.permutation(300)
-    moved = Counts(counts.matrix[order], counts.size_factor[order], counts.condition)
+    moved = Counts(counts.matrix[order], counts.size_factor[order], counts.batch_index)
     assert held_out_again(model, moved, 0.1, 5, recorded, CPU) is None
     assert held_out_again(model, counts, 0.1, 6, recorded, CPU) is None
     assert held_out_again(model, counts, 0.0, 5, recorded, CPU) is None

@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("name", NAMES)
 
 
 def build(name, weight=1.0, **options):
-    options = {"n_conditions": 3, "encode_batch": True} | options
+    options = {"n_batches": 3, "encode_batch": True} | options
     config = ModelConfig(40, n_latent=4, hidden=(16,), decoder_hidden=(16,), penalties={name: weight}, **options)
     return CountVAE(config)
 
@@ -66,10 +66,10 @@ def test_what_the_encoder_is_told_scales_too(batch, name):
 @every
 def test_batches_of_different_groups_are_let_be(batch, name):
     """Batches 0 and 1 against 2: what the cells of batch 2 are like must not matter to the others, nor they to it."""
-    model = build(name, condition_code=(0, 1, 0), condition_group=(0, 0, 1)).eval()
+    model = build(name, batch_code=(0, 1, 0), batch_group=(0, 0, 1)).eval()
     z = torch.randn(60, 4, requires_grad=True)
     value_of(model, name, batch, z).backward()
-    apart = batch.condition == 2
+    apart = batch.batch_index == 2
     assert z.grad[apart].abs().max() < 1e-6
     assert z.grad[~apart].abs().max() > 1e-5
 
@@ -90,7 +90,7 @@ def test_a_step_is_finite_at_a_large_weight_and_with_one_batch(counts, name, lik
 
 @every
 @pytest.mark.parametrize(
-    "options", [{"link": "exp", "size_factor_as": "covariate"}, {"condition_width": 2, "encode_batch": False}]
+    "options", [{"link": "exp", "size_factor_as": "covariate"}, {"batch_width": 2, "encode_batch": False}]
 )
 def test_it_works_with_every_kind_of_model(counts, name, options):
     model = build(name, **options)
@@ -123,7 +123,7 @@ def test_the_fit_warms_it_up_with_the_kl(counts, name):
 
 @every
 def test_new_batches_leave_it_behind(batch, name):
-    model = build(name, condition_group=(0, 1, 0)).eval()
+    model = build(name, batch_group=(0, 1, 0)).eval()
     mapped = with_batches(model, 2)
     assert not mapped.penalties
     assert mapped.config.penalties == {}
@@ -141,7 +141,7 @@ def test_the_guess_learns_and_the_encoder_unlearns(batch):
     guess = model.penalties["adversary"].guess
 
     def wrong():
-        return torch.nn.functional.cross_entropy(guess(model.encode(batch)[0]), batch.condition)
+        return torch.nn.functional.cross_entropy(guess(model.encode(batch)[0]), batch.batch_index)
 
     for _ in range(30):  # until the guess knows something
         model.zero_grad()
@@ -165,13 +165,13 @@ def test_the_guess_learns_and_the_encoder_unlearns(batch):
 
 def test_the_encoder_drives_no_cell_past_the_point_where_nobody_can_tell(batch):
     """A guess that is wrong of every cell is as bad as one that is right: both tell the batches apart."""
-    model = build("adversary", n_conditions=2).eval()
-    batch.condition = torch.arange(60) % 2
+    model = build("adversary", n_batches=2).eval()
+    batch.batch_index = torch.arange(60) % 2
     last = torch.nn.Linear(4, 2)
     model.penalties["adversary"].guess = torch.nn.Sequential(last)
     last.weight.data = torch.tensor([[-1.0, 0, 0, 0], [1.0, 0, 0, 0]])
     last.bias.data.zero_()
-    side = (2.0 * batch.condition - 1).unsqueeze(1) * torch.tensor([1.0, 0, 0, 0])
+    side = (2.0 * batch.batch_index - 1).unsqueeze(1) * torch.tensor([1.0, 0, 0, 0])
     for way in (1, -1):
         z = (way * side).requires_grad_()
         value_of(model, "adversary", batch, z).backward()
@@ -193,10 +193,10 @@ def test_a_guess_that_knows_the_shares_alone_is_at_chance(counts):
     model = build("adversary").eval()
     last = model.penalties["adversary"].guess[-1]
     last.weight.data.zero_()
-    last.bias.data = torch.bincount(batch.condition).float().log()
+    last.bias.data = torch.bincount(batch.batch_index).float().log()
     assert value_of(model, "adversary", batch).item() == pytest.approx(0, abs=1e-6)
     last.bias.data.zero_()
-    share = np.bincount(batch.condition) / batch.n_cells
+    share = np.bincount(batch.batch_index) / batch.n_cells
     assert value_of(model, "adversary", batch).item() == pytest.approx((share * np.log(share * 3)).sum(), rel=1e-4)
 
 
@@ -219,8 +219,8 @@ def plain_mmd(x, y, width):
 def test_mmd_is_that_of_its_definition(counts):
     batch = counts.minibatch(np.arange(25), torch.device("cpu"))
     model = build("mmd").eval()
-    z = torch.randn(25, 4) + 2 * batch.condition.unsqueeze(1)
-    points, code = z.double().numpy(), batch.condition.numpy()
+    z = torch.randn(25, 4) + 2 * batch.batch_index.unsqueeze(1)
+    points, code = z.double().numpy(), batch.batch_index.numpy()
     between = [((a - b) ** 2).sum() for i, a in enumerate(points) for j, b in enumerate(points) if i != j]
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = [plain_mmd(points[code == a], points[code == b], np.mean(between)) for a, b in pairs]
@@ -234,7 +234,7 @@ def test_mmd_is_about_zero_for_batches_that_are_alike_and_leaves_single_cells_ou
     model = build("mmd").eval()
     alike = value_of(model, "mmd", batch, z).item()
     assert abs(alike) < 2e-3
-    assert value_of(model, "mmd", batch, z + batch.condition.unsqueeze(1)).item() > 50 * abs(alike)
+    assert value_of(model, "mmd", batch, z + batch.batch_index.unsqueeze(1)).item() > 50 * abs(alike)
     few = many.minibatch(np.array([0, 3, 6, 1]), torch.device("cpu"))
     assert value_of(model, "mmd", few, z[:4]).item() == 0
 

@@ -47,7 +47,7 @@ def numbers(name, batch, raw, dispersions=1):
 def test_negative_binomial(batch, raw, dispersions):
     likelihood, offset, x, mu = numbers("nb", batch, raw, dispersions)
     theta = np.exp(likelihood.log_theta.detach().double().numpy())
-    theta = theta if dispersions == 1 else theta[batch.condition]
+    theta = theta if dispersions == 1 else theta[batch.batch_index]
     found = likelihood.log_prob(raw[:, : batch.n_genes], offset, batch).detach().numpy()
     np.testing.assert_allclose(found, nb(x, mu, theta).sum(1), rtol=1e-5)
 
@@ -79,7 +79,7 @@ def test_gaussian(batch, raw, dispersions):
     likelihood, offset, x, _ = numbers("gaussian", batch, raw, dispersions)
     mean = raw[:, : batch.n_genes]
     log_variance = likelihood.log_variance.detach().double().numpy()
-    sd = np.exp(0.5 * (log_variance if dispersions == 1 else log_variance[batch.condition]))
+    sd = np.exp(0.5 * (log_variance if dispersions == 1 else log_variance[batch.batch_index]))
     y = np.log1p(x / batch.size_factor.double().numpy()[:, None])
     found = likelihood.log_prob(mean, offset, batch).detach().numpy()
     np.testing.assert_allclose(found, stats.norm.logpdf(y, mean.double().numpy(), sd).sum(1), rtol=1e-5)
@@ -104,7 +104,7 @@ def test_the_fast_kernel_is_the_plain_sum_in_value_and_gradient(counts, raw, dis
         return value, rate.grad, theta.grad
 
     def plain(rate, theta):
-        each = theta.expand(n, -1) if dispersions == 1 else theta[batch.condition]
+        each = theta.expand(n, -1) if dispersions == 1 else theta[batch.batch_index]
         log_mu = (rate.log_softmax(1) if shares else rate) + offset
         return negative_binomial(batch.dense(batch.count), log_mu, each).sum(1)
 

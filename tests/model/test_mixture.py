@@ -143,7 +143,7 @@ def test_pseudo_inputs_are_cells_and_their_gradient_reaches_the_encoder(batch):
     for found, cell in zip(model.prior.inputs.dense(model.prior.inputs.count), expected, strict=True):
         torch.testing.assert_close(found, batch.dense(batch.count)[cell])
     mean, log_var = (part.detach() for part in model.encode(batch))
-    model.prior.kl(mean, log_var, batch.condition).sum().backward()
+    model.prior.kl(mean, log_var, batch.batch_index).sum().backward()
     assert model.encoder.first.weight.grad.abs().max() > 0
     torch.testing.assert_close(model.prior.mean, mean[expected])  # kept for when there are no inputs
     assert not any(name.startswith("prior.inputs") for name in model.state_dict())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sc_vaenb.model.network import ACTIVATIONS, MLP, NORMS, Condition, Dropout, Embedding, Linear, draw_weights
+from sc_vaenb.model.network import ACTIVATIONS, MLP, NORMS, BatchEmbedding, Dropout, Embedding, Linear, draw_weights
 
 
 def drawn(module):
@@ -59,15 +59,15 @@ def test_widths_norms_and_activations_come_in_order(activation, norm):
 
 def test_the_condition_is_onehot_or_learned():
     codes = torch.tensor([2, 0])
-    assert Condition(range(3), 0)(codes).tolist() == [[0, 0, 1], [1, 0, 0]]
-    learned = drawn(Condition(range(3), 2))
+    assert BatchEmbedding(range(3), 0)(codes).tolist() == [[0, 0, 1], [1, 0, 0]]
+    learned = drawn(BatchEmbedding(range(3), 2))
     assert torch.equal(learned(codes), learned.embedding.weight[codes])
 
 
 @pytest.mark.parametrize("width", [0, 2])
 def test_batches_of_one_code_look_alike(width):
-    condition = drawn(Condition([0, 1, 0, 1], width))
-    vectors = condition(torch.arange(4))
+    batch_index = drawn(BatchEmbedding([0, 1, 0, 1], width))
+    vectors = batch_index(torch.arange(4))
     assert vectors.shape == (4, 2)
     assert torch.equal(vectors[:2], vectors[2:])
     assert not torch.equal(vectors[0], vectors[1])

@@ -100,7 +100,7 @@ def measured(batch):
 
 @pytest.fixture
 def model(measured):
-    about = {"n_latent": 4, "hidden": (16,), "decoder_hidden": (16,), "n_conditions": 3, "encode_batch": True}
+    about = {"n_latent": 4, "hidden": (16,), "decoder_hidden": (16,), "n_batches": 3, "encode_batch": True}
     model = CountVAE(ModelConfig(n_genes=40, n_proteins=3, penalties={"protein": 2.0}, **about))
     model.initialise(measured)
     return model.eval()
@@ -121,7 +121,7 @@ def test_the_loss_is_the_weighted_likelihood_of_what_was_measured(model, measure
     terms = loss(model, measured)
     mean, log_var = model.encode(measured)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
-    levels = model.protein.decode(mean + (0.5 * log_var).exp() * noise, [], measured.condition)
+    levels = model.protein.decode(mean + (0.5 * log_var).exp() * noise, [], measured.batch_index)
     x = measured.side_inputs["protein"].double().numpy()
     theta = model.protein.log_theta.view(2, 1, 3)
     arguments = [a.detach().double().numpy() for a in (*levels, *theta)]

@@ -40,10 +40,10 @@ def test_the_size_factor_multiplies_or_is_seen_by_the_decoder(batch):
 
 
 def test_the_batch_reaches_the_decoder_always_and_the_encoder_on_request(batch):
-    plain, both = (build(n_conditions=3, condition_width=2, encode_batch=flag) for flag in (False, True))
+    plain, both = (build(n_batches=3, batch_width=2, encode_batch=flag) for flag in (False, True))
     z = torch.randn(60, 4)
     seen = [(m.encode(batch)[0], m.decode(z, batch)) for m in (plain, both)]
-    batch.condition = (batch.condition + 1) % 3
+    batch.batch_index = (batch.batch_index + 1) % 3
     moved = [(m.encode(batch)[0], m.decode(z, batch)) for m in (plain, both)]
     assert torch.equal(seen[0][0], moved[0][0])
     assert not torch.allclose(seen[1][0], moved[1][0])
@@ -63,7 +63,7 @@ def test_the_loss_is_reconstruction_plus_weighted_kl_with_free_bits(batch):
     held = loss(beta=0.5, free_bits=free)
     assert held.loss.item() == pytest.approx(held.reconstruction.item() + 0.5 * 4 * free, rel=1e-6)
     held.loss.backward()
-    assert model.prior.kl(*model.encode(batch), batch.condition).mean(0).max() < free
+    assert model.prior.kl(*model.encode(batch), batch.batch_index).mean(0).max() < free
 
 
 def test_the_encoder_sees_the_logarithm_of_scaled_counts(batch):
@@ -98,6 +98,6 @@ def test_a_gaussian_expects_what_its_values_stand_for(batch):
     model = build(likelihood="gaussian")
     model.initialise(batch)
     with torch.no_grad():
-        expected = model.log_mean(torch.zeros(60, 4), batch.size_factor, batch.condition).exp()
+        expected = model.log_mean(torch.zeros(60, 4), batch.size_factor, batch.batch_index).exp()
         raw = model.decode(torch.zeros(60, 4), batch)
     np.testing.assert_allclose(expected, raw.clamp(min=0).expm1() * batch.size_factor[:, None], rtol=1e-4, atol=1e-6)

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
-from x.conftest import fails, quick
 
 import sc_vaenb
 from sc_vaenb.report._code import call_of, way_on
 from sc_vaenb.tl import _compare
+
+from .conftest import fails, quick
 
 
 def test_the_call_makes_the_same_comparison(compared, tmp_path, monkeypatch):

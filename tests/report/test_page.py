@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
-from x.conftest import Page
 
 from sc_vaenb.report import _page
 from sc_vaenb.report._page import best_method, page
+
+from .conftest import Page
 
 
 def written(adata, **arguments):

@@ -12,9 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from x.conftest import BATCHES, ERROR, TYPES, quick
 
 import sc_vaenb
+
+from .conftest import BATCHES, ERROR, TYPES, quick
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TITLE = "Blood & <em>marrow</em> " + 90 * "x"

@@ -79,7 +79,7 @@ def test_another_fit_is_refused_before_any_work(adata, fast, refused, tmp_path, 
         adata, ValueError, r"holds the state of another fit\. What differs: n_latent \(4 there, 5 here\)\. Pass"
     ):
         sc_vaenb.tl.vae(adata, checkpoint=tmp_path, **fast | {"n_latent": 5})
-    with refused(adata, ValueError, r"What differs: batches, n_conditions \(0 there, 2 here\), "):
+    with refused(adata, ValueError, r"What differs: batches, n_batches \(0 there, 2 here\), "):
         sc_vaenb.tl.cvae(adata, "batch", checkpoint=tmp_path, **fast)
     adata.layers["counts"].data[7] += 1
     with refused(adata, ValueError, r"What differs: counts, size factors\. Pass another folder, or remove this one"):

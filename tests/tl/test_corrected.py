@@ -25,10 +25,10 @@ def step_cpu(adata, cell, batches):
     with torch.no_grad():
         batch = counts.minibatch(slice(cell, cell + 1), torch.device("cpu"))
         mean, _ = stored.model.encode(batch)
-        mean = mean if stored.model.alignment is None else stored.model.alignment(mean, batch.condition)
+        mean = mean if stored.model.alignment is None else stored.model.alignment(mean, batch.batch_index)
         batch.size_factor[:] = 1
         for code in batches:
-            batch.condition[:] = code
+            batch.batch_index[:] = code
             raw = stored.model.decode(mean, batch)
             mu = stored.model.likelihood.log_mean(raw, stored.model.offset(batch)).exp().double()
             shares.append((mu / mu.sum()).numpy()[0])

@@ -85,7 +85,7 @@ def test_counts_are_drawn_with_the_cells_own_covariates_and_normalised_without(t
     z = stored.model.encode(cells)[0]
     v3 = torch.from_numpy((told.obs["kit"] == "v3").to_numpy(copy=True))
     own, mean = (
-        stored.model.log_mean(z, torch.ones(len(z)), cells.condition, side_inputs)
+        stored.model.log_mean(z, torch.ones(len(z)), cells.batch_index, side_inputs)
         for side_inputs in (cells.side_inputs, None)
     )
     counts = cells.dense(cells.count) / cells.size_factor.unsqueeze(1)

@@ -113,7 +113,7 @@ def test_many_small_batches(adata, fast):
     adata.obs["sample"] = [f"s{i % 40:02d}" for i in range(300)]
     result = embedding(adata, "sample", encode_batch=True, dispersion="gene-batch", **fast)
     weights = adata.uns["vae"]["model"]["weights"]
-    assert weights["condition.embedding.weight"].shape == (40, _fit.CONDITION_WIDTH)
+    assert weights["batch_embedding.embedding.weight"].shape == (40, _fit.BATCH_EMBEDDING_WIDTH)
     assert weights["likelihood.log_theta"].shape == (40, 100)
     again = sc_vaenb.tl.embed(adata, copy=True, device="cpu").obsm["X_vae"]
     np.testing.assert_allclose(again, result, rtol=0, atol=1e-6)

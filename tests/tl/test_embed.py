@@ -154,7 +154,7 @@ def test_missing_genes_are_refused(fitted, refused):
 
 def test_a_newer_format_is_refused(fitted, refused):
     fitted.uns["vae"]["model"]["format"] = "sc_vaenb model 9"
-    text = r"uns\['vae'\]\['model'\] has the format 'sc_vaenb model 9', this version reads 'sc_vaenb model 1'\. Fit"
+    text = r"uns\['vae'\]\['model'\] has the format 'sc_vaenb model 9', this version reads 'sc_vaenb model 2'\. Fit"
     with refused(fitted, ValueError, text):
         sc_vaenb.tl.embed(fitted)
 

@@ -73,7 +73,7 @@ def test_only_the_new_batch_is_fitted(three):
         FittedModel.from_uns(reference, "vae").model,
         FittedModel.from_uns(mapped(query, reference), "vae").model,
     )
-    grown = {"condition.code", "condition.embedding.weight"}
+    grown = {"batch_embedding.code", "batch_embedding.embedding.weight"}
     for name, old in before.state_dict().items():
         new = after.state_dict()[name]
         if name in grown:
@@ -81,7 +81,7 @@ def test_only_the_new_batch_is_fitted(three):
         elif name in {"alignment.log_weight", "alignment.shift"}:
             new = new[:, : old.shape[1]]
         assert torch.equal(new, old), name
-    vectors = after.condition.embedding.weight
+    vectors = after.batch_embedding.embedding.weight
     assert (vectors[2] - vectors[:2].mean(0)).abs().max() > 0.01
     assert after.alignment.shift[:, 2].abs().max() > 0
 
@@ -167,13 +167,13 @@ def test_the_model_of_some_genes_takes_the_mean_for_the_others(three):
     filled = logged.mean(0).repeat(50, 1)
     filled[:, kept] = batch.log_normalised()[:, kept]
     with torch.inference_mode():
-        side = [stored.model.condition(batch.condition)]
+        side = [stored.model.batch_embedding(batch.batch_index)]
         expected = stored.model.encoder(filled, side)
         found = model.encoder(batch.log_normalised()[:, kept], side)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
         z = expected[:, :6]
-        all_genes = stored.model.log_mean(z, batch.size_factor, batch.condition).exp()[:, kept]
-        some = model.log_mean(z, batch.size_factor, batch.condition).exp()
+        all_genes = stored.model.log_mean(z, batch.size_factor, batch.batch_index).exp()[:, kept]
+        some = model.log_mean(z, batch.size_factor, batch.batch_index).exp()
     torch.testing.assert_close(some / some.sum(1, True), all_genes / all_genes.sum(1, True))
     torch.testing.assert_close(some.sum(1), batch.size_factor * stored.model.depth * share)
 

@@ -96,7 +96,7 @@ def test_moments_are_those_of_the_posterior_and_the_likelihood(learned):
         mean, log_var = stored.model.encode(batch)
         noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(1))
         z = mean + (0.5 * log_var).exp() * noise
-        mu = stored.model.log_mean(z, batch.size_factor, batch.condition).exp().double().numpy()
+        mu = stored.model.log_mean(z, batch.size_factor, batch.batch_index).exp().double().numpy()
         theta = stored.model.likelihood.log_theta.exp().double().numpy()
     variance = mu.var(0) + (mu + mu**2 / theta).mean(0)
     error = (new.mean(0) - mu.mean(0)) / np.sqrt(variance / 4000 + mu.var(0) / 4000)
