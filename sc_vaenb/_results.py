@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _schema as schema
-from ._record import damage_told
-from ._schema import Check, Damaged, anything, fields, names, number, plain, sequence, table, text, whole
+from ._schema import Check, Damaged, anything, damage_told, fields, names, number, plain, sequence, table, text, whole
 
 MOST_ROWS = 1_000  # of methods and embeddings
 MOST_TRIALS = 100_000

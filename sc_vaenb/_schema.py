@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -290,3 +291,13 @@ def parse_json(value: Any, where: str) -> Any:
         return json.loads(found)
     except (ValueError, RecursionError) as error:  # nested too deeply
         raise Damaged(f"{where} is no text in JSON") from error
+
+
+@contextmanager
+def damage_told(what: str, advice: str) -> Iterator[None]:
+    """Say of a damaged value what it is part of, and what to do."""
+    try:
+        yield
+    except Damaged as error:
+        msg = f"{what}: {error}. {advice}"
+        raise ValueError(msg) from error

@@ -28,19 +28,22 @@ ARROWS = {  # what may be imported from where, within the package
     "inference": {"inference", "fit", "data", "metrics", "model", "_session"},
     "metrics": {"metrics", "_checks", "_session"},
     "datasets": {"datasets", "_checks", "_files", "_session"},
-    "_record": {"_schema", "model"},
-    "_results": {"_schema", "_record"},
+    "_record_weights": {"_schema", "model"},
+    "_record_checks": {"_record_weights", "_schema", "model"},
+    "_model_file": {"_record", "_record_checks", "_record_weights", "_schema"},
+    "_record": {"_record_checks", "_record_weights", "_schema", "model"},
+    "_results": {"_schema"},
     "_adata": {"_checks", "_names", "_session", "data"},
     "pp": {"pp", "_adata", "_checks", "_session", "data", "metrics"},
     "tl": {
-        *("tl", "_adata", "_checks", "_files", "_names", "_record", "_results", "_session"),
+        *("tl", "_adata", "_checks", "_files", "_model_file", "_names", "_record", "_results", "_schema", "_session"),
         *("inference", "fit", "data", "metrics", "model"),
     },
     "pl": {"pl", "_adata", "_checks", "_record", "_results", "_session", "metrics"},
     "report": {"report", "_adata", "_files", "_checks", "_names", "pp", "tl", "pl", "_record", "_results"},
     "cli": {
         *("cli", "datasets", "report", "pp", "tl", "pl", "metrics", "data", "__version__"),
-        *("_caches", "_command", "_files", "_names", "_record", "_results", "_session"),
+        *("_caches", "_command", "_files", "_names", "_record", "_record_checks", "_results", "_session"),
     },
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0].removesuffix(".py") in ARROWS)

@@ -14,8 +14,10 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 import sc_vaenb
-from sc_vaenb import _record
-from sc_vaenb._record import FittedModel, read_file, read_record
+from sc_vaenb import _model_file, _record_weights
+from sc_vaenb._model_file import read_file
+from sc_vaenb._record import FittedModel, read_record
+from sc_vaenb._schema import Damaged
 
 DATA = Path(__file__).parent / "data"
 ATTACK = Path(__file__).parents[1] / "benchmarks" / "attack" / "records.py"
@@ -231,11 +233,11 @@ def test_weights_that_lead_beyond_all_numbers_are_told(fitted, refused):
 def test_nothing_is_built_before_sizes_are_known(fitted, monkeypatch):
     """A size that no array bears out never reaches the constructor of the model."""
     built = []
-    monkeypatch.setattr(_record, "CountVAE", lambda config: built.append(config) or pytest.fail("built"))
+    monkeypatch.setattr(_record_weights, "CountVAE", lambda config: built.append(config) or pytest.fail("built"))
     for name in ("n_batches", "n_genes", "n_covariates", "n_proteins"):
         config = json.loads(fitted.uns["vae"]["model"]["config"]) | {name: 10**9}
         changed = {**fitted.uns["vae"], "model": {**fitted.uns["vae"]["model"], "config": json.dumps(config)}}
-        with pytest.raises(_record.Damaged, match=rf"\['{name}'\] is 1000000000, but there are"):
+        with pytest.raises(Damaged, match=rf"\['{name}'\] is 1000000000, but there are"):
             FittedModel.from_record(changed)
     assert not built
 
@@ -265,7 +267,7 @@ def test_of_another_programs_file_no_array_is_read(adata, refused, tmp_path, mon
             pytest.fail(f"{name} was asked for")
 
     save_file({"a": np.ones(3)}, tmp_path / "a.safetensors", {"format": "pt"})
-    monkeypatch.setattr(_record, "safe_open", lambda *_: Unread())
+    monkeypatch.setattr(_model_file, "safe_open", lambda *_: Unread())
     with refused(adata, ValueError, "holds no model of sc_vaenb. Give a file that sc_vaenb.tl.export_model wrote"):
         sc_vaenb.tl.import_model(adata, tmp_path / "a.safetensors")
 
@@ -286,7 +288,7 @@ def test_arrays_of_a_file_are_checked_though_its_checksum_is_right(fitted, adata
     texts = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
     weights = load_file(path) | {name: np.asarray(value)}
     del texts["sha256"]
-    save_file(weights, path, {**texts, "sha256": _record.checksum(weights, texts)})
+    save_file(weights, path, {**texts, "sha256": _model_file.checksum(weights, texts)})
     with refused(adata, ValueError, rf"a\.safetensors' is damaged: .*{text}.*\. Get it again\."):
         sc_vaenb.tl.import_model(adata, path)
     with pytest.raises(ValueError, match=text):

@@ -102,7 +102,7 @@ def kills(folder: Path, runs: int) -> None:
     import torch
 
     from sc_vaenb import pl, report  # noqa: F401
-    from sc_vaenb.tl import _graph, _counts
+    from sc_vaenb.tl import _counts, _graph
 
     def plane(adata: object, *, neighbors_key: str, key_added: str, **_: object) -> None:
         key = neighbors_key.removeprefix("neighbors_")
@@ -110,7 +110,7 @@ def kills(folder: Path, runs: int) -> None:
 
     torch.set_num_threads(1)
     _graph.sc.tl.umap = plane
-    _inputs.default_steps = lambda *_: int(STEPS)
+    _counts.default_steps = lambda *_: int(STEPS)
     process = os.fork()
     if not process:
         data_in(folder)

@@ -402,7 +402,7 @@ def odd_files(content: bytes, rng: np.random.Generator, n: int) -> Iterator[tupl
 
 def with_header(content: bytes, texts: dict[str, str]) -> bytes:
     """The same arrays with other texts, and with the checksum that belongs to these."""
-    from sc_vaenb._record import checksum
+    from sc_vaenb._model_file import checksum
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a").write_bytes(content)
@@ -413,7 +413,7 @@ def with_header(content: bytes, texts: dict[str, str]) -> bytes:
 
 def odd_arrays_of_files(content: bytes) -> Iterator[tuple[str, bytes]]:
     """Files whose checksum is right and whose arrays are not."""
-    from sc_vaenb._record import checksum
+    from sc_vaenb._model_file import checksum
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "a").write_bytes(content)

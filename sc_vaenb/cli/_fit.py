@@ -121,7 +121,7 @@ def _write_fit(
 
 def method_of(key: str, adata: AnnData) -> str:
     """The name of a method in the names of files and folders, such as CVAE_NB."""
-    from .._record import LIKELIHOOD_NAMES
+    from .._record_checks import LIKELIHOOD_NAMES
 
     likelihood = params_of(adata, key).get("likelihood")
     name = "harmony" if key.startswith("pca_harmony") else OF_COMPARISON.sub("", key)

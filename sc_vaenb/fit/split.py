@@ -14,8 +14,6 @@ from .overlap import sample_per_batch
 from .state import FitConfig
 
 N_INIT_CELLS = 4096  # cells whose mean expression and dispersion the model starts from
-
-
 HELD_OUT = 2048  # cells at most: more would cost time and hardly sharpen the estimate of the loss
 
 

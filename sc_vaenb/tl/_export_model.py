@@ -9,7 +9,8 @@ from scanpy import logging as logg
 
 from .._checks import checked
 from .._files import atomic_path
-from .._record import FittedModel, checksum, read_record, to_text
+from .._model_file import checksum, to_text
+from .._record import FittedModel, read_record
 from .._session import own_state
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from scanpy import logging as logg
 
 from .. import _adata
 from .._checks import checked
-from .._record import read_file
+from .._model_file import read_file
 from .._session import own_state
 
 if TYPE_CHECKING:

@@ -1,0 +1,140 @@
+"""A stored model in a file of its own (safetensors: arrays and text; reading it executes nothing)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from . import _schema as schema
+from ._record import FittedModel
+from ._record_checks import check_record, text
+from ._record_weights import FORMAT, FORMAT_1, expected_weights
+from ._schema import Damaged, damage_told
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def to_text(record: Mapping[str, Any]) -> dict[str, str]:
+    """All of a record but its weights, as the texts of a model file."""
+    model = record["model"]
+    parts = {
+        "genes": [str(gene) for gene in model["genes"]],
+        "batches": [str(batch) for batch in model["batches"]],
+        # a mask of genes is of use with its own AnnData alone
+        "params": {k: _plain(v) for k, v in record["params"].items() if np.size(v) < len(model["genes"])},
+        "verdict": {name: _plain(value) for name, value in record["verdict"].items()},
+        "overlap": {name: _plain(value) for name, value in record.get("overlap", {}).items()},
+    }
+    written = {name: json.dumps(part) for name, part in parts.items()}
+    return {"format": str(model["format"]), "config": str(model["config"]), **written}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The record in a model file, all of it checked; of a file that holds no model of ours no array is read."""
+    if not path.is_file():
+        msg = f"{str(path)!r} is not a file. Give one that sc_vaenb.tl.export_model wrote."
+        raise FileNotFoundError(msg)
+    try:
+        with safe_open(path, "numpy") as file, damage_told(f"{str(path)!r} is damaged", "Get it again."):
+            return _read(path, file)
+    except SafetensorError as error:
+        msg = f"{str(path)!r} is cut off, or no safetensors file ({error}). Get it again."
+        raise ValueError(msg) from error
+
+
+def _read(path: Path, file: Any) -> dict[str, Any]:
+    stored = dict(file.metadata() or {})
+    if "format" not in stored or "sha256" not in stored:
+        msg = f"{str(path)!r} holds no model of sc_vaenb. Give a file that sc_vaenb.tl.export_model wrote."
+        raise ValueError(msg)
+    if stored["format"] not in {FORMAT, FORMAT_1}:
+        msg = (
+            f"{str(path)!r} has the format {schema.brief(stored['format'])}, this version reads {FORMAT!r}. Use the "
+            "version of sc_vaenb that wrote it."
+        )
+        raise ValueError(msg)
+    stated = stored.pop("sha256")
+    texts = schema.fields(
+        dict.fromkeys(("format", "config", "genes", "batches", "params", "verdict", "overlap"), text())
+    )
+    texts(stored, "the header")
+    parts = {name: schema.parse_json(value, name) for name, value in stored.items() if name != "format"}
+    model = {
+        "format": stored["format"],
+        "config": stored["config"],
+        "genes": _names(parts["genes"]),
+        "batches": _names(parts["batches"]),
+        "weights": {},
+    }
+    record = {"params": _arrays(parts["params"]), "verdict": parts["verdict"], "model": model}
+    if parts["overlap"]:
+        record["overlap"] = _arrays(parts["overlap"])
+    checked = check_record(record)
+    _check_sizes(file, expected_weights(checked.config, checked.format))
+    model["weights"] = weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    if checksum(weights, stored) != stated:
+        msg = (
+            f"{str(path)!r} was changed since it was written: its checksum is not {schema.brief(stated)}. Get it again."
+        )
+        raise ValueError(msg)
+    FittedModel.from_record(record)
+    return record
+
+
+def _check_sizes(file: Any, shapes: Mapping[str, torch.Tensor]) -> None:
+    """Refuse arrays that are not those of the model, from their names, types and shapes alone."""
+    there = set(file.keys())
+    if different := sorted(there ^ set(shapes)):
+        raise Damaged(f"it {'has' if different[0] in there else 'lacks'} the array {schema.brief(different[0])}")
+    for name, like in shapes.items():
+        part = file.get_slice(name)
+        kind, shape = "F32" if like.dtype == torch.float32 else "I64", list(like.shape)
+        found = list(part.get_shape())
+        if part.get_dtype() != kind or found not in (shape, shape or [1]):
+            raise Damaged(f"the array {name!r} is {part.get_dtype()} of shape {found}, not {kind} of {shape}")
+
+
+def checksum(weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
+    """Of all arrays, with their names and shapes, and all texts."""
+    digest = hashlib.sha256()
+    for name in sorted(texts):
+        digest.update(f"{name}\n{texts[name]}\n".encode())
+    for name in sorted(weights):
+        digest.update(f"{name} {weights[name].dtype} {weights[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(weights[name]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _names(value: Any) -> Any:
+    """A list of names as the array that it was in `uns`."""
+    return (
+        np.array(value, dtype=object) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+    )
+
+
+def _arrays(value: Any) -> Any:
+    """Lists as the arrays that they were: of text as objects, which every file can hold."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _array(part) if isinstance(part, list) else part for name, part in value.items()}
+
+
+def _array(value: list[Any]) -> Any:
+    if value and isinstance(value[0], str):
+        return _names(value)
+    try:
+        return np.array(value)
+    except ValueError:  # rows of different lengths: refused by who checks them
+        return value
