@@ -225,7 +225,7 @@ def check_state(arrays: dict[str, torch.Tensor], state: dict[str, Any], about: d
 
     A checksum finds what a disk did; a file that someone made has one, too.
     """
-    from .step import parameter_groups
+    from .state import parameter_groups
 
     if state["step"] != step or step > about["n_steps"]:
         raise Damaged(f"its step is {state['step']}")

@@ -17,8 +17,8 @@ from ..data.counts import Counts
 from ..data.on_device import DeviceCounts
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
+from .loop import Step
 from .state import FitConfig
-from .step import Step
 from .step_cpu import step_on_cpu
 
 SHARE_OF_FREE_MEMORY = 0.7  # of the device; the rest is for the model and its steps

@@ -7,13 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
 from .._session import counting
-from .state import FitConfig
 
 T = TypeVar("T")
 
@@ -107,20 +105,6 @@ def generator(seed: int, device: torch.device) -> torch.Generator:
 def normal_like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Standard normal numbers of the same shape and type."""
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-
-
-SAID = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # in a RuntimeError: by a CPU, by MPS
-FEWEST = 16  # cells per step that a fit is tried with
-
-
-def halved(options: FitConfig, n_cells: int, error: Exception) -> FitConfig:
-    """The same fit with half the cells per step, to answer an error: raises it if it is another or they are too few."""
-    if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in SAID)):
-        raise error
-    half = min(options.batch_size, n_cells) // 2
-    if half < FEWEST:
-        raise MemoryError(str(error)) from error
-    return replace(options, batch_size=half)
 
 
 def release(device: torch.device) -> None:

@@ -27,8 +27,8 @@ from ..data.on_disk import Scan, scan
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .device import resolve_device
+from .loop import Step
 from .state import FitConfig
-from .step import Step
 
 T = TypeVar("T")
 ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process

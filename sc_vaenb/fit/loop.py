@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.counts import Counts, evenly
 from ..model.config import ModelConfig
+from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .checkpoint import Checkpoint
 from .convergence import look_steps, training_share
@@ -22,8 +25,59 @@ from .neighborhoods import Neighborhoods
 from .schedule import default_steps, one_cycle, warm_up
 from .split import split_cells
 from .stability import Adaptation
-from .state import Best, FitConfig, State
-from .step import Step
+from .state import Best, FitConfig, State, parameter_groups
+
+CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
+MIN_CELLS_FOR_DISPERSION = 200  # with fewer their own chance would decide
+N_DISPERSION_STEPS = 12
+PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
+
+
+class Step:
+    """Called with cells, the learning rate, the weight of the KL and how much of it that is, it improves the model."""
+
+    alone = True  # no other process waits for this one
+
+    def __init__(
+        self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator
+    ) -> None:
+        self.model, self.counts, self.free_bits, self.generator = model, counts, options.free_bits, generator
+        self.device = model.depth.device
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), fused=True)
+
+    def __call__(self, cells: Any, rate: Any, beta: Any, kl_warmup: Any = 1.0) -> Terms:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        terms = self.gradients(cells, beta, kl_warmup)
+        self.all_reduce(terms)
+        self.clip()
+        self.optimizer.step()
+        return terms
+
+    def gradients(self, cells: Any, beta: Any, kl_warmup: Any) -> Terms:
+        """The objective, and its gradients in the `grad` of the parameters."""
+        terms = self.model.loss(self.drawing(cells), beta, self.free_bits, kl_warmup)
+        self.optimizer.zero_grad()
+        terms.loss.backward()
+        return Terms(*(term.detach() for term in terms))
+
+    def clip(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+
+    def all_reduce(self, terms: Terms) -> None:
+        """Where several processes share a fit, make of the gradients and terms of their parts those of all cells."""
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Where several processes share a fit, take over what the first of them has found."""
+
+    def drawing(self, cells: Any) -> Minibatch:
+        """The cells, with what their noise is drawn from."""
+        batch = self.minibatch(cells)
+        batch.generator = self.generator
+        return batch
+
+    def minibatch(self, cells: Any) -> Minibatch:
+        return self.counts.minibatch(cells, self.device)
 
 
 def fit(
@@ -127,11 +181,6 @@ def evaluate(
     return Terms(*(sum(w * t for w, t in zip(weights, term, strict=True)) for term in zip(*terms, strict=True)))
 
 
-FEWEST = 200  # cells: with fewer their own chance would decide
-ROUNDS = 12
-PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
-
-
 def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, generator: torch.Generator) -> None:
     """Set the dispersions to their most likely values, given what the fitted networks expect of the cells.
 
@@ -139,7 +188,7 @@ def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, gene
     but drawn counts vary too much. The networks, and so the embedding, stay as they are.
     """
     log_theta = getattr(model.likelihood, "log_theta", None)
-    if log_theta is None or len(counts) < FEWEST:
+    if log_theta is None or len(counts) < MIN_CELLS_FOR_DISPERSION:
         return
     model.eval()
     batch = counts.minibatch(evenly(len(counts)), device)
@@ -148,7 +197,7 @@ def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, gene
         raw = model.decode(mean + (0.5 * log_var).exp() * normal_like(mean, generator), batch)
     before, offset = log_theta.detach().clone(), model.offset(batch)
     optimizer = torch.optim.Rprop([log_theta], lr=0.5, step_sizes=(1e-3, 1.0))  # every gene at its own pace
-    for _ in range(ROUNDS):
+    for _ in range(N_DISPERSION_STEPS):
         optimizer.zero_grad()
         kept = PULL * (log_theta - before).square().sum()
         (kept - model.likelihood.log_prob(raw, offset, batch).sum()).backward()

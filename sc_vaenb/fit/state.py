@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from ..model.vae import CountVAE
 from .history import History
 from .schedule import DEFAULT_RATE
 from .stability import Adaptation
+
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # in a RuntimeError: by a CPU, by MPS
+MIN_CELLS_PER_STEP = 16  # with fewer a fit is not tried
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,16 @@ class FitConfig:
     def validation_beta(self) -> float:
         """Weight of the KL in the loss of held-out cells, which must be the same all along."""
         return self.beta if self.target_kl is None else 1.0
+
+    def halved(self, n_cells: int, error: Exception) -> FitConfig:
+        """The same with half the cells per step, to answer an error; raises it if it is another or they are too few."""
+        no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not no_memory and not any(text in str(error) for text in NO_MEMORY):
+            raise error
+        half = min(self.batch_size, n_cells) // 2
+        if half < MIN_CELLS_PER_STEP:
+            raise MemoryError(str(error)) from error
+        return replace(self, batch_size=half)
 
 
 class Best:
@@ -115,3 +128,14 @@ class State:
         for name, generator in self.generators.items():
             if name in parts["noise"]:  # a fit may go on on another device, whose noise starts from the seed
                 generator.set_state(parts["noise"][name])
+
+
+def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any]]:
+    """What decays (matrices, batch vectors, log dispersions: towards theta = 1) and what does not (biases, norms).
+
+    To shrink a bias would be to pull a gene's mean expression towards that of all others. A dispersion that few cells
+    speak for is better held back: a large theta makes the fit chase single counts.
+    """
+    tables = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

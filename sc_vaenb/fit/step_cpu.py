@@ -19,8 +19,8 @@ from ..model.likelihood import NegativeBinomial
 from ..model.nb_kernel import value_and_gradients
 from ..model.network import MLP
 from ..model.vae import LOG_VAR, CountVAE, Terms
+from .loop import CLIP, Step
 from .state import FitConfig
-from .step import CLIP, Step
 
 SUPPORTED = {"likelihood": "nb", "link": "softmax", "norm": "layer", "activation": "gelu", "prior": "normal"}
 

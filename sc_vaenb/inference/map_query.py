@@ -19,9 +19,9 @@ from tqdm import tqdm
 from ..data.counts import Counts, cells_by_code, shuffled
 from ..fit.align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
 from ..fit.device import generator, threads_as_asked
+from ..fit.loop import Step
 from ..fit.schedule import one_cycle
 from ..fit.state import FitConfig
-from ..fit.step import Step
 from ..model.alignment import SHARPNESS, Alignment
 from ..model.batch_penalty import Removal
 from ..model.config import ModelConfig

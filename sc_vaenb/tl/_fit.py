@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,31 +20,55 @@ from .. import _adata
 from .._checks import seed_of
 from .._record import FittedModel
 from ..data.counts import Counts
-from ..fit.align import align, n_clusters
+from ..fit.align import align
 from ..fit.checkpoint import Checkpoint, identity, only_fit
 from ..fit.classify import classify
 from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
-from ..fit.device import halved, release
+from ..fit.device import release
 from ..fit.distributed import Processes, SharedStep, own_device, process_group, rank_and_size
-from ..fit.loop import fit
-from ..fit.lost_kinds import Lost, lost_kinds
+from ..fit.history import History, Verdict
+from ..fit.loop import Step, fit
+from ..fit.lost_kinds import lost_kinds
 from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
 from ..fit.state import FitConfig
-from ..fit.step import Step
 from ..inference.embed import aligned, embed, memberships
 from ..model.config import ModelConfig
-from ..model.protein import protein_weight
-from ._arguments import BATCH_PENALTIES, builtin, check_shareable, check_together, folder_of, plain
+from ..model.vae import CountVAE
+from ._arguments import builtin, check_shareable, check_together, folder_of, plain
 from ._components import in_order, write_components
-from ._inputs import Inputs, read_inputs
+from ._fit_words import all_in_words, groups_in_words, lost_in_words, start_in_words
+from ._inputs import Inputs, model_config, read_inputs
 from ._labels import classifier_of, write_labels
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
-BATCH_EMBEDDING_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
-MAX_GROUPS_NAMED = 10  # in a message
+FINE = ("converged", "stopped_early", "not_judged")  # verdicts that are no warnings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fit gives.
+
+    Attributes
+    ----------
+    options
+        Of the fit, with as many cells per step as there was memory for.
+    embedding
+        Latent states of all cells, aligned.
+    memberships
+        Probabilities of the components of the prior (cells x components); None where it is no mixture.
+    label_scores
+        How good the predicted labels are; empty without labels.
+    """
+
+    model: CountVAE
+    history: History
+    verdict: Verdict
+    options: FitConfig
+    embedding: NDArray[np.float32]
+    memberships: NDArray[np.float32] | None
+    label_scores: dict[str, float]
 
 
 def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
@@ -61,33 +85,16 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
 
     with process_group(device) as processes, ExitStack() as held:
         inputs = read_inputs(adata, params, seed, processes)
-        counts, options = inputs.counts, inputs.options
-        genes, batches, labels = inputs.genes, inputs.batches, inputs.labels
-        overlap = find_overlap(counts) if len(batches) else nothing_to_compare(0)
-        if params.get("overlap") == "all" and overlap.group.any():
-            logg.warning(_all_in_words(batches, overlap))
-            overlap = overlap.in_one_group()
-        config = _model_config(params, inputs, overlap)
-        checkpoint = _checkpoint(folder, config, counts, options, seed, device, processes, held)
-        start = logg.info(
-            f"fitting {method} to {len(counts):,} cells x {len(genes):,} genes"
-            + (f" and {config.n_proteins} proteins" if config.n_proteins else "")
-            + (f" of {len(batches)} batches" if len(batches) else "")
-            + f" on {device} ({options.n_steps:,} steps)"
-        )
+        overlap = _find_overlap(inputs, params)
+        config = model_config(params, inputs, overlap)
+        checkpoint = _checkpoint(folder, config, inputs, seed, device, processes, held)
+        start = logg.info(start_in_words(method, inputs, config, device))
         if checkpoint and checkpoint.step:
             logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
         adata = adata.copy() if arguments["copy"] else adata
-
-        try:
-            counts, step = to_device(counts, device)
-            if device.type == "cuda" and step is Step:
-                logg.info(
-                    f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes "
-                    f"on or take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
-                )
-            make_step = step if processes.size == 1 else partial(SharedStep, processes)
-            progress, fitted = settings.verbosity.value > 0 and rank == 0, None
+        with _failures_in_words(device, inputs.options.learning_rate):
+            counts, make_step = _to_device(inputs.counts, device, processes)
+            progress, options, fitted = settings.verbosity.value > 0 and rank == 0, inputs.options, None
             if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
                 options = replace(options, batch_size=checkpoint.batch_size)
             while fitted is None:
@@ -96,34 +103,105 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
                 except (RuntimeError, MemoryError) as error:
                     if processes.size > 1:  # the others know nothing of it
                         raise
-                    options = halved(options, len(counts), error)
-                    logg.warning(
-                        f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}."
-                    )
-                    if checkpoint:
-                        checkpoint.begin_again(options.batch_size)
+                    options = _with_fewer_cells(options, len(counts), error, device, checkpoint)
                 if fitted is None:
                     release(device)  # not above, where the error still holds the fit that failed
-            model, history, verdict = fitted
-            embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
-            member = memberships(model, counts, device)
-            if model.alignment is not None:
-                align(model.alignment, embedding, counts.batch_index, overlap.group, seed)
-                embedding = aligned(model, embedding, counts.batch_index, device)
-            told = {}
-            if labels:
-                codes = counts.batch_index if len(batches) else None
-                told = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed, codes)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            advice = f"Lower batch_size ({options.batch_size}) or hidden, or pass device='cpu'."
-            msg = f"{device} ran out of memory. {advice}"
-            raise MemoryError(msg) from error
-        except FloatingPointError as error:
-            advice = f"Lower learning_rate ({options.learning_rate:g}); look for extreme counts."
-            msg = f"The fit broke down: {error}. {advice}"
-            raise FloatingPointError(msg) from error
+            result = _embed(*fitted, options, replace(inputs, counts=counts), overlap, device, seed, processes)
 
-    used = params | {
+    written = _params_of_result(adata, params, method, seed, result.options, device)
+    lost = [pair for batch, kinds in overlap.kinds.items() for pair in lost_kinds(result.embedding, batch, kinds)]
+    verdict = result.verdict
+    if lost:
+        message = f"{verdict.message} {lost_in_words(lost, inputs.batches, inputs.genes)}"
+        verdict = replace(verdict, message=message)
+    extras = _write(adata, key, written, inputs, overlap, replace(result, verdict=verdict))
+    fine = verdict.status in FINE and not verdict.posterior_collapse and not lost
+    (logg.info if fine else logg.warning)(verdict.message)
+    if overlap.group.any():
+        logg.warning(groups_in_words(inputs.batches, overlap))
+    added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
+    logg.info("    finished", time=start, deep="\n    ".join([added, *extras]))
+    return adata if arguments["copy"] else None
+
+
+def _find_overlap(inputs: Inputs, params: Mapping[str, Any]) -> Overlap:
+    """The groups of batches that have cells of the same kinds; all are one if the user says so."""
+    if not len(inputs.batches):
+        return nothing_to_compare(0)
+    overlap = find_overlap(inputs.counts)
+    if params["overlap"] == "all" and overlap.group.any():
+        logg.warning(all_in_words(inputs.batches, overlap))
+        return overlap.in_one_group()
+    return overlap
+
+
+def _to_device(counts: Counts, device: torch.device, processes: Processes) -> tuple[Counts, Callable[..., Step]]:
+    """The counts where steps find them fastest, and what makes the steps."""
+    counts, step = to_device(counts, device)
+    if device.type == "cuda" and step is Step:
+        logg.info(
+            f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes on or "
+            f"take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
+        )
+    return counts, step if processes.size == 1 else partial(SharedStep, processes)
+
+
+def _with_fewer_cells(
+    options: FitConfig, n_cells: int, error: Exception, device: torch.device, checkpoint: Checkpoint | None
+) -> FitConfig:
+    """Half the cells per step, to answer an error of too little memory; any other error is raised again."""
+    options = options.halved(n_cells, error)
+    logg.warning(f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}.")
+    if checkpoint:
+        checkpoint.begin_again(options.batch_size)
+    return options
+
+
+def _embed(
+    model: CountVAE,
+    history: History,
+    verdict: Verdict,
+    options: FitConfig,
+    inputs: Inputs,
+    overlap: Overlap,
+    device: torch.device,
+    seed: int,
+    processes: Processes,
+) -> Result:
+    """Embed all cells, align the batches, and judge the predicted labels."""
+    counts = inputs.counts
+    embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
+    members = memberships(model, counts, device)
+    if model.alignment is not None:
+        align(model.alignment, embedding, counts.batch_index, overlap.group, seed)
+        embedding = aligned(model, embedding, counts.batch_index, device)
+    label_scores: dict[str, float] = {}
+    if inputs.labels:
+        codes = counts.batch_index if len(inputs.batches) else None
+        label_scores = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed, codes)
+    return Result(model, history, verdict, options, embedding, members, label_scores)
+
+
+@contextmanager
+def _failures_in_words(device: torch.device, learning_rate: float) -> Iterator[None]:
+    """Say what to do where memory is too little or the loss is no number."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        msg = f"{device} ran out of memory. Lower batch_size or hidden, or pass device='cpu'."
+        raise MemoryError(msg) from error
+    except FloatingPointError as error:
+        advice = f"Lower learning_rate ({learning_rate:g}); look for extreme counts."
+        msg = f"The fit broke down: {error}. {advice}"
+        raise FloatingPointError(msg) from error
+
+
+def _params_of_result(
+    adata: AnnData, params: Mapping[str, Any], method: str, seed: int, options: FitConfig, device: torch.device
+) -> dict[str, Any]:
+    """The parameters as they were used, in forms that files can hold."""
+    used = {
+        **params,
         "rng": seed,
         "n_steps": options.n_steps,
         "batch_size": options.batch_size,
@@ -132,33 +210,37 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     }
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = _adata.gene_mask(adata, params["mask_var"])
-    written = plain(used | {"method": method, "version": version("sc_vaenb")})
-    fitted_model = FittedModel(
-        model,
-        genes.tolist(),
-        batches.tolist(),
+    return plain(used | {"method": method, "version": version("sc_vaenb")})
+
+
+def _write(
+    adata: AnnData, key: str, params: dict[str, Any], inputs: Inputs, overlap: Overlap, result: Result
+) -> list[str]:
+    """Write the embedding and the record, and what else there is; in words, what else was written where."""
+    fitted = FittedModel(
+        result.model,
+        inputs.genes.tolist(),
+        inputs.batches.tolist(),
         float(inputs.size_factor_mean),
         inputs.covariates,
         inputs.proteins,
-        written,
+        params,
         overlap.group,
     )
-    lost = [pair for batch, kinds in overlap.kinds.items() for pair in lost_kinds(embedding, batch, kinds)]
-    if lost:
-        verdict = replace(verdict, message=f"{verdict.message} {_lost_in_words(lost, batches, genes)}")
     record = {
-        "params": written,
-        "history": history.columns(),
-        "verdict": asdict(verdict),
-        "model": fitted_model.to_uns(),
+        "params": params,
+        "history": result.history.columns(),
+        "verdict": asdict(result.verdict),
+        "model": fitted.to_uns(),
     }
-    if member is not None:
-        member, record["components"] = in_order(member, record["model"]["weights"]["prior.weight"])
-    if labels:
-        record["labels"] = {"names": np.array(labels, dtype=object), **told}
-    if len(batches):
+    members = result.memberships
+    if members is not None:
+        members, record["components"] = in_order(members, record["model"]["weights"]["prior.weight"])
+    if inputs.labels:
+        record["labels"] = {"names": np.array(inputs.labels, dtype=object), **result.label_scores}
+    if len(inputs.batches):
         record["overlap"] = {
-            "batches": batches.astype(object),
+            "batches": inputs.batches.astype(object),
             "group": overlap.group,
             "compared": overlap.compared,
             "share": overlap.share,
@@ -166,69 +248,15 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     if key in adata.uns or f"X_{key}" in adata.obsm:
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.remove_extras(adata, key)
-    _adata.write_result(adata, key, embedding, record)
-    extras = write_components(adata, key, member, config.n_components) + write_labels(adata, key, model, embedding)
-    fine = (
-        verdict.status in {"converged", "stopped_early", "not_judged"} and not verdict.posterior_collapse and not lost
-    )
-    (logg.info if fine else logg.warning)(verdict.message)
-    if overlap.group.any():
-        logg.warning(_groups_in_words(batches, overlap))
-    added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
-    logg.info("    finished", time=start, deep="\n    ".join([added, *extras]))
-    return adata if arguments["copy"] else None
-
-
-def _groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    n_groups, listed = int(overlap.group.max()) + 1, _listed(batches, overlap)
-    if n_groups == len(batches):
-        what = (
-            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So "
-            "nothing is corrected: the embedding is that of sc_vaenb.tl.vae."
-        )
-    else:
-        what = (
-            f"The batches fall into {n_groups} groups without a kind of cell in common: {listed}. Batch effects are "
-            "taken out within each group; the differences between the groups are kept."
-        )
-    return (
-        f"{what} The data cannot tell whether these differences are biological or technical. If they are biological "
-        "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
-        "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
-    )
-
-
-def _all_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    return (
-        "overlap='all': all differences between batches are taken out, though the counts show "
-        f"{overlap.group.max() + 1} groups without a kind of cell in common: {_listed(batches, overlap)}. If these "
-        "hold different cells, they get mixed, and what tells them apart is lost: then use overlap='auto'."
-    )
-
-
-def _listed(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    n_groups = int(overlap.group.max()) + 1
-    names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]
-    return " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
-
-
-def _lost_in_words(lost: list[Lost], batches: NDArray[np.str_], genes: NDArray[np.str_]) -> str:
-    worst = max(lost, key=lambda pair: pair.share)
-    high, other = (", ".join(genes[which]) for which in (worst.genes, worst.other_genes))
-    more = f" (and {len(lost) - 1} more pairs)" if len(lost) > 1 else ""
-    return (
-        f"Kinds of cells were lost: in batch {str(batches[worst.batch])!r}, cells high in {high} and cells high in "
-        f"{other} are far apart in the counts, but {worst.share:.0%} of the closest cells of the former are of the "
-        f"latter in the embedding{more}. Fit again with another seed or more latent dimensions, and compare with "
-        "sc_vaenb.tl.vae."
-    )
+    _adata.write_result(adata, key, result.embedding, record)
+    components = write_components(adata, key, members, result.model.config.n_components)
+    return components + write_labels(adata, key, result.model, result.embedding)
 
 
 def _checkpoint(
     folder: Path | None,
     config: ModelConfig,
-    counts: Counts,
-    options: FitConfig,
+    inputs: Inputs,
     seed: int,
     device: torch.device,
     processes: Processes,
@@ -240,7 +268,7 @@ def _checkpoint(
     """
     if folder is None and processes.size == 1:
         return None
-    about = identity(config, counts, options, seed)
+    about = identity(config, inputs.counts, inputs.options, seed)
     if processes.size > 1:
         processes.check_same(about | {"device": device.type, "checkpoint": folder is not None})
     if folder is None:
@@ -253,41 +281,3 @@ def _checkpoint(
     checkpoint = processes.first(alone)
     checkpoint.writes = processes.rank == 0
     return checkpoint
-
-
-def _model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -> ModelConfig:
-    n_genes, n_cells = len(inputs.genes), len(inputs.counts)
-    n_covariates, n_proteins = (
-        inputs.counts.side_inputs[name].shape[1] if name in inputs.counts.side_inputs else 0
-        for name in ("covariates", "protein")
-    )
-    hidden = tuple(params["hidden"])
-    mirrored = params["decoder_hidden"] is None
-    names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
-    names += ["prior", "n_components"]
-    conditional: dict[str, Any] = {}
-    n_batches, codes = len(overlap.group), overlap.code().tolist()
-    if n_batches:
-        conditional = {
-            "encode_batch": params["encode_batch"],
-            "batch_code": tuple(codes),
-            "batch_group": tuple(overlap.group.tolist()),
-            "batch_width": min(BATCH_EMBEDDING_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
-            "alignment_clusters": n_clusters(n_cells) if params["align"] else 0,
-        }
-    penalties = {name: params.get(name, 0) for name in BATCH_PENALTIES} | {
-        "labels": LABELS_WEIGHT if inputs.labels else 0,
-        "protein": protein_weight(n_genes, n_proteins) if n_proteins else 0,
-    }
-    return ModelConfig(
-        n_genes=n_genes,
-        n_batches=n_batches,
-        hidden=hidden,
-        decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
-        n_covariates=n_covariates,
-        labels=inputs.labels,
-        n_proteins=n_proteins,
-        penalties={name: float(weight) for name, weight in penalties.items() if weight},
-        **{name: params[name] for name in names},
-        **conditional,
-    )

@@ -11,10 +11,15 @@ from numpy.typing import NDArray
 
 from .. import _adata
 from ..data.counts import Counts
+from ..fit.align import n_clusters
 from ..fit.classify import hold_back
 from ..fit.distributed import Processes
+from ..fit.overlap import Overlap
 from ..fit.state import FitConfig
+from ..model.config import ModelConfig
 from ..model.labels import UNKNOWN
+from ..model.protein import protein_weight
+from ._arguments import BATCH_PENALTIES
 from ._counts import counts_to_fit
 from ._covariates import learn_covariates, read_covariates
 from ._labels import read_labels
@@ -22,6 +27,10 @@ from ._proteins import learn_proteins, read_proteins
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
+BATCH_EMBEDDING_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
 
 
 @dataclass
@@ -78,3 +87,41 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
         side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
     read = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
     return Inputs(*read[:3], batches, read.size_factor_mean, covariates, proteins, label, labels, judges)
+
+
+def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -> ModelConfig:
+    n_genes, n_cells = len(inputs.genes), len(inputs.counts)
+    n_covariates, n_proteins = (
+        inputs.counts.side_inputs[name].shape[1] if name in inputs.counts.side_inputs else 0
+        for name in ("covariates", "protein")
+    )
+    hidden = tuple(params["hidden"])
+    mirrored = params["decoder_hidden"] is None
+    names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
+    names += ["prior", "n_components"]
+    conditional: dict[str, Any] = {}
+    n_batches, codes = len(overlap.group), overlap.code().tolist()
+    if n_batches:
+        conditional = {
+            "encode_batch": params["encode_batch"],
+            "batch_code": tuple(codes),
+            "batch_group": tuple(overlap.group.tolist()),
+            "batch_width": min(BATCH_EMBEDDING_WIDTH, max(codes) + 1) if params["condition"] == "embedding" else 0,
+            "alignment_clusters": n_clusters(n_cells) if params["align"] else 0,
+        }
+    penalties = {name: params.get(name, 0) for name in BATCH_PENALTIES} | {
+        "labels": LABELS_WEIGHT if inputs.labels else 0,
+        "protein": protein_weight(n_genes, n_proteins) if n_proteins else 0,
+    }
+    return ModelConfig(
+        n_genes=n_genes,
+        n_batches=n_batches,
+        hidden=hidden,
+        decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
+        n_covariates=n_covariates,
+        labels=inputs.labels,
+        n_proteins=n_proteins,
+        penalties={name: float(weight) for name, weight in penalties.items() if weight},
+        **{name: params[name] for name in names},
+        **conditional,
+    )

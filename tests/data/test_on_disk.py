@@ -10,10 +10,9 @@ from sc_vaenb.data.counts import Counts
 from sc_vaenb.data.on_device import DeviceCounts
 from sc_vaenb.data.on_disk import CountsOnDisk, scan
 from sc_vaenb.fit.cuda import to_device
-from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.loop import Step, fit
 from sc_vaenb.fit.split import cells_seen, split_cells
 from sc_vaenb.fit.state import FitConfig
-from sc_vaenb.fit.step import Step
 from sc_vaenb.model.config import ModelConfig
 
 CPU = torch.device("cpu")

@@ -14,9 +14,8 @@ from sc_vaenb.data.counts import Counts
 from sc_vaenb.data.on_device import DeviceCounts
 from sc_vaenb.fit import checkpoint
 from sc_vaenb.fit.checkpoint import Checkpoint, check_folder, identity, read
-from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.loop import Step, fit
 from sc_vaenb.fit.state import FitConfig
-from sc_vaenb.fit.step import Step
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.vae import CountVAE
 

@@ -8,9 +8,8 @@ from scipy import sparse
 from sc_vaenb.data.counts import Counts, shuffled
 from sc_vaenb.data.on_device import DeviceCounts, smallest_type
 from sc_vaenb.fit.cuda import CapturedStep, to_device
-from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.loop import Step, fit
 from sc_vaenb.fit.state import FitConfig
-from sc_vaenb.fit.step import Step
 from sc_vaenb.fit.step_cpu import step_on_cpu
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.likelihood import LIKELIHOODS

@@ -8,7 +8,7 @@ from scipy import sparse
 import sc_vaenb
 from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.device import generator
-from sc_vaenb.fit.loop import FEWEST, refit_dispersion
+from sc_vaenb.fit.loop import MIN_CELLS_FOR_DISPERSION, refit_dispersion
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.vae import CountVAE
 
@@ -45,7 +45,9 @@ def test_dispersions_become_those_of_the_cells(likelihood):
     assert np.median(np.abs(error[often])) < 0.4  # and was about log 6 = 1.8
 
 
-@pytest.mark.parametrize(("likelihood", "n_cells"), [("poisson", 300), ("gaussian", 300), ("nb", FEWEST - 1)])
+@pytest.mark.parametrize(
+    ("likelihood", "n_cells"), [("poisson", 300), ("gaussian", 300), ("nb", MIN_CELLS_FOR_DISPERSION - 1)]
+)
 def test_there_is_nothing_to_refit(likelihood, n_cells):
     counts = counts_of(sc_vaenb.datasets.simulate(n_cells, 40))
     model = model_of(counts, likelihood=likelihood)

@@ -7,8 +7,7 @@ from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.device import resolve_device, threads_as_asked
 from sc_vaenb.fit.history import History
 from sc_vaenb.fit.loop import evaluate, fit
-from sc_vaenb.fit.state import Best, FitConfig
-from sc_vaenb.fit.step import parameter_groups
+from sc_vaenb.fit.state import Best, FitConfig, parameter_groups
 from sc_vaenb.inference.embed import embed
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.vae import CountVAE, Terms

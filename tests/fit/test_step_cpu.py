@@ -9,9 +9,8 @@ import torch
 from scipy import sparse
 
 from sc_vaenb.data.counts import Counts
-from sc_vaenb.fit.loop import fit
+from sc_vaenb.fit.loop import CLIP, Step, fit
 from sc_vaenb.fit.state import FitConfig
-from sc_vaenb.fit.step import CLIP, Step
 from sc_vaenb.fit.step_cpu import ExplicitStep, step_on_cpu
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.vae import CountVAE

@@ -6,8 +6,8 @@ import torch
 
 from sc_vaenb.data.counts import Counts
 from sc_vaenb.data.on_device import DeviceCounts
+from sc_vaenb.fit.loop import Step
 from sc_vaenb.fit.state import FitConfig
-from sc_vaenb.fit.step import Step
 from sc_vaenb.inference.map_query import with_batches
 from sc_vaenb.model.batch_penalty import SCALES
 from sc_vaenb.model.config import ModelConfig

@@ -1,0 +1,68 @@
+"""What a fit says of itself: at its start, of groups of batches, of kinds of cells that were lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..fit.lost_kinds import Lost
+from ..fit.overlap import Overlap
+from ..model.config import ModelConfig
+from ._inputs import Inputs
+
+MAX_GROUPS_NAMED = 10  # in a message
+
+
+def start_in_words(method: str, inputs: Inputs, config: ModelConfig, device: torch.device) -> str:
+    return (
+        f"fitting {method} to {len(inputs.counts):,} cells x {len(inputs.genes):,} genes"
+        + (f" and {config.n_proteins} proteins" if config.n_proteins else "")
+        + (f" of {len(inputs.batches)} batches" if len(inputs.batches) else "")
+        + f" on {device} ({inputs.options.n_steps:,} steps)"
+    )
+
+
+def groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
+    n_groups, listed = int(overlap.group.max()) + 1, _listed(batches, overlap)
+    if n_groups == len(batches):
+        what = (
+            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So "
+            "nothing is corrected: the embedding is that of sc_vaenb.tl.vae."
+        )
+    else:
+        what = (
+            f"The batches fall into {n_groups} groups without a kind of cell in common: {listed}. Batch effects are "
+            "taken out within each group; the differences between the groups are kept."
+        )
+    return (
+        f"{what} The data cannot tell whether these differences are biological or technical. If they are biological "
+        "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
+        "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
+    )
+
+
+def all_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
+    return (
+        "overlap='all': all differences between batches are taken out, though the counts show "
+        f"{overlap.group.max() + 1} groups without a kind of cell in common: {_listed(batches, overlap)}. If these "
+        "hold different cells, they get mixed, and what tells them apart is lost: then use overlap='auto'."
+    )
+
+
+def _listed(batches: NDArray[np.str_], overlap: Overlap) -> str:
+    n_groups = int(overlap.group.max()) + 1
+    names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]
+    return " | ".join(names) + (" | ..." if n_groups > MAX_GROUPS_NAMED else "")
+
+
+def lost_in_words(lost: list[Lost], batches: NDArray[np.str_], genes: NDArray[np.str_]) -> str:
+    worst = max(lost, key=lambda pair: pair.share)
+    high, other = (", ".join(genes[which]) for which in (worst.genes, worst.other_genes))
+    more = f" (and {len(lost) - 1} more pairs)" if len(lost) > 1 else ""
+    return (
+        f"Kinds of cells were lost: in batch {str(batches[worst.batch])!r}, cells high in {high} and cells high in "
+        f"{other} are far apart in the counts, but {worst.share:.0%} of the closest cells of the former are of the "
+        f"latter in the embedding{more}. Fit again with another seed or more latent dimensions, and compare with "
+        "sc_vaenb.tl.vae."
+    )
