@@ -118,8 +118,8 @@ def step(path: Path, repeats: int) -> None:
 
     from sc_vaenb import _adata
     from sc_vaenb.data.counts import Counts
-    from sc_vaenb.fit.state import FitConfig
     from sc_vaenb.fit.loop import Step
+    from sc_vaenb.fit.state import FitConfig
     from sc_vaenb.fit.step_cpu import step_on_cpu
     from sc_vaenb.model.config import ModelConfig
     from sc_vaenb.model.vae import CountVAE

@@ -52,14 +52,14 @@ class Bounds(NamedTuple):
 
 POSITIVE = Bounds(0, above=True)
 FROM_0, FROM_1, FROM_2 = Bounds(0), Bounds(1), Bounds(2)
-SHARE = Bounds(0, 1)
+ZERO_TO_ONE = Bounds(0, 1)
 
 # By the name of a parameter, or "folder.function.parameter" where one name has several meanings.
 BOUNDS: Mapping[str, Bounds] = {
     "adversary": FROM_0,
     "alpha": Bounds(0, 1, above=True, below=True),
     "batch_size": FROM_1,
-    "bio_weight": SHARE,
+    "bio_weight": ZERO_TO_ONE,
     "batch_strength": FROM_0,
     "beta": FROM_0,
     "decoder_hidden": Bounds(1, 100_000),
@@ -73,7 +73,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "metrics.score.k": Bounds(6),
     "learning_rate": POSITIVE,
     "marker_fold": FROM_1,
-    "marker_share": SHARE,
+    "marker_share": ZERO_TO_ONE,
     "max_batches": FROM_1,
     "max_cells": FROM_1,
     "tl.factors.max_cells": FROM_2,
@@ -115,7 +115,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "theta": POSITIVE,
     "threshold": FROM_0,
     "validation_fraction": Bounds(0, 0.9),
-    "warmup": SHARE,
+    "warmup": ZERO_TO_ONE,
     "weight_decay": FROM_0,
 }
 

@@ -29,7 +29,7 @@ RENAMED_SINCE_1 = {
     "condition_code": "batch_code",
     "condition_group": "batch_group",
 }
-MOST_LAYERS = 100
+MAX_LAYERS = 100
 text, whole, number, flag, sequence, names = (
     schema.text,
     schema.whole,
@@ -60,8 +60,8 @@ CONFIG = {
     "n_genes": whole(1),
     "n_batches": whole(),
     "n_latent": whole(1),
-    "hidden": sequence(whole(1), most=MOST_LAYERS),
-    "decoder_hidden": sequence(whole(1), most=MOST_LAYERS),
+    "hidden": sequence(whole(1), most=MAX_LAYERS),
+    "decoder_hidden": sequence(whole(1), most=MAX_LAYERS),
     "dropout": number(0, 0.9),
     "n_components": whole(1),
     "batch_width": whole(),

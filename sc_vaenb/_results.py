@@ -13,8 +13,8 @@ import numpy as np
 from . import _schema as schema
 from ._schema import Check, Damaged, anything, damage_told, fields, names, number, plain, sequence, table, text, whole
 
-MOST_ROWS = 1_000  # of methods and embeddings
-MOST_TRIALS = 100_000
+MAX_METHODS = 1_000  # of methods and embeddings
+MAX_TRIALS = 100_000
 SCORE_PARAMS = {
     **dict.fromkeys(("n_cells", "max_cells"), whole()),
     **dict.fromkeys(("reference", "batch_key", "label_key"), text()),
@@ -34,7 +34,7 @@ def _words(value: Any, where: str) -> str:
 def _metrics(value: Any, where: str) -> Any:
     columns = {"kind": "text", "higher_is_better": "flag", "in_total": "flag", "in_scib": "flag"}
     newer = {"in_scib"}  # results of earlier versions lack it
-    found = table(columns, optional=columns if np.size(value) == 0 else newer, most=MOST_ROWS)(value, where)
+    found = table(columns, optional=columns if np.size(value) == 0 else newer, most=MAX_METHODS)(value, where)
     names()(found.index.to_list(), f"{where}.index")
     if unknown := sorted(set(found.get("kind", ())) - KINDS):
         raise Damaged(f"{where}['kind'] holds {schema.brief(unknown[0])}, which is not known")
@@ -44,7 +44,7 @@ def _metrics(value: Any, where: str) -> Any:
 def _scores(value: Any, where: str) -> dict[str, Any]:
     found = fields(
         {
-            "values": table({}, others="gaps", least=1, most=MOST_ROWS),
+            "values": table({}, others="gaps", least=1, most=MAX_METHODS),
             "metrics": _metrics,
             "params": fields(
                 {
@@ -68,7 +68,7 @@ def _scores(value: Any, where: str) -> dict[str, Any]:
 
 def _methods(value: Any, where: str) -> Any:
     columns = {"method": "text", "embedding": "text", "seed": "whole", "seconds": "gaps"}
-    found = table(columns, optional=("seed", "seconds"), least=1, most=MOST_ROWS)(value, where)
+    found = table(columns, optional=("seed", "seconds"), least=1, most=MAX_METHODS)(value, where)
     names()(found["embedding"].to_list(), f"{where}['embedding']")
     return found
 
@@ -83,7 +83,7 @@ def _coverage(value: Any, where: str) -> Any:
 
 
 def _pit(value: Any, where: str) -> Any:
-    found = table({"count": "gaps", "count_expressed": "gaps"}, others="gaps", least=1, most=MOST_ROWS)(value, where)
+    found = table({"count": "gaps", "count_expressed": "gaps"}, others="gaps", least=1, most=MAX_METHODS)(value, where)
     edges = sequence(number(0, 1))(found.index.to_list(), f"{where}.index")
     if edges != sorted(edges):
         raise Damaged(f"{where}.index does not ascend")
@@ -92,7 +92,7 @@ def _pit(value: Any, where: str) -> Any:
 
 def _likelihoods(value: Any, where: str) -> Any:
     columns = dict.fromkeys(("log_likelihood", "difference", "difference_se"), "number")
-    found = table(columns, others="gaps", most=MOST_ROWS, least=2)(value, where)
+    found = table(columns, others="gaps", most=MAX_METHODS, least=2)(value, where)
     if "nb" not in found.index:
         raise Damaged(f"{where} lacks the row 'nb'")
     return found
@@ -130,14 +130,14 @@ def _sweep(n_dimensions: int) -> Check:
     return check
 
 
-MADE = table({"made_from": "text", "checksum": "whole", "seconds": "gaps"}, most=MOST_ROWS * 100)
+MADE = table({"made_from": "text", "checksum": "whole", "seconds": "gaps"}, most=MAX_METHODS * 100)
 FINDINGS = table(
     dict.fromkeys(("question", "subject", "answer", "confidence", "sentence", "evidence"), "text"),
     least=1,
-    most=MOST_ROWS,
+    most=MAX_METHODS,
 )
-NULL_SPLIT = table({"method": "text", "made_from": "text"}, others="plain", most=MOST_ROWS, unique=False)
-SEED_OVERLAP = table({"method": "text", "n_seeds": "whole", "overlap": "number"}, most=MOST_ROWS)
+NULL_SPLIT = table({"method": "text", "made_from": "text"}, others="plain", most=MAX_METHODS, unique=False)
+SEED_OVERLAP = table({"method": "text", "n_seeds": "whole", "overlap": "number"}, most=MAX_METHODS)
 PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
 COMPARISON_PARAMS = fields(
     {"batch_key": text(), "label_key": text(), "n_seeds": whole(1), "rng": whole()},
@@ -149,13 +149,13 @@ TRIALS = table(
     optional={"mixed"},
     others="plain",
     least=1,
-    most=MOST_TRIALS,
+    most=MAX_TRIALS,
 )
 TRANSFERRED = table(
     {"n_cells": "whole", "n_batches": "whole", "n_calibration": "whole", "n_left_out": "whole", "called": "text"},
     others="gaps",
     least=1,
-    most=MOST_TRIALS,
+    most=MAX_TRIALS,
 )
 MAPPED = table(
     {
@@ -167,7 +167,7 @@ MAPPED = table(
         "new": "flag",
     },
     least=1,
-    most=MOST_TRIALS,
+    most=MAX_TRIALS,
 )
 RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
     "compare": (
@@ -192,7 +192,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
         "tune",
         {
             "trials": TRIALS,
-            "seeds": table({"trial": "whole", "seed": "whole", "score": "gaps"}, others="gaps", most=MOST_TRIALS),
+            "seeds": table({"trial": "whole", "seed": "whole", "score": "gaps"}, others="gaps", most=MAX_TRIALS),
             "verdict": _words,
         },
     ),
@@ -216,7 +216,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
         "interpolate",
         {
             "expression": table({}, others="counts", least=1),
-            "stops": table({"name": "text", "position": "number"}, least=2, most=MOST_ROWS),
+            "stops": table({"name": "text", "position": "number"}, least=2, most=MAX_METHODS),
             "points": anything,
             "params": PATH_PARAMS,
         },
@@ -227,7 +227,7 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
         {
             "labels": TRANSFERRED,
             "query": MAPPED,
-            "calibration": table({"n_cells": "whole", "stated": "number", "right": "number"}, most=MOST_TRIALS),
+            "calibration": table({"n_cells": "whole", "stated": "number", "right": "number"}, most=MAX_TRIALS),
             "expected": schema.array("f", 2, low=0, high=1),
             "verdict": _words,
         },
@@ -260,7 +260,7 @@ def _check_agreement(kind: str, found: Mapping[str, Any]) -> None:
             raise Damaged("scores['values'] and methods are not of the same embeddings")
     if kind == "factors":
         dimensions = dict.fromkeys(found["dimensions"].index, "number")
-        association = table({"measure": "text", **dimensions}, most=MOST_TRIALS)(found["association"], "association")
+        association = table({"measure": "text", **dimensions}, most=MAX_TRIALS)(found["association"], "association")
         if not set(association["measure"]) <= {"eta2", "spearman"}:
             raise Damaged("association['measure'] holds what is not known")
         if "sweep" in found:

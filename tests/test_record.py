@@ -313,7 +313,7 @@ def test_an_attack_finds_nothing(attack, everything, kind, share, tmp_path, monk
     else:
         from sc_vaenb.fit import checkpoint
 
-        monkeypatch.setattr(checkpoint, "SHARE", checkpoint.SHARE)  # which the attack sets
+        monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", checkpoint.MAX_SHARE_OF_TIME)  # which the attack sets
         attack.attack_checkpoints(everything, tally, share, rng, tmp_path)
     assert not tally.foreign
     assert not tally.not_finite

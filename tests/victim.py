@@ -84,7 +84,7 @@ def one_fit(case, folder, out, fuse=0):
     dense = rng.poisson(np.kron(np.eye(2), np.full((50, 20), 4.0)) + 0.1).astype(np.float32)
     counts = Counts(sparse.csr_matrix(dense), np.ones(100, np.float32), np.zeros(100, np.int64))
     config, options = CASES[case]
-    checkpoint.SHARE = float("inf")
+    checkpoint.MAX_SHARE_OF_TIME = float("inf")
     light(fuse)
 
     def unexpected(warning):

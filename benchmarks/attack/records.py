@@ -462,7 +462,7 @@ def attack_checkpoints(adata: ad.AnnData, tally: Tally, share: float, rng: np.ra
 
     from sc_vaenb.fit import checkpoint
 
-    checkpoint.SHARE = float("inf")
+    checkpoint.MAX_SHARE_OF_TIME = float("inf")
     small = adata[:, :20].copy()
 
     def fit(where: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-MOST_CELLS = 20_000  # whose silhouettes are averaged; their cost grows with the square
+MAX_CELLS_FOR_SILHOUETTE = 20_000  # whose silhouettes are averaged; their cost grows with the square
 
 
 def write_results(
@@ -100,7 +100,7 @@ def _silhouette(latent: NDArray[np.float32], adata: AnnData, label_key: str) -> 
 
     labels = adata.obs[label_key]
     known = np.flatnonzero(labels.notna())
-    cells = np.sort(np.random.default_rng(0).permutation(known)[:MOST_CELLS])
+    cells = np.sort(np.random.default_rng(0).permutation(known)[:MAX_CELLS_FOR_SILHOUETTE])
     names = labels.iloc[cells].astype(str).to_numpy()
     mean = float(np.mean(silhouette_samples(latent[cells], names))) if len(set(names)) > 1 else float("nan")
     return f"{mean:.6f}\n"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from ..model.minibatch import Minibatch
-from ..model.nb_compiled import kept
+from ..model.nb_compiled import cached_njit
 
 CHECKED = 2**20  # counts with a checksum of their own
 CELLS_AT_ONCE = 4096  # in a pass over all cells
@@ -121,17 +121,17 @@ def minibatch_of(
     """Rows of a matrix, with what goes with each of them, on the device."""
     row, gene, count = csr_rows(matrix, rows)
 
-    def put(values: NDArray) -> torch.Tensor:
+    def to_device(values: NDArray) -> torch.Tensor:
         return torch.from_numpy(values).to(device)
 
     return Minibatch(
-        row=put(row),
-        gene=put(gene),
-        count=put(count),
-        size_factor=put(size_factor),
-        batch_index=put(batch_index),
+        row=to_device(row),
+        gene=to_device(gene),
+        count=to_device(count),
+        size_factor=to_device(size_factor),
+        batch_index=to_device(batch_index),
         n_genes=matrix.shape[1],
-        side_inputs={name: put(values) for name, values in side_inputs.items()},
+        side_inputs={name: to_device(values) for name, values in side_inputs.items()},
     )
 
 
@@ -175,7 +175,7 @@ def csr_rows(matrix: csr_matrix, cells: NDArray[np.integer] | slice) -> Entries:
     return _gather(matrix.indptr, matrix.indices, matrix.data, cells)
 
 
-@kept
+@cached_njit
 def _gather(pointer: NDArray, genes: NDArray, counts: NDArray, cells: NDArray) -> Entries:
     n = 0
     for cell in cells:

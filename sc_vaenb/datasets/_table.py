@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CHUNK = 2**20  # bytes decompressed at once
 TAB, ZERO = ord("\t"), ord("0")
 NO_TABLE = "no table of genes x cells separated by tabs. Download it again."
-MOST_DIGITS = 9  # of a count that an int32 holds, whatever the digits are
+MAX_DIGITS = 9  # of a count that an int32 holds, whatever the digits are
 
 
 def read_counts(path: Path, known: pd.Index, known_from: str) -> tuple[sp.csr_matrix, list[str], list[str]]:
@@ -149,7 +149,7 @@ def _digits(line: bytes) -> tuple[NDArray[np.intp], NDArray[np.number]] | None:
     # a tab and a single 0 each is all there is besides
     if not plain or fields.size != 2 * before.size - which.size + length.sum():
         return None
-    if which.size and not 1 <= length.min() <= length.max() <= MOST_DIGITS:
+    if which.size and not 1 <= length.min() <= length.max() <= MAX_DIGITS:
         return None
     value = digit[begin].astype(np.int32)
     longer, place = np.flatnonzero(length > 1), 1

@@ -23,9 +23,9 @@ from ..data.counts import cells_by_code
 from ..model.alignment import SHARPNESS, Alignment
 from .device import threads_as_asked
 
-MOST_CELLS = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
+MAX_CELLS_ALIGNED = 20_000  # from which clusters and shifts are learned: more would cost time and hardly move them
 OF_A_BATCH = 50  # at least, or all
-CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
+CELLS_PER_CLUSTER, MAX_CLUSTERS = 30, 100
 DIVERSITY = 1.0  # exponent of (expected / observed) cells of a batch in a cluster
 RIDGE = 0.5  # a batch with this share of its expected cells in a cluster has its shift there halved,
 A_FEW = 1.0  # and one with no more cells than this at any rate
@@ -35,7 +35,7 @@ SETTLED = 1e-3  # change of the latent states, relative to their size
 
 def n_clusters(n_cells: int) -> int:
     """Clusters for so many cells."""
-    return int(np.clip(n_cells // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
+    return int(np.clip(n_cells // CELLS_PER_CLUSTER, 2, MAX_CLUSTERS))
 
 
 @torch.no_grad()
@@ -67,27 +67,27 @@ def align(
     def expected(observed: Tensor) -> Tensor:
         return group_sums(observed, group_of) * share
 
-    def by_batch(member: Tensor, code: Tensor) -> Tensor:
-        return member.new_zeros(len(group), member.shape[1]).index_add_(0, code, member).T
+    def by_batch(assignment: Tensor, code: Tensor) -> Tensor:
+        return assignment.new_zeros(len(group), assignment.shape[1]).index_add_(0, code, assignment).T
 
     def log_weight(observed: Tensor) -> Tensor:
         return DIVERSITY * ((expected(observed) + 1) / (observed + 1)).log()
 
-    aligned, member = z, torch.softmax(SHARPNESS * normalize(z) @ centroid.T, 1)
-    observed = by_batch(member, code)  # clusters x batches, in cells
+    aligned, assignment = z, torch.softmax(SHARPNESS * normalize(z) @ centroid.T, 1)
+    observed = by_batch(assignment, code)  # clusters x batches, in cells
     for _ in range(LARGEST_OUTER):
         direction = normalize(aligned)
         for _ in range(INNER):
-            centroid = normalize(member.T @ direction)
+            centroid = normalize(assignment.T @ direction)
             for part in torch.from_numpy(rng.permutation(len(z))).tensor_split(PARTS):
                 # a part at a time, so that cells see where others of their batch have gone
-                observed = observed - by_batch(member[part], code[part])
+                observed = observed - by_batch(assignment[part], code[part])
                 near = SHARPNESS * direction[part] @ centroid.T
-                member[part] = torch.softmax(near + log_weight(observed.clamp(min=0)).T[code[part]], 1)
-                observed += by_batch(member[part], code[part])
+                assignment[part] = torch.softmax(near + log_weight(observed.clamp(min=0)).T[code[part]], 1)
+                observed += by_batch(assignment[part], code[part])
         alignment.centroid.copy_(centroid)
         alignment.log_weight.copy_(log_weight(observed.clamp(min=0)))
-        alignment.shift.copy_(shifts(z, code, member, group_of, expected(observed)))
+        alignment.shift.copy_(shifts(z, code, assignment, group_of, expected(observed)))
         before, aligned = aligned, alignment(z, code)
         if (aligned - before).abs().mean() < SETTLED * z.abs().mean():
             break
@@ -95,9 +95,9 @@ def align(
 
 def draw_cells(batch: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """At most about 20,000 cells, of every batch at least 50 or all."""
-    if len(batch) <= MOST_CELLS:
+    if len(batch) <= MAX_CELLS_ALIGNED:
         return np.arange(len(batch))
-    share = MOST_CELLS / len(batch)
+    share = MAX_CELLS_ALIGNED / len(batch)
     parts = [rng.permutation(cells) for cells in cells_by_code(batch)]
     return np.sort(np.concatenate([part[: max(round(share * len(part)), OF_A_BATCH)] for part in parts]))
 
@@ -108,16 +108,16 @@ def group_sums(values: Tensor, group: Tensor) -> Tensor:
     return sums.index_add_(1, group, values)[:, group]
 
 
-def shifts(z: Tensor, code: Tensor, member: Tensor, group: Tensor, expected: Tensor) -> Tensor:
+def shifts(z: Tensor, code: Tensor, assignment: Tensor, group: Tensor, expected: Tensor) -> Tensor:
     """How far each batch's mean in each cluster is from that of its group (clusters x batches x dimensions).
 
     It is shrunk where a cluster holds few of the batch's cells, measured by what an equal share would be: a cell type
     that a batch lacks must not be drawn to the few cells of it that only seem to be there.
     """
     order, sizes = code.argsort(stable=True), torch.bincount(code, minlength=len(group)).tolist()
-    parts = list(zip(member[order].split(sizes), z[order].split(sizes), strict=True))
+    parts = list(zip(assignment[order].split(sizes), z[order].split(sizes), strict=True))
     cells = torch.stack([m.sum(0) for m, _ in parts], 1).unsqueeze(2)
     mean = torch.stack([m.T @ x for m, x in parts], 1) / cells.clamp(min=1e-8)
-    trust = cells / (cells + RIDGE * expected.unsqueeze(2) + A_FEW)
-    centre = group_sums(trust * mean, group) / group_sums(trust, group).clamp(min=1e-8)
-    return trust * (mean - centre)
+    shrinkage = cells / (cells + RIDGE * expected.unsqueeze(2) + A_FEW)
+    centre = group_sums(shrinkage * mean, group) / group_sums(shrinkage, group).clamp(min=1e-8)
+    return shrinkage * (mean - centre)

@@ -30,7 +30,7 @@ from .._schema import Damaged
 from ..data.counts import Counts
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
-from .stability import MOST_SETBACKS
+from .stability import MAX_SETBACKS
 from .state import State
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = "sc_vaenb checkpoint 3"
 NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
-SHARE = 0.02  # of its time that a fit may spend on writing its state
+MAX_SHARE_OF_TIME = 0.02  # of its time that a fit may spend on writing its state
 USUAL = 0.05  # seconds that this takes, until the first time is measured
 LONGEST_RANDOM_STATE = 10_000  # bytes
 MOMENTS = "step", "exp_avg", "exp_avg_sq"  # that AdamW keeps of a parameter
@@ -68,7 +68,7 @@ STATE = schema.fields(
             {
                 "beta": schema.number(0, 1e300),
                 "lr_divisor": schema.number(1),
-                "setbacks": schema.whole(0, MOST_SETBACKS),
+                "setbacks": schema.whole(0, MAX_SETBACKS),
                 "looks": schema.sequence(schema.sequence(_real, 2)),
             }
         ),
@@ -132,7 +132,7 @@ class Checkpoint:
     def offer(self, state: State, last: bool) -> None:
         """Write the state if that costs little beside the time since the last was written, or if it is the last."""
         begun = time.perf_counter()
-        if not self.writes or (not last and self.cost > SHARE * (begun - self.since)):
+        if not self.writes or (not last and self.cost > MAX_SHARE_OF_TIME * (begun - self.since)):
             return
         try:
             self._write(state)

@@ -15,9 +15,13 @@ from ..model.labels import UNKNOWN, Labels
 from .align import draw_cells
 from .split import split
 
-JUDGES, SHARE, LARGEST = 50, 0.1, 1000  # labels held back from the fit: at least, of those known, and at most
-ENOUGH = 5 * JUDGES  # known labels; with fewer all go into the fit
-MOST_LEFT_OUT = 20  # batches, each of which is a regression on the labels of the others
+MIN_CALIBRATION_CELLS, SHARE_HELD_BACK, MAX_CALIBRATION_CELLS = (
+    50,
+    0.1,
+    1000,
+)  # labels held back from the fit: at least, of those known, and at most
+ENOUGH = 5 * MIN_CALIBRATION_CELLS  # known labels; with fewer all go into the fit
+MAX_BATCHES_LEFT_OUT = 20  # batches, each of which is a regression on the labels of the others
 BINS = 15  # of the calibration error
 STRENGTH = 10.0  # of the regression (the inverse of its penalty): of 1 to 100 best for few labels and many
 
@@ -30,14 +34,21 @@ def hold_back(label: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     known = np.flatnonzero(label != UNKNOWN)
     if len(known) < ENOUGH:
         return known[:0]
-    return known[split(label[known], max(SHARE, JUDGES / len(known)), LARGEST, np.random.default_rng(seed))[1]]
+    return known[
+        split(
+            label[known],
+            max(SHARE_HELD_BACK, MIN_CALIBRATION_CELLS / len(known)),
+            MAX_CALIBRATION_CELLS,
+            np.random.default_rng(seed),
+        )[1]
+    ]
 
 
 def classify(
     labels: Labels,
     latent: NDArray[np.float32],
     label: NDArray[np.int64],
-    judges: NDArray[np.int64],
+    calibration_cells: NDArray[np.int64],
     seed: int,
     batch: NDArray[np.int64] | None = None,
 ) -> dict[str, float | int]:
@@ -53,67 +64,67 @@ def classify(
     ----------
     latent, label
         Of all cells (cells x dimensions; codes, -1 for none).
-    judges
+    calibration_cells
         Cells whose labels were held back.
     batch
         Of all cells (codes).
 
     Returns
     -------
-    `n_known` (cells with a label), `n_held_back` (of them), `temperature` (1 without judges), and with judges their
-    `accuracy` and `calibration_error`; with judges in two batches or more also `accuracy_across_batches` and
-    `calibration_error_across_batches`, predicted from other batches, and `across_batches`, whether (1) or not (0) the
-    temperature is for such predictions.
+    `n_known` (cells with a label), `n_held_back` (of them), `temperature` (1 without calibration cells), and with these
+    their `accuracy` and `calibration_error`; with calibration cells in two batches or more also
+    `accuracy_across_batches` and `calibration_error_across_batches`, predicted from other batches, and
+    `across_batches`, whether (1) or not (0) the temperature is for such predictions.
     """
     known = np.flatnonzero(label != UNKNOWN)
-    told: dict[str, float | int] = {"n_known": len(known), "n_held_back": len(judges), "temperature": 1.0}
+    scores: dict[str, float | int] = {"n_known": len(known), "n_held_back": len(calibration_cells), "temperature": 1.0}
     n_labels, rng = len(labels.classifier.bias), np.random.default_rng(seed)
-    if len(judges):
-        fitted = np.setdiff1d(known, judges)
+    if len(calibration_cells):
+        fitted = np.setdiff1d(known, calibration_cells)
         weight, bias = _regression(latent, label, fitted, n_labels, rng)
-        logits = latent[judges] @ weight.T + bias
-        told["temperature"] = temperature(logits, label[judges])
-        across = _across(latent, label, fitted, judges, batch, n_labels, rng) if batch is not None else None
+        logits = latent[calibration_cells] @ weight.T + bias
+        scores["temperature"] = temperature(logits, label[calibration_cells])
+        across = _across(latent, label, fitted, calibration_cells, batch, n_labels, rng) if batch is not None else None
         if across is not None and batch is not None:
             cells, found = across
             elsewhere = ~np.isin(batch[label == UNKNOWN], batch[known])
-            told["across_batches"] = int(elsewhere.size > 0 and elsewhere.mean() > 0.5)
+            scores["across_batches"] = int(elsewhere.size > 0 and elsewhere.mean() > 0.5)
             divisor = temperature(found, label[cells])
-            if told["across_batches"]:
-                told["temperature"] = divisor
+            if scores["across_batches"]:
+                scores["temperature"] = divisor
             predicted = softmax(found / divisor, 1)
-            told["accuracy_across_batches"] = float((predicted.argmax(1) == label[cells]).mean())
-            told["calibration_error_across_batches"] = calibration_error(predicted, label[cells])
-        probabilities = softmax(logits / told["temperature"], 1)
-        told["accuracy"] = float((probabilities.argmax(1) == label[judges]).mean())
-        told["calibration_error"] = calibration_error(probabilities, label[judges])
+            scores["accuracy_across_batches"] = float((predicted.argmax(1) == label[cells]).mean())
+            scores["calibration_error_across_batches"] = calibration_error(predicted, label[cells])
+        probabilities = softmax(logits / scores["temperature"], 1)
+        scores["accuracy"] = float((probabilities.argmax(1) == label[calibration_cells]).mean())
+        scores["calibration_error"] = calibration_error(probabilities, label[calibration_cells])
     weight, bias = _regression(latent, label, known, n_labels, rng)
     with torch.no_grad():
-        labels.classifier.weight.copy_(torch.from_numpy(weight / told["temperature"]))
-        labels.classifier.bias.copy_(torch.from_numpy(bias / told["temperature"]))
-    return told
+        labels.classifier.weight.copy_(torch.from_numpy(weight / scores["temperature"]))
+        labels.classifier.bias.copy_(torch.from_numpy(bias / scores["temperature"]))
+    return scores
 
 
 def _across(
     latent: NDArray[np.float32],
     label: NDArray[np.int64],
     fitted: NDArray[np.int64],
-    judges: NDArray[np.int64],
+    calibration_cells: NDArray[np.int64],
     batch: NDArray[np.int64],
     n_labels: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
     """Judges whose label other batches have too, and their logits from these; None if they are too few."""
     cells, logits = [], []
-    for group in cells_by_code(batch[judges])[:MOST_LEFT_OUT]:
-        own = judges[group]
+    for group in cells_by_code(batch[calibration_cells])[:MAX_BATCHES_LEFT_OUT]:
+        own = calibration_cells[group]
         others = fitted[batch[fitted] != batch[own[0]]]
         own = own[np.isin(label[own], label[others])]
         if len(own) and len(np.unique(label[others])) > 1:
             weight, bias = _regression(latent, label, others, n_labels, rng)
             cells.append(own)
             logits.append(latent[own] @ weight.T + bias)
-    if sum(map(len, cells)) < JUDGES // 2:
+    if sum(map(len, cells)) < MIN_CALIBRATION_CELLS // 2:
         return None
     return np.concatenate(cells), np.concatenate(logits)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .neighborhoods import FEWEST_CELLS
+from .neighborhoods import MIN_CELLS_PER_BATCH
 from .schedule import DEFAULT_RATE, one_cycle
 
 LOW = 0.78  # of what PCA explains: embeddings below were worse than those of other fits, or than PCA
@@ -22,7 +22,7 @@ FALLEN = 0.82  # of its highest value: embeddings that fell below were worse tha
 FALLEN_UNLEARNED = 0.9  # the same, where held-out cells say so as well
 FLAT = 0.03  # a smaller rise since the looks before is none
 STEEP = 0.15  # of the last value: a larger rise, of a fit that trains less than the default, is not over
-SHARES = 0.4, 0.7  # of the cumulative learning rate: looks in every fit
+EVALUATED_AT = 0.4, 0.7  # of the cumulative learning rate: looks in every fit
 EARLY = 0.4, 1.0  # looks of fits that pass over the cells often, in units of the training that is the default
 OFTEN = 20  # passes over the cells
 ALMOST = 0.95  # of the default training is as good as all of it
@@ -37,7 +37,7 @@ def look_steps(due: list[int], n_steps: int, training: float, n_epochs: float) -
     """The steps (of those that are due) after which the neighbours are looked at, beside the end of the fit."""
     early = [share / max(training, 1.0) for share in EARLY] if n_epochs >= OFTEN else []
     done = np.cumsum([one_cycle(step, n_steps) for step in range(n_steps)])
-    return {next(step for step in due if done[step] >= share * done[-1]) for share in (*early, *SHARES)}
+    return {next(step for step in due if done[step] >= share * done[-1]) for share in (*early, *EVALUATED_AT)}
 
 
 def judge(
@@ -68,7 +68,7 @@ def judge(
     training = training_share(n_steps, learning_rate, usual)
     less = _less_than_usual(n_steps, learning_rate, usual) if training < ALMOST else ""
     if not np.isfinite(explained[-1]):
-        few = f"no batch has the {FEWEST_CELLS} cells that neighbours are looked for among"
+        few = f"no batch has the {MIN_CELLS_PER_BATCH} cells that neighbours are looked for among"
         return "not_judged", f"Whether the fit has converged was not judged: {less or few}."
     looked = np.isfinite(explained)
     steps, explained = steps[looked], explained[looked]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..model.vae import Terms
 from .convergence import judge
-from .stability import SLOWER
+from .stability import LR_DIVISOR_STEP
 
-FEWEST, MOST = 20, 50  # rows of a fit, where it has as many steps
+MIN_ROWS, MAX_ROWS = 20, 50  # rows of a fit, where it has as many steps
 ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
 OVERFITTED = 1e-2  # share of the loss: a larger rise above its lowest point is worth a word
 
@@ -38,7 +38,7 @@ class History:
         self.per_step, self.n_steps = per_step, n_steps  # passes over the cells in a step; steps planned
         self.beta = beta  # at which a fit is judged
         self.penalties = tuple(penalties)
-        self.interval = int(np.clip(round(1 / per_step), max(n_steps // MOST, 1), max(n_steps // FEWEST, 1)))
+        self.interval = int(np.clip(round(1 / per_step), max(n_steps // MAX_ROWS, 1), max(n_steps // MIN_ROWS, 1)))
         self.rows: list[dict[str, float]] = []
         self.kl_per_dim: list[NDArray[np.float32]] = []
         self.start = time.perf_counter()
@@ -131,7 +131,7 @@ class History:
         if setbacks:
             message += (
                 f" The loss rose far, or was no number ({setbacks} times), so the fit went back and on with a learning "
-                f"rate {SLOWER**setbacks:g} times lower: start with a lower one."
+                f"rate {LR_DIVISOR_STEP**setbacks:g} times lower: start with a lower one."
             )
         if collapse:
             message += " Posterior collapse: the latent state ignores the cells. Lower beta, or set free_bits=0.1."

@@ -19,12 +19,12 @@ from torch import Tensor
 from ..data.counts import Counts, cells_by_code
 from ..model.vae import CountVAE
 
-MOST_CELLS, MOST_BATCHES = 512, 4  # more would cost time: 0.1 s in all
-MOST_SPLITS = 8
-FEWEST_CELLS = 12  # of a batch that is looked at
-K, CELLS_PER_NEIGHBOR = 15, 4  # neighbours, but no more than a quarter of the batch
+MAX_CELLS, MAX_BATCHES = 512, 4  # more would cost time: 0.1 s in all
+MAX_SPLITS = 8
+MIN_CELLS_PER_BATCH = 12  # of a batch that is looked at
+N_NEIGHBORS, CELLS_PER_NEIGHBOR = 15, 4  # neighbours, but no more than a quarter of the batch
 THETA = 1.0  # of Pearson residuals: variance mean + mean^2, over cells of all kinds
-COMPONENTS, OVERSAMPLED, ROUNDS = 50, 10, 3  # of the PCA
+N_COMPONENTS, N_OVERSAMPLED, N_POWER_ITERATIONS = 50, 10, 3  # of the PCA
 
 
 class Neighborhoods:
@@ -35,7 +35,7 @@ class Neighborhoods:
         rng = np.random.default_rng(0)
         cells = draw(counts.batch_index, cells, rng)
         self.device, codes = device, counts.batch_index[cells]
-        self.groups = [group for group in cells_by_code(codes) if len(group) >= FEWEST_CELLS]
+        self.groups = [group for group in cells_by_code(codes) if len(group) >= MIN_CELLS_PER_BATCH]
         self.n_cells = sum(len(group) for group in self.groups)
         self.halves: list[Counts] = []
         self.products: list[list[Tensor]] = []
@@ -44,7 +44,7 @@ class Neighborhoods:
             return
         whole = counts.matrix[counts.rows(cells)].tocsr()
         side_inputs = {name: values[cells] for name, values in counts.side_inputs.items()}
-        for _ in range(int(np.clip(MOST_CELLS // len(cells), 1, MOST_SPLITS))):  # of few cells one would be all chance
+        for _ in range(int(np.clip(MAX_CELLS // len(cells), 1, MAX_SPLITS))):  # of few cells one would be all chance
             half = whole.copy()
             half.data = rng.binomial(np.rint(whole.data).astype(np.int64), 0.5).astype(np.float32)
             other = whole - half
@@ -73,7 +73,7 @@ class Neighborhoods:
         total = 0.0
         for embedding, of_split in zip(embeddings, self.products, strict=True):
             for group, products in zip(self.groups, of_split, strict=True):
-                k = min(K, len(group) // CELLS_PER_NEIGHBOR)
+                k = min(N_NEIGHBORS, len(group) // CELLS_PER_NEIGHBOR)
                 distances = torch.cdist(embedding[group], embedding[group]).fill_diagonal_(torch.inf)
                 total += float(products.gather(1, distances.topk(k, largest=False).indices).mean(1).sum())
         return total / (self.n_cells * len(embeddings))
@@ -81,8 +81,8 @@ class Neighborhoods:
 
 def draw(batch_index: NDArray[np.int64], cells: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Some cells, of the largest batches: of few cells of many batches no neighbours could be found."""
-    groups = sorted(cells_by_code(batch_index[cells]), key=len, reverse=True)[:MOST_BATCHES]
-    return np.sort(rng.permutation(cells[np.concatenate(groups)])[:MOST_CELLS])
+    groups = sorted(cells_by_code(batch_index[cells]), key=len, reverse=True)[:MAX_BATCHES]
+    return np.sort(rng.permutation(cells[np.concatenate(groups)])[:MAX_CELLS])
 
 
 def _depth(matrix: csr_matrix) -> NDArray[np.float64]:
@@ -119,10 +119,10 @@ def _products(expression: Tensor) -> Tensor:
 def _pca(expression: Tensor, rng: np.random.Generator) -> Tensor:
     """Scores of the cells, by a randomised singular value decomposition (Halko et al. 2011)."""
     centred = expression - expression.mean(0)
-    n = min(COMPONENTS, *(size - 1 for size in centred.shape))
-    width = min(n + OVERSAMPLED, *centred.shape)
+    n = min(N_COMPONENTS, *(size - 1 for size in centred.shape))
+    width = min(n + N_OVERSAMPLED, *centred.shape)
     basis = torch.from_numpy(rng.standard_normal((centred.shape[1], width)).astype(np.float32))
-    for _ in range(ROUNDS):
+    for _ in range(N_POWER_ITERATIONS):
         basis = centred.T @ torch.linalg.qr(centred @ basis)[0]
     left = torch.linalg.qr(centred @ basis)[0]
     u, scale, _ = torch.linalg.svd(left.T @ centred, full_matrices=False)

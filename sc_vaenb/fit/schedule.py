@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 DEFAULT_RATE = 6e-3  # peak of the learning rate
-FEWEST_STEPS, MOST_STEPS = 40, 700
+MIN_STEPS, MAX_STEPS = 40, 700
 ENOUGH_GENES = 500  # more genes of the same depth in all take no fewer steps
 PASSES = 16  # over the cells, of 128 a step
 
@@ -19,7 +19,7 @@ def default_steps(n_cells: int, n_genes: int, depth: float) -> int:
     matters is the depth of a gene.
     """
     of_depth = 2 * (depth * max(1.0, ENOUGH_GENES / n_genes)) ** 0.5
-    return min(max(round(of_depth) + PASSES * n_cells // 128, FEWEST_STEPS), MOST_STEPS)
+    return min(max(round(of_depth) + PASSES * n_cells // 128, MIN_STEPS), MAX_STEPS)
 
 
 def default_weight_decay(n_cells: int) -> float:

@@ -12,12 +12,12 @@ from ..model.vae import CountVAE
 
 SETBACK, CHANCE = 0.5, 3.0  # of what the loss has fallen, and times its median change between looks: what rises by more
 # does not do so by the chance of the minibatches, but because the steps are too long
-FEWEST = 6  # looks before which this cannot be told,
+MIN_EVALUATIONS = 6  # looks before which this cannot be told,
 STEPS = 8  # and in a look: shorter ones are of few cells and all chance
-SLOWER = 3.0  # times, after each setback
-MOST_SETBACKS = 6  # to a learning rate 700 times lower: then something else is wrong
+LR_DIVISOR_STEP = 3.0  # times, after each setback
+MAX_SETBACKS = 6  # to a learning rate 700 times lower: then something else is wrong
 SOFTLY = 0.5  # exponent of (found / asked for) by which the weight of the KL changes at a look,
-LARGEST_CHANGE = 2.0  # and at most
+MAX_CHANGE = 2.0  # and at most
 
 
 class Adaptation:
@@ -48,16 +48,16 @@ class Adaptation:
         losses = np.array([*self.looks, (reconstruction, kl)]) @ (1.0, beta)
         first, lowest, now = losses[0], losses.min(), losses[-1]
         broken, risen = not math.isfinite(now), False
-        if len(losses) > FEWEST and self.steps >= STEPS and self.setbacks < MOST_SETBACKS:
+        if len(losses) > MIN_EVALUATIONS and self.steps >= STEPS and self.setbacks < MAX_SETBACKS:
             chance = CHANCE * np.median(np.abs(np.diff(losses[:-1])))
             risen = now - lowest > max(SETBACK * (first - lowest), chance)
         if broken or risen:
             self.setbacks += 1
-            if self.setbacks > MOST_SETBACKS:
+            if self.setbacks > MAX_SETBACKS:
                 raise FloatingPointError(
                     f"the loss is {now}, also with a learning rate {self.lr_divisor:g} times lower"
                 )
-            self.lr_divisor *= SLOWER
+            self.lr_divisor *= LR_DIVISOR_STEP
             model.load_state_dict(self.weights)
             return True
         self.looks.append((reconstruction, kl))
@@ -65,7 +65,7 @@ class Adaptation:
             self.weights = self._copy(model)
         if self.target_kl is not None:
             change = (kl / self.target_kl) ** SOFTLY
-            self.beta *= float(np.clip(change, 1 / LARGEST_CHANGE, LARGEST_CHANGE))
+            self.beta *= float(np.clip(change, 1 / MAX_CHANGE, MAX_CHANGE))
         return False
 
     @staticmethod

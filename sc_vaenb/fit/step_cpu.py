@@ -61,22 +61,23 @@ class ExplicitStep(Step):
         noise, sd = batch.random(torch.randn, mean.shape[1]), (0.5 * bounded).exp()
         raw = self.decoder.forward(torch.addcmul(mean, sd, noise), model.decoder_side(batch))
         log_theta, share = self.likelihood.bounded_log_theta(), mean.new_full((batch.n_cells,), -1 / batch.n_cells)
-        value, of_raw, of_theta = value_and_gradients(raw, model.offset(batch), log_theta, batch, True, share)
+        value, grad_raw, grad_theta = value_and_gradients(raw, model.offset(batch), log_theta, batch, True, share)
         reconstruction, kl = -value.mean(), model.prior.kl(mean, bounded, batch.batch_index).mean(0)
 
-        put(self.likelihood.log_theta, of_theta.mul_(log_theta == self.likelihood.log_theta))
-        of_z, pull = self.decoder.backward(of_raw), beta / batch.n_cells
-        of_mean = torch.add(of_z, mean, alpha=pull)
-        of_log_var = (of_z * noise).mul_(sd).add_(sd.square().sub_(1), alpha=pull).mul_(0.5).mul_(bounded == log_var)
-        self.encoder.backward(torch.cat([of_mean, of_log_var], 1), to_input=False)
+        set_grad(self.likelihood.log_theta, grad_theta.mul_(log_theta == self.likelihood.log_theta))
+        grad_z, pull = self.decoder.backward(grad_raw), beta / batch.n_cells
+        grad_mean = torch.add(grad_z, mean, alpha=pull)
+        of_log_var = (grad_z * noise).mul_(sd).add_(sd.square().sub_(1), alpha=pull).mul_(0.5).mul_(bounded == log_var)
+        self.encoder.backward(torch.cat([grad_mean, of_log_var], 1), to_input=False)
         if model.batch_embedding is not None and model.batch_embedding.embedding is not None:
             seen_by = [self.decoder, self.encoder] if model.config.encode_batch else [self.decoder]
             first = model.config.n_covariates  # of the columns, as `encoder_side` and `decoder_side` order them
             columns = slice(first, first + model.batch_embedding.width)
-            of_vector = torch.stack([layers.of_beside[:, columns] for layers in seen_by]).sum(0)
+            grad_vector = torch.stack([layers.of_beside[:, columns] for layers in seen_by]).sum(0)
             weight = model.batch_embedding.embedding.weight
-            put(
-                weight, torch.zeros_like(weight).index_add_(0, model.batch_embedding.code[batch.batch_index], of_vector)
+            set_grad(
+                weight,
+                torch.zeros_like(weight).index_add_(0, model.batch_embedding.code[batch.batch_index], grad_vector),
             )
         return Terms(reconstruction + beta * kl.sum(), reconstruction, kl, kl.new_zeros(0))
 
@@ -112,8 +113,8 @@ class Layers:
             grad, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
                 grad, h, norm.normalized_shape, mean, scale, norm.weight, norm.bias, [True, True, True]
             )
-            put(norm.weight, of_weight)
-            put(norm.bias, of_bias)
+            set_grad(norm.weight, of_weight)
+            set_grad(norm.bias, of_bias)
         first = self.linears[0]
         torch.mm(grad.t(), self.x, out=first.weight.grad)
         torch.sum(grad, 0, out=first.bias.grad)
@@ -123,6 +124,6 @@ class Layers:
         return grad @ first.weight if to_input else grad
 
 
-def put(parameter: Tensor, gradient: Tensor) -> None:
+def set_grad(parameter: Tensor, gradient: Tensor) -> None:
     assert parameter.grad is not None
     parameter.grad.copy_(gradient)

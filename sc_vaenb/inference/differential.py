@@ -25,7 +25,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass
-class Sums:
+class StratumSums:
     """Sums over the cells of a stratum (those of one group in one batch), each but `n` one per gene.
 
     mu are the counts that the decoder expects of a cell, `rate` is mu by size factor, and w = 1 / (1 + mu / theta) the
@@ -41,8 +41,8 @@ class Sums:
     count: Values
     cells_expressing: Values
 
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: StratumSums) -> StratumSums:
+        return StratumSums(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Difference(NamedTuple):
@@ -57,7 +57,7 @@ class Difference(NamedTuple):
 @torch.inference_mode()
 def stratum_sums(
     model: CountVAE, counts: Counts, stratum: NDArray[np.int64], n_samples: int, device: torch.device, seed: int
-) -> dict[int, Sums]:
+) -> dict[int, StratumSums]:
     """Sums of each stratum, decoded from `n_samples` posterior samples a cell; cells of code -1 are left out.
 
     The cells come stratum by stratum, and block by block within these, so that memory stays bounded.
@@ -70,7 +70,7 @@ def stratum_sums(
     return found
 
 
-def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device, noise: torch.Generator) -> Sums:
+def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device, noise: torch.Generator) -> StratumSums:
     totals = np.zeros((7, counts.matrix.shape[1]))
     for cells, mean, sd in posterior(model, counts, device):
         batch = counts.minibatch(cells, device)
@@ -84,7 +84,7 @@ def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device,
         residual = (observed - expected).square()
         for total, values in zip(totals, (rate, rate**2, expected, observed, residual, x, x > 0), strict=True):
             total += values.sum(0).cpu().numpy()
-    return Sums(len(counts), *finite(totals))
+    return StratumSums(len(counts), *finite(totals))
 
 
 def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:
@@ -94,18 +94,20 @@ def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:
     return theta / (theta + mu)
 
 
-def excess(sums: Sequence[Sums]) -> Values:
+def overdispersion(sums: Sequence[StratumSums]) -> Values:
     """Per gene, how many times as much the counts vary around the decoder's as the model has it, 1 or more."""
     residual, expected = (np.sum([getattr(s, name) for s in sums], axis=0) for name in ("residual", "expected"))
     return np.maximum(residual / np.maximum(expected, SMALLEST), 1.0)
 
 
-def difference(group: Mapping[int, Sums], reference: Mapping[int, Sums], dispersion: Values) -> Difference:
+def difference(
+    group: Mapping[int, StratumSums], reference: Mapping[int, StratumSums], dispersion: Values
+) -> Difference:
     """Compare two groups, given as sums by batch, within the batches that hold cells of both.
 
     A batch with n and m cells weighs n * m / (n + m) on both sides, as in the ratio of rates of Mantel and Haenszel:
     so neither the batches' effects nor their shares of the groups enter, and batches without counts of a gene do no
-    harm. `dispersion` is that of :func:`excess`.
+    harm. `dispersion` is that of :func:`overdispersion`.
     """
     shared = sorted(group.keys() & reference.keys())
     weight = {b: group[b].n * reference[b].n / (group[b].n + reference[b].n) for b in shared}
@@ -119,7 +121,7 @@ def difference(group: Mapping[int, Sums], reference: Mapping[int, Sums], dispers
     return Difference(rate, reference_rate, np.log2(rate / reference_rate), sd)
 
 
-def _mean_rate(strata: Sequence[Sums], weights: Sequence[float], dispersion: Values) -> tuple[Values, Values]:
+def _mean_rate(strata: Sequence[StratumSums], weights: Sequence[float], dispersion: Values) -> tuple[Values, Values]:
     """Posterior mode of a mean rate on the log scale, and the variance of its logarithm.
 
     The rate is what the decoder gives times a factor u. Given the decoder, the estimate observed / expected of u has

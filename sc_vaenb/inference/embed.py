@@ -30,7 +30,7 @@ def memberships(model: CountVAE, counts: Counts, device: torch.device) -> NDArra
     prior = model.to(device).eval().prior
     if not isinstance(prior, Mixture):
         return None
-    return _in_one_pass(counts, device, model.config.n_components, lambda cells: prior.member(*model.encode(cells)))
+    return _in_one_pass(counts, device, model.config.n_components, lambda cells: prior.assignment(*model.encode(cells)))
 
 
 def _in_one_pass(

@@ -20,10 +20,10 @@ from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .posterior import finite, posterior
 
-CELLS_AT_ONCE = 256  # x genes of float32 are held a few times over
-SLOPES_AT_ONCE = 64  # cells x genes x dimensions of float32 are held
-NODES = 16  # of Gauss-Legendre quadrature along the way from the baseline
-POINTS = 25  # of a sweep
+CELLS_PER_BLOCK = 256  # x genes of float32 are held a few times over
+CELLS_PER_JACOBIAN = 64  # cells x genes x dimensions of float32 are held
+N_QUADRATURE_NODES = 16  # of Gauss-Legendre quadrature along the way from the baseline
+N_SWEEP_POINTS = 25  # of a sweep
 
 
 def states(
@@ -72,8 +72,8 @@ def mean_jacobian(
     # forward mode works under no_grad, but not in inference mode; torch's own rules for it call a deprecated function
     with torch.no_grad(), threads_as_asked(), shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for start in range(0, len(latent), SLOPES_AT_ONCE):
-            cells = slice(start, start + SLOPES_AT_ONCE)
+        for start in range(0, len(latent), CELLS_PER_JACOBIAN):
+            cells = slice(start, start + CELLS_PER_JACOBIAN)
             z, codes = (torch.from_numpy(a[cells]).to(device) for a in (latent, batch_index))
 
             def summed(shift: Tensor, z: Tensor = z, codes: Tensor = codes) -> Tensor:
@@ -95,11 +95,11 @@ def sweep(
     """
     model = model.to(device).eval()
     low, high = np.quantile(latent[:, dimension], [0.01, 0.99]).tolist()
-    values = np.linspace(low, high, POINTS)
-    z = np.tile(latent.mean(0), (POINTS, 1))
+    values = np.linspace(low, high, N_SWEEP_POINTS)
+    z = np.tile(latent.mean(0), (N_SWEEP_POINTS, 1))
     z[:, dimension] = values
     with torch.inference_mode(), threads_as_asked():
-        codes = torch.full((POINTS,), code, device=device)
+        codes = torch.full((N_SWEEP_POINTS,), code, device=device)
         return values, finite(log1p_rate(model, torch.from_numpy(z).to(device), codes)).cpu().numpy()
 
 
@@ -115,8 +115,8 @@ def variance_explained(
     first, second = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes)
     covariance = np.zeros((z.shape[1], model.config.n_genes))
     with torch.inference_mode(), threads_as_asked():
-        for start in range(0, len(z), CELLS_AT_ONCE):
-            cells = slice(start, start + CELLS_AT_ONCE)
+        for start in range(0, len(z), CELLS_PER_BLOCK):
+            cells = slice(start, start + CELLS_PER_BLOCK)
             states = torch.from_numpy(latent[cells]).to(device)
             codes = torch.full((len(states),), code, device=device)
             decoded = finite(log1p_rate(model, states, codes)).cpu().numpy().astype(np.float64)
@@ -150,14 +150,14 @@ def integrated_gradients(
     way from the baseline to the cell x. Every cell and its baseline are encoded in the cell's own batch.
     """
     model = model.to(device).eval()
-    place, weight = np.polynomial.legendre.leggauss(NODES)
+    place, weight = np.polynomial.legendre.leggauss(N_QUADRATURE_NODES)
     place, weight = (place + 1) / 2, weight / 2  # from -1 .. 1 to 0 .. 1
     start_at = torch.from_numpy(baseline.astype(np.float32)).to(device)
     along = torch.from_numpy(direction).to(device)
     total, change, difference = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes), 0.0
     with threads_as_asked():
-        for start in range(0, len(cells), CELLS_AT_ONCE):
-            batch = counts.minibatch(cells[start : start + CELLS_AT_ONCE], device)
+        for start in range(0, len(cells), CELLS_PER_BLOCK):
+            batch = counts.minibatch(cells[start : start + CELLS_PER_BLOCK], device)
             side = [vector.detach() for vector in model.encoder_side(batch)]
             way = batch.log_normalised() - start_at
 

@@ -16,8 +16,8 @@ from ..fit.device import threads_as_asked
 from ..model.vae import CountVAE
 from .posterior import expression
 
-MOST_CELLS = 20_000  # in the graph: more would cost time and hardly move a path
-ROUNDS = 3  # of smoothing: the zigzag from cell to cell goes, bends of more cells stay
+MAX_CELLS_IN_GRAPH = 20_000  # in the graph: more would cost time and hardly move a path
+N_SMOOTHING_ROUNDS = 3  # of smoothing: the zigzag from cell to cell goes, bends of more cells stay
 
 
 def straight(stops: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -32,7 +32,7 @@ def along_cells(
 
     Where the graph holds no path, the legs found so far, and the number of the leg without one; else `None`.
     """
-    even = np.linspace(0, len(states) - 1, min(len(states), MOST_CELLS)).astype(np.int64)
+    even = np.linspace(0, len(states) - 1, min(len(states), MAX_CELLS_IN_GRAPH)).astype(np.int64)
     cells = np.unique(np.concatenate([even, stops]))
     nodes = np.searchsorted(cells, stops)
     with shared():  # it sets the threads of BLAS
@@ -54,7 +54,7 @@ def along_cells(
 def _smoothed(nodes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Each node moved towards its neighbours on the path, but for both ends."""
     nodes = nodes.copy()
-    for _ in range(ROUNDS):
+    for _ in range(N_SMOOTHING_ROUNDS):
         nodes[1:-1] = (nodes[:-2] + 2 * nodes[1:-1] + nodes[2:]) / 4
     return nodes
 

@@ -152,9 +152,9 @@ def align_new(
     rng = np.random.default_rng(seed)
     there = draw_cells(reference_batch, rng)
     z, code = torch.from_numpy(reference[there]), torch.from_numpy(reference_batch[there])
-    member = torch.softmax(SHARPNESS * normalize(z) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
-    size = member.sum(0) * len(reference) / len(there)
-    centre = member.T @ z / member.sum(0).clamp(min=1e-8).unsqueeze(1)
+    assignment = torch.softmax(SHARPNESS * normalize(z) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
+    size = assignment.sum(0) * len(reference) / len(there)
+    centre = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
 
     for cells in cells_by_code(batch):
         new = batch[cells[0]]
@@ -165,13 +165,13 @@ def align_new(
         for _ in range(LARGEST_OUTER):
             near = SHARPNESS * normalize(aligned) @ alignment.centroid.T
             for _ in range(INNER):
-                member = torch.softmax(near + alignment.log_weight[:, new], 1)
-                observed = scale * member.sum(0)
+                assignment = torch.softmax(near + alignment.log_weight[:, new], 1)
+                observed = scale * assignment.sum(0)
                 expected = share * (observed + size)
                 alignment.log_weight[:, new] = DIVERSITY * ((expected + 1) / (observed + 1)).log()
-            trust = (observed / (observed + RIDGE * expected + A_FEW)).unsqueeze(1)
-            mean = member.T @ z / member.sum(0).clamp(min=1e-8).unsqueeze(1)
-            alignment.shift[:, new] = trust * (mean - centre)
+            shrinkage = (observed / (observed + RIDGE * expected + A_FEW)).unsqueeze(1)
+            mean = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
+            alignment.shift[:, new] = shrinkage * (mean - centre)
             before, aligned = aligned, alignment(z, code)
             if (aligned - before).abs().mean() < SETTLED * z.abs().mean():
                 break

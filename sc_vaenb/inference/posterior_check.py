@@ -17,7 +17,7 @@ from ..fit.split import HELD_OUT, split
 from ..model.vae import CountVAE
 from .posterior import finite, posterior
 
-LEVELS = (50, 80, 90, 95)  # percent: the central intervals whose coverage is reported
+COVERAGE_LEVELS = (50, 80, 90, 95)  # percent: the central intervals whose coverage is reported
 BINS = 40  # of a histogram of PIT values: every such interval begins and ends at the edge of a bin
 CORRELATED = 50  # genes whose correlations are compared, those that vary most
 EXPRESSED = 1.0  # expected counts from which a count says more of the model than the randomisation of its PIT does
@@ -70,9 +70,9 @@ def histogram(pit: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def coverage(counts: NDArray[np.float64]) -> list[float]:
-    """Share of the PIT values, given their histogram, within each central interval of `LEVELS`."""
+    """Share of the PIT values, given their histogram, within each central interval of `COVERAGE_LEVELS`."""
     middles = (np.arange(BINS) + 0.5) / BINS
-    inside = [np.abs(middles - 0.5) < level / 200 for level in LEVELS]
+    inside = [np.abs(middles - 0.5) < level / 200 for level in COVERAGE_LEVELS]
     return [float(counts[within].sum() / counts.sum()) if counts.sum() else np.nan for within in inside]
 
 

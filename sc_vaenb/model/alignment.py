@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 SHARPNESS = 20.0  # of the membership in clusters: exp(SHARPNESS * cosine)
-ROUNDS = 3  # of membership and shift; more change nothing that matters
+N_ALIGNMENT_ROUNDS = 3  # of membership and shift; more change nothing that matters
 
 
 class Alignment(nn.Module):
@@ -38,8 +38,8 @@ class Alignment(nn.Module):
         start, weight = z[order], self.log_weight.T[batch[order]]
         shift_of = self.shift.unbind(1)
         aligned = start
-        for _ in range(ROUNDS):
-            member = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + weight, 1)
-            parts = zip(codes, member.split(sizes), strict=True)
+        for _ in range(N_ALIGNMENT_ROUNDS):
+            assignment = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + weight, 1)
+            parts = zip(codes, assignment.split(sizes), strict=True)
             aligned = start - torch.cat([part @ shift_of[code] for code, part in parts])
         return torch.empty_like(z).index_copy_(0, order, aligned)

@@ -89,8 +89,8 @@ class MMD(Removal):
         width = (near @ distance.sum(1, keepdim=True)) / (near @ same.sum(1, keepdim=True)).clamp(min=1)
         kernel = same * torch.stack([(-distance / (scale * width + 1e-12)).exp() for scale in SCALES]).mean(0)
 
-        member = (batch.unsqueeze(1) == torch.arange(len(self.group), device=z.device)).to(z.dtype)
-        size, total = member.sum(0), member.T @ kernel @ member
+        one_hot = (batch.unsqueeze(1) == torch.arange(len(self.group), device=z.device)).to(z.dtype)
+        size, total = one_hot.sum(0), one_hot.T @ kernel @ one_hot
         within = total.diagonal() / (size * (size - 1)).clamp(min=1)
         squared = within.unsqueeze(1) + within - 2 * total / (size.unsqueeze(1) * size).clamp(min=1)
         enough = size > 1

@@ -55,10 +55,10 @@ class Mixture(nn.Module):
         """
         per_dim, logit = self.compare(mean, log_var, *self.components())
         evidence = torch.logsumexp(logit, 1, keepdim=True)
-        member = (logit - evidence).exp()
+        assignment = (logit - evidence).exp()
         if self.training:
-            self.learn(member.detach(), mean.detach(), log_var.detach())
-        expected = torch.einsum("nk,nkd->nd", member, per_dim)
+            self.em_step(assignment.detach(), mean.detach(), log_var.detach())
+        expected = torch.einsum("nk,nkd->nd", assignment, per_dim)
         return expected - (evidence + expected.sum(1, keepdim=True)) / mean.shape[1]
 
     def components(self) -> tuple[Tensor, Tensor]:
@@ -79,17 +79,17 @@ class Mixture(nn.Module):
         """Which components are used, (n_components,): the others are unused or not proven, and do not count."""
         return self.weight >= self.weight.max().clamp(max=LIVE)
 
-    def member(self, mean: Tensor, log_var: Tensor) -> Tensor:
+    def assignment(self, mean: Tensor, log_var: Tensor) -> Tensor:
         """Probability of each component given q(z | x), (n_cells, n_components)."""
         return torch.softmax(self.compare(mean, log_var, self.mean, self.log_var)[1], 1)
 
     @torch.no_grad()
-    def learn(self, member: Tensor, mean: Tensor, log_var: Tensor) -> None:
+    def em_step(self, assignment: Tensor, mean: Tensor, log_var: Tensor) -> None:
         """Weights, means and variances a step closer to those of the cells that belong to each component."""
-        share = member.mean(0)
+        share = assignment.mean(0)
         weight = (1 - MEMORY) * self.weight + MEMORY * share
         step = (MEMORY * share / weight.clamp(min=FLOOR)).unsqueeze(1)
-        part = member / member.sum(0).clamp(min=FLOOR)
+        part = assignment / assignment.sum(0).clamp(min=FLOOR)
         centre = part.T @ mean
         spread = (part.T @ (mean**2 + log_var.exp()) - 2 * self.mean * centre + self.mean**2).clamp(min=0)
         variance = self.log_var.exp()
@@ -155,8 +155,8 @@ class Vamp(Mixture):
         return mean, log_var
 
     @torch.no_grad()
-    def learn(self, member: Tensor, mean: Tensor, log_var: Tensor) -> None:
-        self.weight.copy_(pruned((1 - MEMORY) * self.weight + MEMORY * member.mean(0)))
+    def em_step(self, assignment: Tensor, mean: Tensor, log_var: Tensor) -> None:
+        self.weight.copy_(pruned((1 - MEMORY) * self.weight + MEMORY * assignment.mean(0)))
 
 
 def pruned(weight: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ EXPONENT, BIAS, MANTISSA, SQRT_HALF = np.int32(23), np.int32(127), np.int32(0x7F
 OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # without, a division would be a branch
 
 
-def kept(function: Any) -> Any:
+def cached_njit(function: Any) -> Any:
     """Compiled once, for later sessions too where there is a folder to keep it.
 
     Whatever goes wrong with that folder (it is full, or its files are damaged), and when: the function is compiled for
@@ -175,7 +175,7 @@ def _slopes_of_zeros(
         used[j] = -weighted * (used[j] + odds[j] * share)
 
 
-@kept
+@cached_njit
 def cells(
     log_rate: NDArray,
     largest: NDArray,

@@ -84,19 +84,19 @@ class _InTorch(torch.autograd.Function):
     def forward(
         ctx: Any, log_rate: Tensor, offset: Tensor, log_theta: Tensor, batch: Minibatch, shares: bool
     ) -> Tensor:
-        value, grad, of_theta = _in_torch(log_rate, offset, log_theta, batch, shares)
+        value, grad, grad_of_theta = _in_torch(log_rate, offset, log_theta, batch, shares)
         ctx.batch_index, ctx.n_batches = batch.batch_index, len(log_theta)
-        ctx.save_for_backward(grad, of_theta)
+        ctx.save_for_backward(grad, grad_of_theta)
         return value
 
     @staticmethod
     def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        grad, of_theta = ctx.saved_tensors
+        grad, grad_of_theta = ctx.saved_tensors
         if ctx.n_batches == 1:
-            grad_theta = (weight @ of_theta).unsqueeze(0)
+            grad_theta = (weight @ grad_of_theta).unsqueeze(0)
         else:
-            grad_theta = of_theta.new_zeros(ctx.n_batches, of_theta.shape[1])
-            grad_theta.index_add_(0, ctx.batch_index, of_theta * weight.unsqueeze(1))
+            grad_theta = grad_of_theta.new_zeros(ctx.n_batches, grad_of_theta.shape[1])
+            grad_theta.index_add_(0, ctx.batch_index, grad_of_theta * weight.unsqueeze(1))
         return grad * weight.unsqueeze(1), None, grad_theta, None, None
 
 
@@ -139,15 +139,15 @@ def _in_torch(
     value = weigh(log1p_odds).neg_().index_add_(0, batch.row, seen)
 
     slope_of_count = x * unused  # the gradient in log mu is this, less theta * used
-    of_theta = (used - log1p_odds).mul_(cell_theta)
-    of_theta.view(-1).index_add_(0, batch.position, gamma_slope.sub_(slope_of_count))
+    grad_of_theta = (used - log1p_odds).mul_(cell_theta)
+    grad_of_theta.view(-1).index_add_(0, batch.position, gamma_slope.sub_(slope_of_count))
     if shares:
         total = slope_of_count.new_zeros(batch.n_cells).index_add_(0, batch.row, slope_of_count) - weigh(used)
         grad = torch.addcmul(used, odds, total.unsqueeze(1) / size, out=odds).mul_(-cell_theta)
     else:
         grad = used.mul_(-cell_theta)
     grad.view(-1).index_add_(0, batch.position, slope_of_count)
-    return value, grad, of_theta
+    return value, grad, grad_of_theta
 
 
 def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:

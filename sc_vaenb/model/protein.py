@@ -27,7 +27,7 @@ HIDDEN = 0.25  # share of the cells of a step whose proteins the encoder does no
 GENES_A_PROTEIN = 25  # there are in a sample of cells for each protein, or each protein counts for more than one
 A_FEW = 20  # cells, from which two levels can be told
 LEAST_BACKGROUND, LEAST_BOUND = 0.1, 1.0  # counts to start from
-ROUNDS = 10  # of two means; they have settled by then
+N_TWO_MEANS_ROUNDS = 10  # of two means; they have settled by then
 LOG_COUNT, LOG_THETA = (-9.0, 16.0), (-4.6, 9.2)  # beyond which nothing can be told apart
 
 
@@ -142,7 +142,7 @@ def two_levels(x: Tensor) -> Tensor:
     if len(x) < A_FEW:
         return x.new_full((3, x.shape[1]), torch.nan)
     low, high = y.nan_to_num(nan=torch.inf).amin(0), y.nan_to_num(nan=-torch.inf).amax(0)
-    for _ in range(ROUNDS):
+    for _ in range(N_TWO_MEANS_ROUNDS):
         upper = y > (low + high) / 2
         lower = measured & ~upper
         low, high = (torch.where(part, y, 0.0).sum(0) / part.sum(0).clamp(min=1) for part in (lower, upper))

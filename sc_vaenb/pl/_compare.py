@@ -9,7 +9,7 @@ import numpy as np
 from .._checks import checked
 from .._results import check_result
 from ._embedding import embedding
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._text import as_label
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def compare(
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
     by = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
-    figure = prepared(fig, (3.6 * (len(by) + 1) + 2.0, 3.3 * len(names)))
+    figure = get_figure(fig, (3.6 * (len(by) + 1) + 2.0, 3.3 * len(names)))
     rows = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
     axes = np.empty((len(names), len(by) + 1), dtype=object)
     for row, (part, name, method) in enumerate(zip(rows, names, methods["method"], strict=True)):
@@ -61,4 +61,4 @@ def compare(
         axes[row] = panels[0]
         for ax, title in zip(axes[row], [*by, "leiden"], strict=True):
             ax.set_title(f"{as_label(method)} · {as_label(title)}", fontsize="medium")
-    return shown(axes, show)
+    return show_or_return(axes, show)

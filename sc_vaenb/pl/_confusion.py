@@ -10,7 +10,7 @@ import numpy as np
 from .. import _adata
 from .._checks import checked
 from ._embedding import PLAIN
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._scores import read_scores
 from ._text import as_label, as_labels
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CELL_WIDTH, ROW_HEIGHT, LETTER = 0.36, 0.27, 0.075  # inches
 READ = 0.05  # share of a label from which its number is written
-MOST = 100  # rows or columns that can be read
+MAX_CATEGORIES = 100  # rows or columns that can be read
 
 
 @checked
@@ -88,7 +88,7 @@ def confusion(
     names, numbers = as_labels(rows), as_labels(at_bottom)
     longest = [max(map(len, found)) for found in (names, numbers)]
     width = CELL_WIDTH * len(numbers) + LETTER * longest[0] + 1.3
-    figure = prepared(fig, (max(width, 4.0), ROW_HEIGHT * len(names) + LETTER * longest[1] + 2.0))
+    figure = get_figure(fig, (max(width, 4.0), ROW_HEIGHT * len(names) + LETTER * longest[1] + 2.0))
     ax: Axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True)
     _shares(ax, shares)
@@ -105,7 +105,7 @@ def confusion(
     if n_missing:
         said[-1] += f"; {n_missing:,} without label or cluster are left out"
     figure.suptitle("\n".join(said), x=0.01, ha="left", fontsize="small", color=PLAIN, linespacing=1.4)
-    return shown(ax, show)
+    return show_or_return(ax, show)
 
 
 def _of_comparison(adata: AnnData, key: str, method: str | None) -> tuple[str, str]:
@@ -144,9 +144,10 @@ def _label_key(adata: AnnData, key: str) -> str:
 
 def _categories(adata: AnnData, name: str, column: str) -> pd.Series:
     found = _adata.read_categories(adata, name, column)
-    if not 0 < len(found.cat.categories) <= MOST:
+    if not 0 < len(found.cat.categories) <= MAX_CATEGORIES:
         msg = (
-            f"obs[{column!r}] holds {len(found.cat.categories):,} categories; a plot that can be read has 1 to {MOST}. "
+            f"obs[{column!r}] holds {len(found.cat.categories):,} categories; a plot that can be read has 1 to "
+            f"{MAX_CATEGORIES}. "
             f"Choose another column as {name}."
         )
         raise ValueError(msg)

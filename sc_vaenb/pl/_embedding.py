@@ -19,7 +19,7 @@ from scanpy import logging
 from .. import _adata
 from .._checks import checked, seed_of
 from .._session import shared
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._text import as_label
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def embedding(
     planes = [_plane(adata, key, rng) for key in keys]
 
     n_rows, n_columns = len(keys), len(colors)
-    figure = prepared(fig, (n_columns * PANEL_WIDTH, n_rows * PANEL_HEIGHT))
+    figure = get_figure(fig, (n_columns * PANEL_WIDTH, n_rows * PANEL_HEIGHT))
     # beside each column of panels a strip of no width, out of which the legend hangs
     grid = figure.add_gridspec(n_rows, 2 * n_columns, width_ratios=[1, 1e-3] * n_columns)
     strips: list[Axes] = []
@@ -144,7 +144,7 @@ def embedding(
     if fig is None:  # as wide as the legends turned out
         legends = sum(box.width for box in map(Axes.get_tightbbox, strips) if box is not None) / figure.dpi
         figure.figure.set_figwidth(n_columns * PANEL_WIDTH + legends)
-    return shown(axes, show)
+    return show_or_return(axes, show)
 
 
 def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], layer: str | None) -> None:

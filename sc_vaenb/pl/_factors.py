@@ -10,7 +10,7 @@ import numpy as np
 from .._checks import checked
 from .._results import check_result
 from ._embedding import PLAIN
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels, plain
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def factors(
     widths["genes"] = LETTER * max(len(line) for line in [TITLE, *"\n".join(text).split("\n")])
     longest = max((len(as_label(name)) for table in tables.values() for name in table), default=0)
     size = (sum(widths.values()) + 1.0, ROW_HEIGHT * len(about) + 0.05 * longest + 1.1)
-    figure = prepared(fig, size)
+    figure = get_figure(fig, size)
     grid = figure.add_gridspec(1, len(widths), width_ratios=list(widths.values()))
     axes: dict[str, Axes] = {}
     for at, part in enumerate(widths):
@@ -100,7 +100,7 @@ def factors(
         ax.spines[:].set_visible(False)
     title = f"Latent dimensions of {as_label(key)}" + (f"; {left_out} more are not shown" if left_out else "")
     figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
-    return shown(axes, show)
+    return show_or_return(axes, show)
 
 
 def _short(genes: str) -> str:

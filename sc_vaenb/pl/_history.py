@@ -5,15 +5,15 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import scanpy as sc
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from .._checks import checked
 from .._record import read_history
+from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
 from ._text import as_label, plain
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-T = TypeVar("T")
-TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion of Okabe and Ito, grey
 PANELS = ("loss", "reconstruction", "kl"), ("learning_rate", "active_units", "kl_per_dim")
 
 
@@ -66,7 +64,7 @@ def history(
     """
     curves, verdict = _record(adata, key)
 
-    figure = prepared(fig, (10, 5.4))
+    figure = get_figure(fig, (10, 5.4))
     axes: dict[str, Axes] = figure.subplot_mosaic([list(row) for row in PANELS], sharex=True)
     for name, title in {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}.items():
         _losses(axes[name], curves, name, title)
@@ -78,25 +76,7 @@ def history(
     _label_steps(axes, curves)
     figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     figure.suptitle(_title(key, curves, verdict), x=0.01, ha="left", fontsize="medium", linespacing=1.4)
-    return shown(axes, show)
-
-
-def prepared(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
-    """The figure to draw into: the user's, or a new one of ``size`` inches."""
-    if fig is None:
-        return plt.figure(figsize=size, layout="constrained")
-    root = fig.figure
-    if root.get_layout_engine() is None:
-        root.set_layout_engine("constrained")
-    return fig
-
-
-def shown(axes: T, show: bool | None) -> T | None:
-    """Show the current figure if ``show``, or scanpy's settings, say so; else hand the axes back."""
-    if sc.settings.autoshow if show is None else show:
-        plt.show()
-        return None
-    return axes
+    return show_or_return(axes, show)
 
 
 def _record(adata: AnnData, key: str) -> tuple[dict[str, NDArray[Any]], Mapping[str, Any]]:

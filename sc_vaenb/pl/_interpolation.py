@@ -11,7 +11,7 @@ import pandas as pd
 from .._checks import checked
 from .._results import check_result
 from ._embedding import PLAIN
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def interpolation(
 
     names = as_labels(scores.index)
     letters = max(map(len, names))
-    figure = prepared(fig, (5.0 + LETTER * letters, 1.4 + ROW_HEIGHT * max(len(scores), 6)))
+    figure = get_figure(fig, (5.0 + LETTER * letters, 1.4 + ROW_HEIGHT * max(len(scores), 6)))
     ax: Axes = figure.add_subplot()
     half = 0.5 / (scores.shape[1] - 1)  # so that the centre of each column is at its position
     edges = (-half, 1 + half, len(scores) - 0.5, -0.5)
@@ -105,7 +105,7 @@ def interpolation(
     bar.ax.tick_params(labelsize=7)
     bar.outline.set_visible(False)
     figure.suptitle(_title(record["params"]), x=0.01, ha="left", fontsize="small", color=PLAIN)
-    return shown(ax, show)
+    return show_or_return(ax, show)
 
 
 def _of_genes(expression: pd.DataFrame, genes: Sequence[str] | None, key: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from .._checks import checked
 from ._confusion import _categories
 from ._embedding import MISSING, OKABE_ITO, PLAIN
 from ._factors import read_factors
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROW_HEIGHT = 0.27  # inches
-FEWEST = 5  # cells from which a density can be drawn
+MIN_CELLS_FOR_DENSITY = 5  # cells from which a density can be drawn
 
 
 @checked
@@ -87,7 +87,7 @@ def latent(
     at = list(about.index).index(name)
     swept = {part: np.asarray(values)[at] for part, values in record["sweep"].items()}
 
-    figure = prepared(fig, (6.4, ROW_HEIGHT * len(groups.cat.categories) + 4.4))
+    figure = get_figure(fig, (6.4, ROW_HEIGHT * len(groups.cat.categories) + 4.4))
     heights = [ROW_HEIGHT * len(groups.cat.categories) + 0.5, 3.0]
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
     below = figure.add_subplot(grid[1])
@@ -101,7 +101,7 @@ def latent(
     below.set_xlabel(name)
     share = f"{name} of {as_label(key)}: explains {100 * about.loc[name, 'variance']:.1f} % of the variance"
     figure.suptitle(share, x=0.01, ha="left", fontsize="medium")
-    return shown({"cells": above, "genes": below}, show)
+    return show_or_return({"cells": above, "genes": below}, show)
 
 
 def _dimension(about: pd.DataFrame, dimension: str | int | None) -> str:
@@ -129,7 +129,7 @@ def _cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None:
     order = np.argsort(median, kind="stable")
     for row, code in enumerate(order):
         own = state[(groups == names[code]).to_numpy()]
-        if len(own) < FEWEST or own.std() == 0:
+        if len(own) < MIN_CELLS_FOR_DENSITY or own.std() == 0:
             ax.plot(own, np.full(len(own), row), "o", color=PLAIN, markersize=3)
             continue
         parts: Any = ax.violinplot([own], [row], orientation="horizontal", widths=0.9, showextrema=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._checks import checked
 from .._results import check_result
-from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
 from ._text import plain
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 DATA, REPLICATES = OTHER, VALIDATION
-MOST_POINTS = 5_000  # of a panel: more only darken it
+MAX_POINTS = 5_000  # of a panel: more only darken it
 FAR = 20  # times the shallowest depth, from which depths need a logarithmic axis
 OF_COUNTS = "count", "count_expressed"
 COLOURS = {
@@ -73,7 +73,7 @@ def posterior_check(
     compared = "likelihoods" in record
     if not compared:
         panels[1][3] = "."
-    figure = prepared(fig, (13, 7.2))
+    figure = get_figure(fig, (13, 7.2))
     axes: dict[str, Axes] = figure.subplot_mosaic(panels)
     _of_genes(axes["variance"], axes["zeros"], record["genes"])
     for name, title in {"depth": "Depth", "detected": "Detected genes"}.items():
@@ -87,12 +87,12 @@ def posterior_check(
         ax.spines[["top", "right"]].set_visible(False)
     lines = [part for line in plain(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="small", linespacing=1.4)
-    return shown(axes, show)
+    return show_or_return(axes, show)
 
 
 def _some(table: pd.DataFrame) -> pd.DataFrame:
     """No more rows than can be seen, evenly taken."""
-    return table.iloc[:: max(1, len(table) // MOST_POINTS)]
+    return table.iloc[:: max(1, len(table) // MAX_POINTS)]
 
 
 def _of_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._checks import checked
 from .._results import check_result
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._text import as_labels
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ def scores(
     means = [name for name in KINDS if name in mean]
     order = mean.sort_values("total", ascending=False).index if "total" in mean else mean.index
     width = 1.6 + CELL_WIDTH * len(columns) + (2.6 if means else 0)
-    figure = prepared(fig, (width, 1.5 + ROW_HEIGHT * len(order)))
+    figure = get_figure(fig, (width, 1.5 + ROW_HEIGHT * len(order)))
     ratios = [CELL_WIDTH * len(columns), 2.6][: 2 if means else 1]
     grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
     axes = {"table": _table(figure.add_subplot(grid[0]), mean.loc[order, columns], metrics)}
     if means:
         axes["means"] = _bars(figure.add_subplot(grid[1]), values, mean.loc[order, means], seconds)
-    return shown(axes, show)
+    return show_or_return(axes, show)
 
 
 def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from .._checks import checked
 from ..metrics.catalogue import BIO_WEIGHT
 from ._embedding import PALETTES, PLAIN
-from ._history import prepared, shown
+from ._figure import get_figure, show_or_return
 from ._scores import read_scores
 from ._text import as_label
 
@@ -72,7 +72,7 @@ def tradeoff(
     mean = values.groupby("method")[["batch", "bio"]].mean().loc[methods]
     points = values[["batch", "bio"]].to_numpy()
 
-    figure = prepared(fig, (5.6, 5.6))
+    figure = get_figure(fig, (5.6, 5.6))
     ax: Axes = figure.add_subplot()
     (left, right), (low, high) = _limits(points)
     ax.set(xlim=(left, right), ylim=(low, high), xlabel="batch score", ylabel="bio score")
@@ -105,7 +105,7 @@ def tradeoff(
             path_effects=[effects.withStroke(linewidth=2.5, foreground="white")], annotation_clip=False,
         ))  # fmt: skip
     _place(ax, labels, points, totals)
-    return shown(ax, show)
+    return show_or_return(ax, show)
 
 
 def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, str | None]:

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .._checks import checked
 from .._results import check_result
-from ._history import OTHER, TRAIN, VALIDATION, prepared, shown
+from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
 from ._text import as_labels, plain
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tune(
     names = [str(name) for name in table if name not in RESULTS and table[name].nunique() > 1]
     n_rows = max(1, -(-len(names) // PER_ROW))
     n_columns = min(len(names), PER_ROW)
-    figure = prepared(fig, (3.6 + 2.3 * n_columns, 0.7 + max(3.2, 2.5 * n_rows)))
+    figure = get_figure(fig, (3.6 + 2.3 * n_columns, 0.7 + max(3.2, 2.5 * n_rows)))
     grid = figure.add_gridspec(n_rows, 1 + n_columns, width_ratios=[1.6] + [1] * n_columns)
     axes = {"criteria": figure.add_subplot(grid[:, 0])}
     _criteria(axes["criteria"], table)
@@ -71,7 +71,7 @@ def tune(
         ax.spines[["top", "right"]].set_visible(False)
     figure.legend(*axes["criteria"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     figure.suptitle(plain(verdict.splitlines()[-1]), x=0.01, ha="left", fontsize="medium")
-    return shown(axes, show)
+    return show_or_return(axes, show)
 
 
 def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:

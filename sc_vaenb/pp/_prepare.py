@@ -21,7 +21,7 @@ from .._session import own_state, shared
 from ..data.matrix import from_a_file, read_matrix
 from ..data.on_disk import MatrixOnDisk, on_disk, scan
 from ..data.sparse import sound
-from ._tally import FEWEST_POINTS, Tally, curve, seurat_v3, tally
+from ._tally import MIN_POINTS_FOR_LOESS, Tally, curve, seurat_v3, tally
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,7 +31,7 @@ Place = Callable[[], tuple[Any, str]]  # a matrix and its name
 
 LIKELY = re.compile("count|raw|umi", re.IGNORECASE)  # names of layers that are searched for counts besides "counts"
 SAMPLE = 20_000  # cells of counts on disk from which flavor seurat chooses
-MOST_LEFT_OUT = 0.1  # share of the cells whose batches may have no say, rather than change the choice for all
+MAX_SHARE_LEFT_OUT = 0.1  # share of the cells whose batches may have no say, rather than change the choice for all
 
 
 CHOICE = {  # columns of var that scanpy.pp.highly_variable_genes writes, in one flavor or another
@@ -338,7 +338,7 @@ def _genes_on_disk(
         except ValueError:
             failed[batch] = True
     n_failed = counts.n_cells[failed].sum()
-    if n_failed <= MOST_LEFT_OUT * counts.n_cells.sum():
+    if n_failed <= MAX_SHARE_LEFT_OUT * counts.n_cells.sum():
         used = np.flatnonzero(~failed)
         table = seurat_v3(counts, batches, used, seen, np.stack(expected), n_top_genes)
         if failed.any():
@@ -377,7 +377,7 @@ def _genes_in_memory(
     if batches is not None:
         failed = np.array([not _has_loess(matrix[batches == code]) for code in range(len(labels))])
         cells = failed[batches]
-        if 0 < cells.mean() <= MOST_LEFT_OUT:
+        if 0 < cells.mean() <= MAX_SHARE_LEFT_OUT:
             rest = np.unique(batches[~cells], return_inverse=True)[1]
             genes = _variable_genes(counts[~cells], names, rest, labels[~failed], n_top_genes)
             _warn_of_left_out(labels[failed], cells.sum())
@@ -429,7 +429,7 @@ def _scanpy_genes(
     """The columns that scanpy writes into var; a ValueError where seurat_v3's loess is impossible."""
     if flavor == "seurat_v3":
         parts = (matrix[batches == code] for code in np.unique(batches)) if batches is not None else [matrix]
-        if (few := min(map(_varying, parts))) < FEWEST_POINTS:
+        if (few := min(map(_varying, parts))) < MIN_POINTS_FOR_LOESS:
             msg = f"only {few} genes vary"
             raise ValueError(msg)
     data = sc.AnnData(matrix)

@@ -17,7 +17,7 @@ from skmisc.loess import loess
 from .. import _adata
 from ..data.on_disk import MatrixOnDisk, prefetch
 
-FEWEST_POINTS = 16  # loess fails on fewer points, and below 4 of them it crashes the whole process
+MIN_POINTS_FOR_LOESS = 16  # loess fails on fewer points, and below 4 of them it crashes the whole process
 SPAN, DEGREE = 0.3, 2  # of the loess fit in seurat_v3
 
 # Genes that few cells have are alike to the last bit but one, so that which is chosen depends on how scanpy rounds: it
@@ -89,7 +89,7 @@ def curve(counts: Tally, batch: int, seen: NDArray[np.bool_]) -> NDArray[np.floa
     """The standard deviation expected of each seen gene in a batch, given its mean: ValueError where loess fails."""
     mean, variance = counts.mean[batch, seen], counts.variance[batch, seen]
     varies = variance > 0
-    if varies.sum() < FEWEST_POINTS:
+    if varies.sum() < MIN_POINTS_FOR_LOESS:
         msg = f"only {varies.sum()} genes vary"
         raise ValueError(msg)
     fitted = np.zeros(len(mean))

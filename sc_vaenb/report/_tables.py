@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SUMMARY = "total", "bio", "batch", "total_scib", "bio_scib", "batch_scib"
-MOST_BATCHES, MOST_LABELS = 12, 60  # columns and rows of a table that is still read
+MAX_BATCHES, MAX_LABELS = 12, 60  # columns and rows of a table that is still read
 NO_LABEL = "(no label)"
 CHOICE = {
     "seurat_v3": "most variable in the counts, as scanpy's flavor seurat_v3",
@@ -160,7 +160,7 @@ def size_tables(adata: AnnData, params: Mapping[str, Any]) -> list[Sizes]:
     keys = {what: str(params[name]) for name, what in (("batch_key", "batch"), ("label_key", "cell type"))
             if name in params}  # fmt: skip
     sizes = {what: _sizes(adata, key) for what, key in keys.items()}
-    if len(sizes) == 2 and len(sizes["batch"]) <= MOST_BATCHES and len(sizes["cell type"]) <= MOST_LABELS:
+    if len(sizes) == 2 and len(sizes["batch"]) <= MAX_BATCHES and len(sizes["cell type"]) <= MAX_LABELS:
         batch, label = (_names(adata, key) for key in keys.values())
         table = pd.crosstab(label.to_numpy(), batch.to_numpy())
         table = table.reindex(index=sizes["cell type"].index, columns=sizes["batch"].index)

@@ -72,14 +72,14 @@ def folder_of(checkpoint: Any, rng: Any, *, checked: bool) -> Path | None:
     return Path(checkpoint)
 
 
-def builtin(value: Any) -> Any:
+def to_python(value: Any) -> Any:
     """Numbers and arrays of numpy as Python's own, which the checks expect and JSON can hold."""
     if isinstance(value, list | tuple):
-        return [builtin(part) for part in value]
+        return [to_python(part) for part in value]
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def plain(params: Mapping[str, Any]) -> dict[str, Any]:
+def to_uns(params: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters as strings, numbers and arrays: what every file format can hold."""
     return {
         name: np.array(value, dtype=object if value and isinstance(value[0], str) else np.int64)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..inference.marginal import Fitness
-from ..inference.posterior_check import BINS, LEVELS, Check, Compared, coverage, histogram
+from ..inference.posterior_check import BINS, COVERAGE_LEVELS, Check, Compared, coverage, histogram
 
 ALL = slice(None)
 
@@ -35,7 +35,7 @@ def tables(found: Check, genes: Sequence[str], cells: pd.Index, draw: np.random.
     made["coverage"] = pd.DataFrame(
         [[counts.sum(), *coverage(counts)] for counts in histograms.values()],
         index=pd.Index(list(histograms), name="statistic"),
-        columns=["n", *(f"{level}%" for level in LEVELS)],
+        columns=["n", *(f"{level}%" for level in COVERAGE_LEVELS)],
     ).astype({"n": np.int64})
     made["pit"] = pd.DataFrame(
         {name: counts / max(counts.sum(), 1) for name, counts in histograms.items()},

@@ -35,7 +35,7 @@ from ._verdict import judge
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MOST_SCORED = 20_000  # cells, above which scores are means over draws
+MAX_CELLS_SCORED = 20_000  # cells, above which scores are means over draws
 SUFFIX = "_compare"  # put behind the name of a method where something else has that name
 OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
 OWN_KEYS = "pca", "pca_harmony", "vae", "cvae"
@@ -217,7 +217,7 @@ def compare(
     methods = pd.DataFrame(rows)
     keys = methods["embedding"].tolist()
     uncorrected = keys[0] if methods["method"][0] == "PCA" else None
-    scores = score_embeddings(adata, keys, batch_key, label_key, uncorrected, MOST_SCORED, rng)
+    scores = score_embeddings(adata, keys, batch_key, label_key, uncorrected, MAX_CELLS_SCORED, rng)
     fitted = set(methods["method"])
 
     def null_runs(null: AnnData, half_key: str, n_steps: int) -> list[Run]:

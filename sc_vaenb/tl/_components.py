@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 def in_order(
-    member: NDArray[np.float32], weight: NDArray[np.float32]
+    assignment: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], dict[str, NDArray]]:
     """The used components, largest first; and all of them for the record, unused ones last."""
-    live = member.max(axis=0) > 0
+    live = assignment.max(axis=0) > 0
     order = np.lexsort([-weight, ~live])
-    about = {"weight": weight[order], "share": member.mean(axis=0)[order], "live": live[order]}
-    return member[:, order[: live.sum()]], about
+    about = {"weight": weight[order], "share": assignment.mean(axis=0)[order], "live": live[order]}
+    return assignment[:, order[: live.sum()]], about
 
 
-def write_components(adata: AnnData, key: str, member: NDArray[np.float32] | None, n_components: int) -> list[str]:
+def write_components(adata: AnnData, key: str, assignment: NDArray[np.float32] | None, n_components: int) -> list[str]:
     """Write the probabilities of components (cells x components) and the likeliest, if any; what was written where."""
-    if member is None:
+    if assignment is None:
         return []
-    n_live = member.shape[1]
+    n_live = assignment.shape[1]
     column, matrix = f"{key}_component", f"{key}_components"
-    adata.obs[column] = pd.Categorical.from_codes(member.argmax(1), [str(i) for i in range(n_live)])
-    _adata.write_array(adata, matrix, member)
+    adata.obs[column] = pd.Categorical.from_codes(assignment.argmax(1), [str(i) for i in range(n_live)])
+    _adata.write_array(adata, matrix, assignment)
     said = f"{n_live} of {n_components} components of the prior are used."
     if n_live == n_components > 1:
         said = f"All {n_components} components of the prior are used. There may be more: raise n_components to see."

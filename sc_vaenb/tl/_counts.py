@@ -17,7 +17,7 @@ from .._record import FittedModel
 from ..data.counts import Counts, evenly
 from ..data.on_disk import CountsOnDisk, MatrixOnDisk, on_disk
 from ..fit.distributed import Processes, scan_together
-from ..fit.schedule import MOST_STEPS, default_steps, default_weight_decay
+from ..fit.schedule import MAX_STEPS, default_steps, default_weight_decay
 from ..fit.split import cells_seen
 from ..fit.state import FitConfig
 from ._covariates import read_covariates
@@ -110,7 +110,7 @@ def _fit_config(params: Mapping[str, Any], n_cells: int, n_genes: int, depth: Ca
     chosen = {field.name: params[field.name] for field in fields(FitConfig)}
     if chosen["n_steps"] is None:
         at_least = default_steps(n_cells, n_genes, 0)
-        chosen["n_steps"] = at_least if at_least == MOST_STEPS else default_steps(n_cells, n_genes, depth())
+        chosen["n_steps"] = at_least if at_least == MAX_STEPS else default_steps(n_cells, n_genes, depth())
     if chosen["weight_decay"] is None:
         chosen["weight_decay"] = default_weight_decay(n_cells)
     return FitConfig(**chosen)

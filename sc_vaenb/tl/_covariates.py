@@ -15,7 +15,7 @@ from .._names import texts
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MOST_CATEGORIES = 100  # more are names of cells, or numbers that were read as text
+MAX_CATEGORIES = 100  # more are names of cells, or numbers that were read as text
 
 
 def learn_covariates(adata: AnnData, keys: Sequence[str], batch_key: str | None) -> list[dict[str, Any]]:
@@ -38,10 +38,10 @@ def _learned(adata: AnnData, key: str, batch_key: str | None) -> dict[str, Any]:
             raise ValueError(msg)
         return {"key": key, "mean": float(values.mean()), "sd": float(values.std())}
     shares = pd.Series(texts(column)).value_counts(normalize=True).sort_index()
-    if not 1 < len(shares) <= MOST_CATEGORIES:
+    if not 1 < len(shares) <= MAX_CATEGORIES:
         msg = (
             f"obs[{key!r}] has {len(shares)} categories (first: {str(shares.index[0])!r}); give columns with 2 to "
-            f"{MOST_CATEGORIES}, or of numbers."
+            f"{MAX_CATEGORIES}, or of numbers."
         )
         raise ValueError(msg)
     return {"key": key, "names": shares.index.tolist(), "shares": shares.tolist()}

@@ -30,9 +30,9 @@ SHARED, CONDITION, ONE_SIDED, UNIT = (
     "Which types can be compared between conditions?",
     "Which column is the batch?",
 )
-FEWEST = 10  # cells of a type in a batch, to be there
+MIN_CELLS_PER_TYPE = 10  # cells of a type in a batch, to be there
 PER_UNIT = 20  # cells, on average, of each value of a column that may be the batch
-MOST_COLUMNS = 10  # that are tested
+MAX_COLUMNS_TESTED = 10  # that are tested
 TESTED = 0.1  # share of the cells that a test must cover
 CLUSTERINGS = ("leiden", "louvain", "cluster")
 TECHNICAL = ("tech", "technology", "platform", "chemistry", "plate", "assay", "protocol", "channel")
@@ -177,7 +177,7 @@ def audit(
             findings += _comparable(batch, condition, label, batch_key, condition_key)
     columns = _candidates(adata, batch, batch_key, {label_key, condition_key})
     known = np.flatnonzero(label != None) if label is not None else np.array([])  # noqa: E711 (of each cell)
-    labelled = len(known) >= 2 * FEWEST
+    labelled = len(known) >= 2 * MIN_CELLS_PER_TYPE
     known = known if labelled else np.arange(adata.n_obs)
     cells = np.sort(np.random.default_rng(seed).permutation(known)[:MAX_JUDGED])
     table = pd.DataFrame(columns=["n_values", "relation", "within", "separation", "p", "tested"])
@@ -205,7 +205,7 @@ def _cells(batch: NDArray[Any], condition: NDArray[Any] | None, label: NDArray[A
 def _present(batch: NDArray[Any], kind: NDArray[Any]) -> pd.DataFrame:
     """Whether each batch (rows) has cells enough of each kind (columns), of those that some batch has."""
     table = pd.crosstab(batch, kind)  # leaves out cells without a kind
-    least = np.minimum(np.maximum(FEWEST, 0.02 * table.sum(axis=1)), table.max(axis=1))
+    least = np.minimum(np.maximum(MIN_CELLS_PER_TYPE, 0.02 * table.sum(axis=1)), table.max(axis=1))
     return table.ge(least, axis=0).loc[:, lambda there: there.any()]
 
 
@@ -299,10 +299,10 @@ def _comparable(
     known = (condition != None) & (label != None)  # noqa: E711 (of each cell)
     table = pd.DataFrame({"batch": batch, "condition": condition, "label": label})[known].astype(str)
     sizes = table.value_counts(sort=False)
-    units = (sizes >= FEWEST).groupby(level=["label", "condition"]).sum().unstack("condition").fillna(0)
+    units = (sizes >= MIN_CELLS_PER_TYPE).groupby(level=["label", "condition"]).sum().unstack("condition").fillna(0)
     one_sided = units.index[(units > 0).sum(axis=1) < 2].tolist()
     thin = [name for name in units.index[(units >= 2).sum(axis=1) < 2] if name not in one_sided]
-    evidence = f"Batches with {FEWEST} cells of the type or more are counted."
+    evidence = f"Batches with {MIN_CELLS_PER_TYPE} cells of the type or more are counted."
     parts = []
     if one_sided:
         parts.append(
@@ -340,7 +340,7 @@ def _candidates(adata: AnnData, batch: NDArray[Any], batch_key: str, known: set[
             continue
         if _relation(values := texts(column).astype(str), batch) != "crossed" or IS_UNIT.fullmatch(key):
             found[key] = values
-        if len(found) > MOST_COLUMNS:
+        if len(found) > MAX_COLUMNS_TESTED:
             break
     return pd.DataFrame(found, index=adata.obs_names)
 

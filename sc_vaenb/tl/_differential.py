@@ -16,7 +16,7 @@ from .._record import FittedModel
 from .._session import own_state
 from ..data.counts import Counts
 from ..fit.device import resolve_device
-from ..inference.differential import Sums, difference, excess, stratum_sums
+from ..inference.differential import StratumSums, difference, overdispersion, stratum_sums
 from ..inference.shrink import false_discovery_rate, shrink
 from ._counts import read_counts
 from ._donors import compare_by_donors, plan_comparisons, read_donors, warn_of_donors
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from .._record import FittedModel
 
-FEWEST = 2  # cells of a group: one says nothing about how cells differ
+MIN_CELLS_PER_GROUP = 2  # cells of a group: one says nothing about how cells differ
 # Where scanpy.get.rank_genes_groups_df looks for which column of the table
 SCANPY = {
     "names": "names",
@@ -242,7 +242,7 @@ def _check_cells(codes: NDArray[np.int64], names: list[str], others: dict[int, l
     """Refuse groups that are too small."""
     for group, rest in others.items():
         for name, cells in ((names[group], codes == group), (reference, np.isin(codes, rest))):
-            if cells.sum() < FEWEST:
+            if cells.sum() < MIN_CELLS_PER_GROUP:
                 msg = f"group {name!r} has one cell, too few to compare. Leave it out of groups, or merge it."
                 raise ValueError(msg)
 
@@ -285,7 +285,7 @@ def _compare_by_cells(
     by_group = {
         g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(codes.max() + 1)
     }
-    dispersion = excess(list(sums.values()))
+    dispersion = overdispersion(list(sums.values()))
     per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
     return {
         g: _table(fitted.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
@@ -293,9 +293,9 @@ def _compare_by_cells(
     }
 
 
-def _together(groups: Sequence[dict[int, Sums]]) -> dict[int, Sums]:
+def _together(groups: Sequence[dict[int, StratumSums]]) -> dict[int, StratumSums]:
     """The sums of several groups, by batch."""
-    total: dict[int, Sums] = {}
+    total: dict[int, StratumSums] = {}
     for group in groups:
         for batch, sums in group.items():
             total[batch] = total[batch] + sums if batch in total else sums
@@ -304,8 +304,8 @@ def _together(groups: Sequence[dict[int, Sums]]) -> dict[int, Sums]:
 
 def _table(
     genes: list[str],
-    group: dict[int, Sums],
-    rest: dict[int, Sums],
+    group: dict[int, StratumSums],
+    rest: dict[int, StratumSums],
     dispersion: NDArray[np.float64],
     delta: float,
     per_10k: float,
@@ -330,7 +330,7 @@ def _table(
     return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True)
 
 
-def _share_expressing(group: dict[int, Sums]) -> NDArray[np.float64]:
+def _share_expressing(group: dict[int, StratumSums]) -> NDArray[np.float64]:
     return np.sum([s.cells_expressing for s in group.values()], axis=0) / sum(s.n for s in group.values())
 
 

@@ -34,7 +34,7 @@ from ..fit.state import FitConfig
 from ..inference.embed import aligned, embed, memberships
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
-from ._arguments import builtin, check_shareable, check_together, folder_of, plain
+from ._arguments import check_shareable, check_together, folder_of, to_python, to_uns
 from ._components import in_order, write_components
 from ._fit_words import all_in_words, groups_in_words, lost_in_words, start_in_words
 from ._inputs import Inputs, model_config, read_inputs
@@ -74,7 +74,7 @@ class Result:
 def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
     not_of_the_result = {"adata", "copy", "key_added", "checkpoint"}
-    params = {name: builtin(value) for name, value in arguments.items() if name not in not_of_the_result}
+    params = {name: to_python(value) for name, value in arguments.items() if name not in not_of_the_result}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     check_together(adata, params)
     rank, n_processes = rank_and_size()
@@ -178,7 +178,7 @@ def _embed(
     label_scores: dict[str, float] = {}
     if inputs.labels:
         codes = counts.batch_index if len(inputs.batches) else None
-        label_scores = classify(classifier_of(model), embedding, inputs.label, inputs.judges, seed, codes)
+        label_scores = classify(classifier_of(model), embedding, inputs.label, inputs.calibration_cells, seed, codes)
     return Result(model, history, verdict, options, embedding, members, label_scores)
 
 
@@ -210,7 +210,7 @@ def _params_of_result(
     }
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = _adata.gene_mask(adata, params["mask_var"])
-    return plain(used | {"method": method, "version": version("sc_vaenb")})
+    return to_uns(used | {"method": method, "version": version("sc_vaenb")})
 
 
 def _write(

@@ -17,7 +17,7 @@ from ._needed import MIXED
 
 MAJOR_FALL = 0.1  # of the purity of all cells, by what the lost types lost: such a method is not best
 SEVERE, MANY = 0.3, 0.34  # nor is one that loses so many of the types by such a fall
-K = 16  # cells of a neighbourhood, the cell itself included
+N_NEIGHBORS = 16  # cells of a neighbourhood, the cell itself included
 COARSE = 0.5  # resolution of the clusters of single batches
 SURE = 0.1  # fall of a purity that the bootstrap excludes
 FEW_CELLS = 30  # of a label, on which a bootstrap is not sure
@@ -100,7 +100,7 @@ def _purity(data: Judged, name: str, names: NDArray[Any]) -> NDArray[np.float64]
         for row, embedding in zip(purity, data.embeddings[name], strict=True):
             for cells in parts:
                 if len(cells) > 1:
-                    row[cells] = purity_per_cell(knn(embedding[cells], K), names[cells])
+                    row[cells] = purity_per_cell(knn(embedding[cells], N_NEIGHBORS), names[cells])
         data.purities[name] = purity.mean(axis=0)
     return data.purities[name]
 
@@ -109,7 +109,11 @@ def _clusters_of_batches(data: Judged) -> NDArray[np.str_]:
     names = np.empty(len(data.batch), dtype=object)
     for batch in np.unique(data.batch):
         cells = np.flatnonzero(data.batch == batch)
-        found = clusters(data.reference[cells], resolution=COARSE) if len(cells) > 2 * K else np.zeros(len(cells), int)
+        found = (
+            clusters(data.reference[cells], resolution=COARSE)
+            if len(cells) > 2 * N_NEIGHBORS
+            else np.zeros(len(cells), int)
+        )
         names[cells] = [f"cluster {code} of {batch}" for code in found]
     return names.astype(str)
 
@@ -162,7 +166,7 @@ def seen_in_words(data: Judged, name: str, best: str) -> Finding:
     right = {}
     for method in dict.fromkeys((name, best)):
         hits = cross_batch_hits(data.embeddings[method][0], data.labels, data.batch)[untold]
-        if np.isfinite(hits).sum() >= K:
+        if np.isfinite(hits).sum() >= N_NEIGHBORS:
             right[method] = f"{np.nanmean(hits):.2f} in {method}"
     if right:
         evidence = (

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 KEY = "pca_harmony"
-FEWEST = 15  # cells, below which harmonypy makes no cluster or does not end
+MIN_CELLS_FOR_HARMONY = 15  # cells, below which harmonypy makes no cluster or does not end
 
 
 @own_state()
@@ -94,8 +94,11 @@ def harmony(
         msg = f"basis={basis!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these, or 'X_pca'."
         raise KeyError(msg)
 
-    if adata.n_obs < FEWEST:
-        msg = f"adata has {adata.n_obs} cells: Harmony, which makes a cluster of every 30, needs {FEWEST} at least."
+    if adata.n_obs < MIN_CELLS_FOR_HARMONY:
+        msg = (
+            f"adata has {adata.n_obs} cells: Harmony, which makes a cluster of every 30, needs {MIN_CELLS_FOR_HARMONY} "
+            "at least."
+        )
         raise ValueError(msg)
 
     start = logg.info(f"correcting {basis} for {len(names)} batches with Harmony")

@@ -51,7 +51,7 @@ class Inputs:
         What makes numbers of them, for cells that come later too; empty without.
     label, labels
         Code of each cell's label (-1 for none) and their names; empty without.
-    judges
+    calibration_cells
         Cells whose labels the fit does not see.
     """
 
@@ -64,7 +64,7 @@ class Inputs:
     proteins: dict[str, Any]
     label: NDArray[np.int64]
     labels: tuple[str, ...]
-    judges: NDArray[np.int64]
+    calibration_cells: NDArray[np.int64]
 
 
 def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes: Processes) -> Inputs:
@@ -75,18 +75,18 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
         codes, batches = _adata.read_batches(adata, params["batch_key"])
     covariates = learn_covariates(adata, params["covariate_keys"] or [], batch_key)
     side_inputs: dict[str, NDArray] = {"covariates": read_covariates(adata, covariates)} if covariates else {}
-    label = judges = np.array([], np.int64)
+    label = calibration_cells = np.array([], np.int64)
     labels: tuple[str, ...] = ()
     if params["labels_key"] is not None:
         label, labels = read_labels(adata, params["labels_key"], params["unlabeled"], batch_key)
-        judges = hold_back(label, seed)
-        side_inputs["label"] = np.where(np.isin(np.arange(len(label)), judges), UNKNOWN, label)
+        calibration_cells = hold_back(label, seed)
+        side_inputs["label"] = np.where(np.isin(np.arange(len(label)), calibration_cells), UNKNOWN, label)
     proteins: dict[str, Any] = {}
     if (protein_key := params["protein_key"]) is not None:
         proteins = learn_proteins(adata, protein_key, codes, batches, allowed)
         side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
     read = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
-    return Inputs(*read[:3], batches, read.size_factor_mean, covariates, proteins, label, labels, judges)
+    return Inputs(*read[:3], batches, read.size_factor_mean, covariates, proteins, label, labels, calibration_cells)
 
 
 def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -> ModelConfig:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from ..model.vae import CountVAE
 
-FEWEST_GENES = 0.5  # of the model's
+MIN_SHARE_OF_GENES = 0.5  # of the model's
 
 
 @own_state()
@@ -250,7 +250,7 @@ def _naming_the_reference() -> Iterator[None]:
 def _found_genes(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:
     """Which of the model's genes are in `adata`."""
     found = adata.var_names.get_indexer(fitted.genes) >= 0
-    if found.mean() < FEWEST_GENES:
+    if found.mean() < MIN_SHARE_OF_GENES:
         first = fitted.genes[int(np.argmin(found))]
         msg = (
             f"Only {found.sum()} of the {len(found)} genes of the model in uns[{key!r}] are in var_names (first "

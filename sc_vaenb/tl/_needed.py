@@ -13,7 +13,7 @@ from ._findings import NEEDED, SCALE, Confidence, Finding, Judged, few, number, 
 
 MIXED = 0.05  # batch separation within types: less is as good as mixed
 LEVEL = 0.01  # of the permutation test
-FEW_TESTED, MOST_TESTED = 0.1, 0.5  # share of the cells whose type (or cluster) two batches have
+FEW_TESTED, ENOUGH_TESTED = 0.1, 0.5  # share of the cells whose type (or cluster) two batches have
 
 
 def correction_needed(data: Judged) -> Finding:
@@ -34,7 +34,7 @@ def correction_needed(data: Judged) -> Finding:
     if found.tested < FEW_TESTED:
         confidence = "low"
         evidence += f" Only {found.tested:.0%} of the cells are of {data.kind()} that two batches have."
-    elif data.labels is None and answer != "yes" and found.tested < MOST_TESTED:
+    elif data.labels is None and answer != "yes" and found.tested < ENOUGH_TESTED:
         confidence = "low"
         sentence += (
             f" But {1 - found.tested:.0%} of the cells are in clusters of one batch alone, and without labels it "

@@ -21,7 +21,7 @@ HALF = "null_split_half"
 MIN_CELLS, MAX_CELLS = 100, 1_000  # of the batch that is split
 MAX_STEPS = 150  # of a fit: a quarter to a third of a usual one, which is long enough to mix what will be mixed
 RESOLUTION = 0.5  # of the clusters that should be kept: coarse, so that they are there
-K = 16
+N_NEIGHBORS = 16
 COLUMNS = ("method", "made_from", *Loss._fields)
 
 
@@ -98,7 +98,7 @@ def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> lis
     if "PCA" not in done:
         return []
     names = clusters(done["PCA"], resolution=RESOLUTION).astype(str)
-    purity = {method: purity_per_cell(knn(embedding, K), names) for method, embedding in done.items()}
+    purity = {method: purity_per_cell(knn(embedding, N_NEIGHBORS), names) for method, embedding in done.items()}
     rows: list[Mapping[str, Any]] = []
     prints = {run.method: run.print for run in runs}
     for method in missing:

@@ -29,10 +29,10 @@ from ._counts import read_counts
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FEWEST = 10  # cells from which anything can be said
+MIN_CELLS = 10  # cells from which anything can be said
 OF_COUNTS = ("nb", "zinb", "poisson")  # the likelihoods that are comparable: the same counts are their outcomes
 PATIENCE = 10  # looks without gain, after which a refit stops
-SHARE = 0.1  # of the cells, held out where the fit's own cannot be told
+SHARE_HELD_OUT = 0.1  # of the cells, held out where the fit's own cannot be told
 
 
 @own_state()
@@ -145,7 +145,7 @@ def posterior_check(
     fitted = FittedModel.from_uns(adata, key)
     names = _check_likelihoods(likelihoods, fitted.model.config)
     options = _fit_config(fitted.params, key) if names else None
-    fewest = round(FEWEST / SHARE) if names else FEWEST
+    fewest = round(MIN_CELLS / SHARE_HELD_OUT) if names else MIN_CELLS
     if adata.n_obs < fewest:
         msg = f"adata has {adata.n_obs} cells: a check {'of likelihoods ' if names else ''}needs {fewest} at least."
         raise ValueError(msg)
@@ -164,7 +164,7 @@ def posterior_check(
     record: dict[str, Any] = tables(found, fitted.genes, adata.obs_names[cells], draw)
     if options:
         if held_out is None:
-            held_out = split(np.zeros_like(counts.batch_index), SHARE, HELD_OUT, draw)[1]
+            held_out = split(np.zeros_like(counts.batch_index), SHARE_HELD_OUT, HELD_OUT, draw)[1]
         told |= {"likelihoods": np.array(names, dtype=object), "n_seeds": n_seeds}
         told |= {"n_steps": options.n_steps, "n_held_out": len(held_out)}
         judged: dict[str, list[Fitness]] = {name: [] for name in names}
@@ -211,7 +211,7 @@ def _fit_config(params: Mapping[str, Any], key: str) -> FitConfig:
     """How the model was fitted, but with early stopping: late steps learn fitted cells by heart, some models faster."""
     given = {
         "patience": PATIENCE,
-        "validation_fraction": params.get("validation_fraction") or SHARE,
+        "validation_fraction": params.get("validation_fraction") or SHARE_HELD_OUT,
         "target_kl": params.get("target_kl"),
     }
     for name in (field.name for field in fields(FitConfig) if field.name not in given):
@@ -236,7 +236,7 @@ def _held_out(
         kl_per_dim = np.asarray(history["kl_per_dim"])[kept].sum(0)
         fraction, seed = float(params["validation_fraction"]), int(params["rng"])
         cells = held_out_again(fitted.model, counts, fraction, seed, kl_per_dim, device)
-    if cells is not None and len(cells) >= FEWEST:
+    if cells is not None and len(cells) >= MIN_CELLS:
         return cells
     logg.warning(
         "The cells that the fit held out cannot be told: it held out none or few, or these are other cells, or in "

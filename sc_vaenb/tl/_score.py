@@ -20,7 +20,7 @@ from ..metrics.scoring import check_graph
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FEWEST = 10  # cells that a score needs
+MIN_CELLS = 10  # cells that a score needs
 TELLS = 0.5  # share of the labels' entropy left by the labels of a fit, up to which it was told them
 
 
@@ -187,8 +187,8 @@ def check_scored(
         cells = known != None  # noqa: E711 (of each cell)
         labels = known[cells].astype(str)
     batch = None if batch is None else batch[cells]
-    if cells.sum() < FEWEST:
-        msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {FEWEST} at least."
+    if cells.sum() < MIN_CELLS:
+        msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {MIN_CELLS} at least."
         raise ValueError(msg)
     for what, key, values in (("label", label_key, labels), ("batch", batch_key, batch)):
         if values is not None and len(np.unique(values)) < 2:

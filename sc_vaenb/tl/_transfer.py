@@ -18,7 +18,7 @@ from ._findings import few
 FALSE_DISCOVERY_RATE = 0.1
 MIN_NOVEL_CELLS, MIN_NOVEL_SHARE = 10, 0.2  # of the cells of a batch with one label, to speak of a new type
 NOTICED, FOUND = 0.8, 0.5  # AUROC, and share of the cells, from which a type that is left out would be noticed
-MOST_NAMED = 5  # in a sentence
+MAX_NAMED = 5  # in a sentence
 
 
 class Transferred(NamedTuple):
@@ -130,7 +130,7 @@ def _of_confidence(confidence: Confidence | None, stated: NDArray[np.float32], a
 def _of_new(query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], reference: Reference) -> list[str]:
     said = []
     for name, rows in query[query["new"]].groupby("batch", sort=False):
-        rows = rows.sort_values("n_novel", ascending=False)[:MOST_NAMED]
+        rows = rows.sort_values("n_novel", ascending=False)[:MAX_NAMED]
         what = "; ".join(f"{row.n_cells} cells are called {row.label}, {_evidence(row)}" for row in rows.itertuples())
         said.append(
             f"Batch {name!r} seems to have cells of a type that the reference lacks, under these labels: {what}. Do "
@@ -183,5 +183,5 @@ def _of_relatives(labels: pd.DataFrame) -> list[str]:
     both = sorted({*missed.index, *missed["called"]})
     return [
         f"Close relatives would not be noticed as new. Left out of the reference, {what}. So a new type that is close "
-        f"to {few(both, 2 * MOST_NAMED)} can hide among them."
+        f"to {few(both, 2 * MAX_NAMED)} can hide among them."
     ]

@@ -20,7 +20,7 @@ from ..fit.distributed import rank_and_size
 from ..metrics.subsample import stratified_draw
 from ._covariates import learn_covariates
 from ._cvae import cvae
-from ._tune_fit import MOST_SCORED, Bench, own_clusters
+from ._tune_fit import MAX_CELLS_SCORED, Bench, own_clusters
 from ._tune_space import in_words, read_space, start
 from ._tune_study import Found, finished, import_optuna, open_study, quiet_optuna, search, with_other_seeds
 from ._vae import vae
@@ -215,7 +215,7 @@ def _bench(
     named = (batch_key, size_factor, *(base.get("covariate_keys") or ()))
     columns = list(dict.fromkeys(name for name in named if name is not None))
     obs = adata.obs[columns].set_axis(np.arange(adata.n_obs).astype(str))
-    most = min(MOST_SCORED, adata.n_obs)
+    most = min(MAX_CELLS_SCORED, adata.n_obs)
     cells = stratified_draw(codes, most, np.random.default_rng(rng))
     own = own_clusters(counts[cells], codes[cells], rng)
     if (own < 0).all():

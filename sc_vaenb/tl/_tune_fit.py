@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 DRAWS = 20  # of the state of a held-out cell, for the bound of its likelihood
-MOST_SCORED = 5_000  # cells; more would take longer to score than to fit, and change the scores little
-FEWEST = 30  # cells of a batch, below which it has no clusters of its own to speak of
+MAX_CELLS_SCORED = 5_000  # cells; more would take longer to score than to fit, and change the scores little
+MIN_CELLS_PER_BATCH = 30  # cells of a batch, below which it has no clusters of its own to speak of
 OWN = (0.2, 0.6, 1.0, 1.4, 2.0)  # resolutions of these
 NEIGHBORS = 90  # of a cell, itself included, for iLISI, as in scIB
 
@@ -105,7 +105,7 @@ def own_clusters(counts: csr_matrix, codes: NDArray[np.int64], seed: int) -> NDA
     own = np.full((len(OWN), len(codes)), -1)
     for code in np.unique(codes):
         cells = np.flatnonzero(codes == code)
-        if len(cells) < FEWEST:
+        if len(cells) < MIN_CELLS_PER_BATCH:
             continue
         alone = AnnData(counts[cells])
         try:

@@ -140,7 +140,7 @@ def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
 @pytest.mark.usefixtures("quick")
 def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monkeypatch, capsys, refuses, log):
     typed = ["vae", file, "--out", tmp_path, "--n-latent", "4", "--hidden", "16", "--resume"]
-    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
     with monkeypatch.context() as patched:
         record = history.History.record
 

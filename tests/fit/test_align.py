@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import MOST_CLUSTERS, OF_A_BATCH, align, draw_cells, n_clusters, shifts
+from sc_vaenb.fit.align import MAX_CLUSTERS, OF_A_BATCH, align, draw_cells, n_clusters, shifts
 from sc_vaenb.metrics import score
 from sc_vaenb.model.alignment import Alignment
 
@@ -97,7 +97,7 @@ def test_large_data_are_drawn_from_batch_by_batch():
     assert sizes.tolist()[1:] == [30, OF_A_BATCH]
 
 
-@pytest.mark.parametrize(("n", "expected"), [(4, 2), (300, 10), (10**6, MOST_CLUSTERS)])
+@pytest.mark.parametrize(("n", "expected"), [(4, 2), (300, 10), (10**6, MAX_CLUSTERS)])
 def test_clusters_follow_the_cells(n, expected):
     assert n_clusters(n) == expected
 

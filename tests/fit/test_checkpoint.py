@@ -71,7 +71,7 @@ def whole(counts):
 @pytest.fixture(autouse=True)
 def _always(monkeypatch):
     """Write at every look, whatever it costs."""
-    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
 
 
 @pytest.fixture
@@ -311,7 +311,7 @@ def test_counts_are_told_apart_by_any_of_them_and_alike_wherever_they_lie(counts
 
 def test_writing_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
     """A clock that says when looks come and how long writing takes."""
-    monkeypatch.setattr(checkpoint, "SHARE", 0.02)
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", 0.02)
     now, written = [0.0], []
     monkeypatch.setattr(checkpoint.time, "perf_counter", lambda: now[0])
 
@@ -329,7 +329,7 @@ def test_writing_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
 
 
 def test_a_short_fit_writes_its_end_alone(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHARE", 0.02)
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", 0.02)
     monkeypatch.setattr(checkpoint, "USUAL", 60.0)  # for slow machines
     run()
     assert steps(tmp_path) == [60]

@@ -22,10 +22,10 @@ def test_separate_labels_are_found(n_labels):
     latent = (4 * np.eye(3)[truth] + rng.normal(size=(400, 3))).astype(np.float32)
     label = np.where(rng.random(400) < 0.1, truth, -1)
     labels = head(n_labels, 3)
-    told = classify(labels, latent, label, hold_back(label, 0), 0)
+    scores = classify(labels, latent, label, hold_back(label, 0), 0)
     found = labels.probabilities(torch.from_numpy(latent)).argmax(1).numpy()
     assert (found == truth).mean() > 0.95
-    assert told == {"n_known": (label >= 0).sum(), "n_held_back": 0, "temperature": 1.0}
+    assert scores == {"n_known": (label >= 0).sum(), "n_held_back": 0, "temperature": 1.0}
 
 
 def test_a_label_that_no_cell_has_is_not_predicted():
@@ -41,10 +41,10 @@ def test_overconfident_states_are_tempered():
     label = rng.integers(2, size=600)
     spread = np.where(np.arange(600) < 300, 0.2, 2.0)[:, None]
     latent = ((2 * label[:, None] - 1) * [1.0, 0.0] + spread * rng.normal(size=(600, 2))).astype(np.float32)
-    told = classify(head(2), latent, label, np.arange(300, 600), 0)
-    assert told["temperature"] > 2
-    assert told["calibration_error"] < 0.1
-    assert 0.6 < told["accuracy"] < 0.8
+    scores = classify(head(2), latent, label, np.arange(300, 600), 0)
+    assert scores["temperature"] > 2
+    assert scores["calibration_error"] < 0.1
+    assert 0.6 < scores["accuracy"] < 0.8
 
 
 def test_the_temperature_is_found_again():
@@ -62,9 +62,9 @@ def test_calibration_error_is_what_promises_lack():
 
 def test_labels_are_held_back_of_every_kind_but_the_last_of_a_kind_and_not_of_few():
     label = np.repeat([0, 1, 2, -1], [1000, 300, 1, 500])
-    judges = hold_back(label, 0)
-    assert np.bincount(label[judges]).tolist() == [100, 30]
-    assert np.array_equal(judges, hold_back(label, 0))
+    calibration_cells = hold_back(label, 0)
+    assert np.bincount(label[calibration_cells]).tolist() == [100, 30]
+    assert np.array_equal(calibration_cells, hold_back(label, 0))
     assert len(hold_back(label[:300], 0)) == 50
     assert len(hold_back(label[:249], 0)) == 0
 
@@ -81,27 +81,27 @@ def batches_that_differ(seed=0):
 
 def test_labels_of_other_batches_say_less_and_that_is_told():
     latent, label, batch = batches_that_differ()
-    told = classify(head(2, 4), latent, label, hold_back(label, 0), 0, batch)
-    assert told["accuracy_across_batches"] < told["accuracy"] - 0.03
-    assert told["across_batches"] == 0
+    scores = classify(head(2, 4), latent, label, hold_back(label, 0), 0, batch)
+    assert scores["accuracy_across_batches"] < scores["accuracy"] - 0.03
+    assert scores["across_batches"] == 0
 
 
 def test_cells_of_batches_without_labels_get_the_probabilities_of_other_batches():
     latent, truth, batch = batches_that_differ()
     label = np.where(batch == 2, -1, truth)
-    judges, unknown = hold_back(label, 0), batch == 2
+    calibration_cells, unknown = hold_back(label, 0), batch == 2
     gaps = []
     for codes in (None, batch):
         labels = head(2, 4)
-        told = classify(labels, latent, label, judges, 0, codes)
+        scores = classify(labels, latent, label, calibration_cells, 0, codes)
         probabilities = labels.probabilities(torch.from_numpy(latent[unknown])).detach().numpy()
         right = probabilities.argmax(1) == truth[unknown]
         gaps.append(abs(probabilities.max(1).mean() - right.mean()))
-    assert told["across_batches"] == 1
+    assert scores["across_batches"] == 1
     assert gaps[1] < gaps[0]
 
 
 def test_one_batch_says_nothing_of_others():
     latent, label, _ = batches_that_differ()
-    told = classify(head(2, 4), latent, label, hold_back(label, 0), 0, np.zeros(1200, np.int64))
-    assert not [name for name in told if "across" in name]
+    scores = classify(head(2, 4), latent, label, hold_back(label, 0), 0, np.zeros(1200, np.int64))
+    assert not [name for name in scores if "across" in name]

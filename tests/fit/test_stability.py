@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sc_vaenb.fit.stability import LARGEST_CHANGE, MOST_SETBACKS, SLOWER, STEPS, Adaptation
+from sc_vaenb.fit.stability import LR_DIVISOR_STEP, MAX_CHANGE, MAX_SETBACKS, STEPS, Adaptation
 
 FALLING = [100.0, 80.0, 65.0, 55.0, 50.0, 49.0, 48.5]
 
@@ -42,7 +42,7 @@ def test_a_setback_brings_back_the_best_weights_and_shorter_steps(model, loss):
     weight(model, 99)
     assert look(adapt, model, loss, 0.0, 1.0)
     assert weight(model) == len(FALLING) - 1
-    assert (adapt.lr_divisor, adapt.setbacks) == (SLOWER, 1)
+    assert (adapt.lr_divisor, adapt.setbacks) == (LR_DIVISOR_STEP, 1)
 
 
 @pytest.mark.parametrize("noise", range(5))
@@ -67,9 +67,9 @@ def test_a_loss_that_is_no_number_at_the_first_look_brings_back_the_start(model)
 
 def test_what_stays_broken_is_given_up(model):
     adapt = looked(model, FALLING)
-    for _ in range(MOST_SETBACKS):
+    for _ in range(MAX_SETBACKS):
         assert look(adapt, model, math.nan, 1.0, 1.0)
-    assert adapt.lr_divisor == SLOWER**MOST_SETBACKS
+    assert adapt.lr_divisor == LR_DIVISOR_STEP**MAX_SETBACKS
     with pytest.raises(FloatingPointError, match="the loss is nan, also with a learning rate 729 times lower"):
         look(adapt, model, math.nan, 1.0, 1.0)
 
@@ -77,7 +77,7 @@ def test_what_stays_broken_is_given_up(model):
 def test_what_rises_for_ever_is_not_given_up(model):
     """Little data are all chance: a fit must not end for that."""
     adapt = looked(model, FALLING)
-    assert [look(adapt, model, 90.0, 0.0, 1.0) for _ in range(9)] == [True] * MOST_SETBACKS + [False] * 3
+    assert [look(adapt, model, 90.0, 0.0, 1.0) for _ in range(9)] == [True] * MAX_SETBACKS + [False] * 3
 
 
 def test_a_rising_weight_of_the_kl_is_no_setback(model):
@@ -101,7 +101,7 @@ def test_beta_finds_the_rate_from_anywhere(model, start):
 def test_beta_changes_gently_and_not_unless_asked(model):
     adapt = Adaptation(model, 0.5, target_kl=20.0, steps=STEPS)
     look(adapt, model, 100.0, 0.0, 0.5)
-    assert adapt.beta == pytest.approx(0.5 / LARGEST_CHANGE)
+    assert adapt.beta == pytest.approx(0.5 / MAX_CHANGE)
     look(adapt, model, 100.0, 1e6, 0.5)
     assert adapt.beta == pytest.approx(0.5)
     assert looked(model, FALLING).beta == 0.5

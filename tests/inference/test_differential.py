@@ -7,7 +7,7 @@ import torch
 import sc_vaenb
 from sc_vaenb._record import FittedModel
 from sc_vaenb.inference import posterior as decode
-from sc_vaenb.inference.differential import Sums, difference, excess, stratum_sums
+from sc_vaenb.inference.differential import StratumSums, difference, overdispersion, stratum_sums
 from sc_vaenb.tl._counts import read_counts
 
 CPU = torch.device("cpu")
@@ -17,7 +17,7 @@ def poisson_sums(rng, rate, decoded, n=200):
     """Of `n` cells with these true rates, by a decoder that gives others."""
     x = rng.poisson(rate, (n, len(rate)))
     mu = np.broadcast_to(decoded, x.shape)
-    return Sums(n, *(v.sum(0).astype(float) for v in (mu, mu**2, mu, x, (x - mu) ** 2, x, x > 0)))
+    return StratumSums(n, *(v.sum(0).astype(float) for v in (mu, mu**2, mu, x, (x - mu) ** 2, x, x > 0)))
 
 
 def test_a_wrong_decoder_is_set_right_and_errors_are_as_stated():
@@ -58,7 +58,7 @@ def test_what_the_model_has_no_room_for_widens_the_errors(simulated, fast):
         adata = sc_vaenb.tl.cvae(simulated, "batch", likelihood=likelihood, copy=True, **fast)
         stored = FittedModel.from_uns(adata, "vae")
         sums = stratum_sums(stored.model, read_counts(adata, "vae", stored), np.zeros(300, np.int64), 1, CPU, 0)
-        found[likelihood] = excess(list(sums.values()))
+        found[likelihood] = overdispersion(list(sums.values()))
     assert min(values.min() for values in found.values()) >= 1
     assert np.median(found["poisson"]) > 1.5 > np.median(found["nb"])
     mean = np.asarray(simulated.X.mean(0)).ravel()

@@ -10,7 +10,14 @@ from sc_vaenb.fit.loop import fit
 from sc_vaenb.fit.split import HELD_OUT, split
 from sc_vaenb.fit.state import FitConfig
 from sc_vaenb.inference import posterior as decode
-from sc_vaenb.inference.posterior_check import LEVELS, Compared, compare_replicates, coverage, held_out_again, histogram
+from sc_vaenb.inference.posterior_check import (
+    COVERAGE_LEVELS,
+    Compared,
+    compare_replicates,
+    coverage,
+    held_out_again,
+    histogram,
+)
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.vae import CountVAE
 
@@ -62,7 +69,7 @@ def test_the_pit_is_uniform_where_the_data_are_one_more_replicate(generator, mea
 
 def test_coverage_is_the_share_within_each_central_interval(generator):
     pit = generator.beta(2, 3, 1000)
-    expected = [np.mean(np.abs(pit - 0.5) < level / 200) for level in LEVELS]
+    expected = [np.mean(np.abs(pit - 0.5) < level / 200) for level in COVERAGE_LEVELS]
     np.testing.assert_allclose(coverage(histogram(pit)), expected)
     assert np.isnan(coverage(np.zeros(40))).all()
 
@@ -99,7 +106,7 @@ def test_the_true_model_is_calibrated(generator, likelihood):
     found = shares(compare_replicates(model, drawn(model, generator), 30, CPU, seed=0))
     margins = {"all": 0.01, "expressed": 0.015, "correlation": 0.1, "depth": 0.1, "detected": 0.1}
     for name, share in found.items():
-        np.testing.assert_allclose(share, np.array(LEVELS) / 100, atol=margins.get(name, 0.2), err_msg=name)
+        np.testing.assert_allclose(share, np.array(COVERAGE_LEVELS) / 100, atol=margins.get(name, 0.2), err_msg=name)
 
 
 def test_a_poisson_model_is_too_narrow_for_over_dispersed_counts(generator):

@@ -230,7 +230,7 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_all_the_same(monkeypa
         return lambda function: ("compiled", function, options)
 
     monkeypatch.setattr(nb_compiled.numba, "njit", njit)
-    assert nb_compiled.kept(len) == ("compiled", len, nb_compiled.OPTIONS)
+    assert nb_compiled.cached_njit(len) == ("compiled", len, nb_compiled.OPTIONS)
 
 
 def test_exp_and_log_are_right_to_float32():

@@ -90,7 +90,7 @@ def test_draws_have_the_moments_of_the_mixture():
     expected = distribution(prior)
     torch.testing.assert_close(z.mean(0), expected.mean, rtol=0, atol=0.05)
     torch.testing.assert_close(z.var(0), expected.variance, rtol=0.05, atol=0)
-    near = prior.member(z, torch.full_like(z, -30.0)).mean(0)
+    near = prior.assignment(z, torch.full_like(z, -30.0)).mean(0)
     torch.testing.assert_close(near, prior.weight, rtol=0, atol=0.02)
 
 
@@ -101,7 +101,7 @@ def test_each_kind_has_a_component_of_its_own(n_kinds):
         mean, log_var, _ = kinds(128, n_kinds, step)
         prior.kl(mean, log_var, None)
     mean, log_var, kind = kinds(1000, n_kinds, 1000)
-    member = prior.eval().member(mean, log_var)
+    member = prior.eval().assignment(mean, log_var)
     assert n_kinds <= int(prior.live().sum()) <= n_kinds + 1  # one kind may have two, which nothing tells apart
     assert (member[:, ~prior.live()] == 0).all()
     component = member.argmax(1).numpy()

@@ -141,7 +141,7 @@ def test_draws_into_a_figure_of_the_user(adata):
     ],
 )
 def test_what_cannot_be_drawn_is_refused(adata, refused, monkeypatch, kwargs, error, text):
-    monkeypatch.setattr(_confusion, "MOST", adata.n_obs - 1)
+    monkeypatch.setattr(_confusion, "MAX_CATEGORIES", adata.n_obs - 1)
     first = np.arange(adata.n_obs) < 20
     adata.obs["many"] = adata.obs_names
     adata.obs["half"], adata.obs["rest"] = np.where(first, "a", None), np.where(first, None, "a")

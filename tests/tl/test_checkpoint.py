@@ -9,7 +9,7 @@ from sc_vaenb.fit import checkpoint, history
 
 @pytest.fixture(autouse=True)
 def _always(monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
 
 
 def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, tmp_path, refused, log):

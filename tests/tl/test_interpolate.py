@@ -132,7 +132,7 @@ def test_cells_without_a_link_are_said_to_have_no_path():
 
 
 def test_cells_on_one_point_and_more_cells_than_the_graph_takes(monkeypatch):
-    monkeypatch.setattr("sc_vaenb.inference.interpolate.MOST_CELLS", 100)
+    monkeypatch.setattr("sc_vaenb.inference.interpolate.MAX_CELLS_IN_GRAPH", 100)
     doubled = np.repeat(arc(400, 0.0), 2, axis=0)
     legs, broken = along_cells(doubled, [1, 798], 10)
     assert broken is None

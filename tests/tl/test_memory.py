@@ -63,7 +63,7 @@ def test_another_error_is_no_reason(adata, fast, room, refused, log):
 
 
 def test_a_checkpoint_remembers_it(adata, fast, room, refused, log, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "SHARE", float("inf"))
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
     options = fast | {"batch_size": 64, "checkpoint": tmp_path}
     expected = tl.vae(adata, copy=True, **fast | {"batch_size": 32})
     room(40, MemoryError(), from_look=10)  # after states with 64 cells have been kept

@@ -1,0 +1,33 @@
+"""The figure of a plot: its own or a given one, its colours, and whether it is shown or returned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import matplotlib.pyplot as plt
+import scanpy as sc
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+
+
+T = TypeVar("T")
+TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion of Okabe and Ito, grey
+
+
+def get_figure(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
+    """The figure to draw into: the user's, or a new one of ``size`` inches."""
+    if fig is None:
+        return plt.figure(figsize=size, layout="constrained")
+    root = fig.figure
+    if root.get_layout_engine() is None:
+        root.set_layout_engine("constrained")
+    return fig
+
+
+def show_or_return(axes: T, show: bool | None) -> T | None:
+    """Show the current figure if ``show``, or scanpy's settings, say so; else hand the axes back."""
+    if sc.settings.autoshow if show is None else show:
+        plt.show()
+        return None
+    return axes
