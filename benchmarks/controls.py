@@ -7,8 +7,9 @@ embedding: label accuracy across donors; among cells of the two types and of the
 nearest cells of *other* donors tell their condition (0.3 to 0.4 if it cannot be told, as there are fewer other donors
 of the own condition); and the share of 15 neighbours that come from the own donor (0.125 if all donors are mixed).
 
-Beside `tl.vae` and `tl.cvae`: cases mapped on a reference of controls (`tl.map_query`), so that batch effects are
-learned from controls alone, and the states of `tl.vae`, aligned, so that they are taken out in the latent space alone.
+Beside `tl.vae` and `tl.cvae`, also with `controls=`: cases mapped on a reference of controls (`tl.map_query`), so that
+batch effects are learned from controls alone, and the states of `tl.vae`, aligned, so that they are taken out in the
+latent space alone.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def embeddings(adata: Any, case: np.ndarray, seed: int) -> dict[str, np.ndarray]
     fit: dict[str, Any] = {"mask_var": None, "device": "cpu"}
     sc_vaenb.tl.vae(adata, **fit)
     sc_vaenb.tl.cvae(adata, "batch", key_added="cvae", **fit)
+    sc_vaenb.tl.cvae(adata, "batch", controls=~case, key_added="controls", **fit)
     z = adata.obsm["X_vae"]
     code = adata.obs["batch"].cat.codes.to_numpy(np.int64)
     alignment = Alignment(n_clusters(len(z)), N_DONORS, z.shape[1])
@@ -75,7 +77,13 @@ def embeddings(adata: Any, case: np.ndarray, seed: int) -> dict[str, np.ndarray]
     mapped = np.empty_like(z)
     mapped[~case], mapped[case] = controls.obsm["X_vae"], cases.obsm["X_vae"]
     aligned = alignment(torch.from_numpy(z), torch.from_numpy(code)).numpy()
-    return {"VAE": z, "CVAE": adata.obsm["X_cvae"], "mapped on controls": mapped, "VAE, aligned": aligned}
+    return {
+        "VAE": z,
+        "CVAE": adata.obsm["X_cvae"],
+        "CVAE, controls=": adata.obsm["X_controls"],
+        "mapped on controls": mapped,
+        "VAE, aligned": aligned,
+    }
 
 
 if __name__ == "__main__":

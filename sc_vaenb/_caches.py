@@ -1,8 +1,9 @@
-"""Folders in which numba and Matplotlib keep things, for users who have none (containers with a random user id)."""
+"""Cache folders for numba and Matplotlib where the user has no writable one (containers with a random user id)."""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,26 +12,27 @@ from tempfile import TemporaryFile, mkdtemp
 
 
 def ensure_caches() -> None:
-    """Name a temporary folder where there is no other; to be called before scanpy is imported, which fails else.
+    """Set a temporary folder where no other is writable. Call this before scanpy is imported, which would fail.
 
-    numba keeps compiled code beside the source of each package or in a folder of the user.
+    numba caches compiled code beside the source of each package, or in a folder of the user.
     """
     caches, config = (
-        Path(os.environ.get(name) or os.path.expanduser(f"~/{usual}"))
-        for name, usual in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))
+        Path(os.environ.get(name) or os.path.expanduser(f"~/{default_folder}"))
+        for name, default_folder in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))
     )
-    needed = []
-    if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_takes_files, (*_packages(), caches / "numba"))):
-        needed.append("NUMBA_CACHE_DIR")
-    if "MPLCONFIGDIR" not in os.environ and not _takes_files(config / "matplotlib"):
-        needed.append("MPLCONFIGDIR")
-    if needed:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a list of fonts not kept is no news
+    unset_variables = []
+    if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_is_writable, (*_packages(), caches / "numba"))):
+        unset_variables.append("NUMBA_CACHE_DIR")
+    if "MPLCONFIGDIR" not in os.environ and not _is_writable(config / "matplotlib"):
+        unset_variables.append("MPLCONFIGDIR")
+    if unset_variables:
         try:
             folder = mkdtemp(prefix="sc_vaenb_")
-        except OSError:  # no room anywhere: the command says so where it writes
+        except OSError:  # no folder is writable: the command reports this when it writes
             return
         atexit.register(rmtree, folder, ignore_errors=True)
-        os.environ.update(dict.fromkeys(needed, folder))
+        os.environ.update(dict.fromkeys(unset_variables, folder))
 
 
 def _packages() -> list[Path]:
@@ -38,10 +40,10 @@ def _packages() -> list[Path]:
     return [Path(spec.origin).parent] if spec and spec.origin else []
 
 
-def _takes_files(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     try:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        with TemporaryFile(dir=there) as file:
+        existing_folder = next(path for path in (folder, *folder.parents) if path.exists())
+        with TemporaryFile(dir=existing_folder) as file:
             file.write(bytes(4096))
     except OSError:
         return False

@@ -1,6 +1,6 @@
-"""Signals of a command, from its first moment: Ctrl-C, SIGTERM and SIGHUP end it with one line and the usual exit code.
+"""Signals of a command: Ctrl-C, SIGTERM and SIGHUP end it with one line and the usual exit code.
 
-Loading the libraries takes seconds, so this is set up before they are loaded, when Python was started for `sc-vaenb`.
+Loading the libraries takes seconds, so the handlers are set before that if Python was started for `sc-vaenb`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-TOLD = (OSError, RuntimeError)  # in cleaning up after a write that failed, whose own error the command tells
-AGAIN = 0.05  # seconds after which a signal that was lost comes again
+CLEANUP_ERRORS = (
+    OSError,
+    RuntimeError,
+)  # from clean-up after a failed write; the command reports the error of the write itself
+RESEND_AFTER = 0.05  # seconds, until a lost signal is sent again
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):  # not on Windows
     SIGNALS[signal.SIGHUP] = "ended, as the terminal was closed"
@@ -35,7 +38,7 @@ def is_command() -> bool:
 
 
 def listen() -> None:
-    """Have signals end the command; those that are ignored, as in the background of a script, stay so."""
+    """Let signals end the command. Signals that are ignored, as for a script in the background, stay ignored."""
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -43,7 +46,7 @@ def listen() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     Received.number = number
-    if Received.loading:  # nothing to clear up yet, and importing code may hide an exception
+    if Received.loading:  # nothing to clean up yet, and code that imports may hide an exception
         with suppress(OSError):  # the terminal is gone
             os.write(2, f"sc-vaenb: {SIGNALS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
@@ -54,44 +57,44 @@ def _end(number: int, frame: FrameType | None) -> None:
 def running() -> Iterator[None]:
     """While the command runs, a signal raises KeyboardInterrupt, as Ctrl-C always does."""
     Received.number, Received.loading = None, False
-    if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+    if threading.current_thread() is not threading.main_thread():  # signals arrive only in the main thread
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers_before = {number: signal.getsignal(number) for number in SIGNALS}
     hooks = sys.unraisablehook, sys.excepthook
-    sys.unraisablehook, sys.excepthook = _again, _untold
+    sys.unraisablehook, sys.excepthook = _resend_lost_signal, _hide_cleanup_errors
     listen()
     try:
         yield
     finally:
         sys.unraisablehook, sys.excepthook = hooks
-        for number, handler in before.items():
+        for number, handler in handlers_before.items():
             signal.signal(number, handler)
 
 
-def _again(unraisable: Any) -> None:
-    """A signal that came while Python cleared up an object is lost there: have it come again, a moment later."""
+def _resend_lost_signal(unraisable: Any) -> None:
+    """A signal that arrives while Python deletes an object is lost: send it again a moment later."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt) and Received.number is not None:
-        again = threading.Timer(AGAIN, os.kill, (os.getpid(), Received.number))
-        again.daemon = True
-        again.start()
-    elif not issubclass(unraisable.exc_type, TOLD):
+        timer = threading.Timer(RESEND_AFTER, os.kill, (os.getpid(), Received.number))
+        timer.daemon = True
+        timer.start()
+    elif not issubclass(unraisable.exc_type, CLEANUP_ERRORS):
         sys.__unraisablehook__(unraisable)
 
 
-def _untold(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Cython passes errors in clean-up here first, as h5py's on a full disk, once for each object in the file."""
-    if not issubclass(kind, (KeyboardInterrupt, *TOLD)):
+def _hide_cleanup_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Cython passes errors in clean-up here, such as h5py's on a full disk: once for each object in the file."""
+    if not issubclass(kind, (KeyboardInterrupt, *CLEANUP_ERRORS)):
         sys.__excepthook__(kind, error, trace)
 
 
 def ignore_signals() -> None:
-    """At the end of a command, whose result stands."""
+    """Ignore signals at the end of a command, whose result is complete."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def said() -> tuple[int, str]:
-    """Exit code and word for the signal that ended the command."""
+def exit_code_and_word() -> tuple[int, str]:
+    """The exit code and the word for the signal that ended the command."""
     number = signal.Signals(Received.number or signal.SIGINT)
     return 128 + number, SIGNALS[number]

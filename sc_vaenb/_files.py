@@ -1,9 +1,9 @@
-"""Every file that the package writes: there whole or not at all, never through a link, never in another run's way.
+"""Atomic writes: a file is complete or absent, links are never followed, and parallel runs do not disturb each other.
 
-A file is written into a new folder beside its place and renamed from there. The name of that folder is random and it is
-made exclusively: two runs never share one, and nothing that lay there before is followed or overwritten. The run holds
-a lock on the folder, which the system releases when the run ends, however it ends: so the next run can tell what a
-killed run left behind from what another run is writing.
+A file is written to a new work folder beside its target and renamed from there. The name of the work folder is random,
+and the folder is created exclusively: two runs never share one, and existing files are neither followed nor
+overwritten. The run holds a lock on the work folder. The system releases the lock when the run ends, also if it is
+killed. So the next run can distinguish leftovers of a killed run from files that another run is writing.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ except ImportError:  # Windows
 
 PREFIX = ".sc_vaenb-"
 WORK = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
-ASIDE = "replaced"  # in such a folder: what a new folder replaces, until the new one is in its place
-MAX_AGE = 7 * 24 * 3600.0  # seconds after which a folder without a lock is left over, where locks are not possible
-NO_ROOM = re.compile(r"errno = (\d+)")  # how HDF5 names the error of the system, in a page of text
+REPLACED = "replaced"  # in a work folder: the old folder, until the new one has its name
+MAX_AGE = 7 * 24 * 3600.0  # seconds; where locks are not possible, an older work folder is a leftover
+HDF5_ERRNO = re.compile(r"errno = (\d+)")  # how HDF5 states the system's error number in its long message
 
-_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  # folders, by whoever called this
+_held: ContextVar[frozenset[Path]] = ContextVar("_held", default=frozenset())  # folders that callers hold already
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A path of the same name to write to, renamed to `path` at the end: a failed run leaves what was."""
+    """A temporary path of the same name, renamed to `path` at the end: if writing fails, the old file stays."""
     try:
         with work_folder(path.parent) as work:
             yield work / path.name
             move(work / path.name, path)
     except (OSError, RuntimeError) as error:
-        reason = _no_room(error)
+        reason = _disk_full_reason(error)
         if reason is None:
             raise
         work = next((parent for parent in path.parents if WORK.fullmatch(parent.name)), path)
@@ -61,7 +61,7 @@ def write_bytes(content: bytes, path: Path) -> None:
 
 @contextmanager
 def work_folder(folder: Path) -> Iterator[Path]:
-    """A new folder in `folder` to write into. What is not moved out of it is removed at the end."""
+    """A new work folder in `folder`. Files that are not moved out of it are removed at the end."""
     clear_leftovers(folder)
     work, handle = _new_locked(folder)
     try:
@@ -73,12 +73,12 @@ def work_folder(folder: Path) -> Iterator[Path]:
 
 
 def move(source: Path, target: Path) -> None:
-    """Have `source`, in a work folder, take the place of `target`, with its content on the disk before its name."""
+    """Replace `target` by `source`, which is in a work folder. Its content is on the disk before it gets the name."""
     if source.is_dir():
-        aside = source.parent / ASIDE
-        if os.path.lexists(target):  # no folder can be renamed onto another; `_remove` puts it back if need be
-            aside.mkdir()
-            target.rename(aside / target.name)
+        replaced = source.parent / REPLACED
+        if os.path.lexists(target):  # a folder cannot replace another; after an error `_remove` moves it back
+            replaced.mkdir()
+            target.rename(replaced / target.name)
         source.rename(target)
     else:
         _flush(source)
@@ -87,45 +87,45 @@ def move(source: Path, target: Path) -> None:
 
 
 def move_new(source: Path, target: Path) -> Path:
-    """Move a folder to `target`, or to the same name with _2, _3, ... where that is taken: nothing is replaced."""
-    number, free = 1, target
+    """Move a folder to `target` or, if that exists, to the same name with _2, _3, ...; nothing is replaced."""
+    number, candidate = 1, target
     while True:
         try:
-            if not os.path.lexists(free):
-                source.rename(free)  # fails if another run has made a folder of this name since, unless it is empty
+            if not os.path.lexists(candidate):
+                source.rename(candidate)  # fails if another run has just made a folder of this name, unless it is empty
                 _flush(target.parent)
-                return free
+                return candidate
         except OSError:
-            if not os.path.lexists(free):
+            if not os.path.lexists(candidate):
                 raise
         number += 1
-        free = target.with_name(f"{target.name}_{number}")
+        candidate = target.with_name(f"{target.name}_{number}")
 
 
 @contextmanager
 def only_user(folder: Path, busy: str) -> Iterator[None]:
-    """Hold a folder that is there for this run alone, or raise a BlockingIOError that says `busy`.
+    """Lock an existing folder for this run, or raise a BlockingIOError with the message `busy`.
 
-    The system releases it when the run ends, also if it is killed. On file systems without locks nothing is held. What
-    is called while a folder is held may hold it as well.
+    The system releases the lock when the run ends, also if it is killed. On file systems without locks nothing is
+    locked. Functions called inside this context may lock the same folder again.
     """
     folder = folder.resolve()
     if folder in _held.get():
         yield
         return
     try:
-        handle = _lock(folder)
+        lock = _lock(folder)
     except BlockingIOError:
         raise BlockingIOError(busy) from None
     except OSError:
-        handle = None
-    outside = _held.set(_held.get() | {folder})
+        lock = None
+    token = _held.set(_held.get() | {folder})
     try:
         yield
     finally:
-        _held.reset(outside)
-        if handle is not None:
-            os.close(handle)
+        _held.reset(token)
+        if lock is not None:
+            os.close(lock)
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -138,7 +138,7 @@ def clear_leftovers(folder: Path) -> None:
             handle = _lock(Path(entry.path))
         except BlockingIOError:  # a run is writing to it
             continue
-        except OSError:  # no locks here, or gone since
+        except OSError:  # no locks on this file system, or the folder is gone
             if not os.path.exists(entry.path) or time.time() - entry.stat().st_mtime < MAX_AGE:
                 continue
         _remove(Path(entry.path))
@@ -163,7 +163,7 @@ def _new_locked(folder: Path) -> tuple[Path, int | None]:
             handle = _lock(work)
             if os.path.exists(work):
                 return work, handle
-            os.close(handle)  # another run took it for a leftover before it was locked
+            os.close(handle)  # another run removed it as a leftover before it was locked
         except (BlockingIOError, FileNotFoundError):
             continue
         except OSError:
@@ -171,7 +171,7 @@ def _new_locked(folder: Path) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder; raises BlockingIOError if it is locked, another OSError if locks are not possible there."""
+    """Lock a folder. Raise BlockingIOError if it is locked already, another OSError if locks are not possible."""
     if fcntl is None:
         raise OSError("there are no locks of folders on this system")
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -184,18 +184,18 @@ def _lock(folder: Path) -> int:
 
 
 def _remove(work: Path) -> None:
-    """Remove a work folder; a folder in it that was to be replaced goes back if nothing has taken its place."""
-    aside = work / ASIDE
-    if aside.is_dir():
-        for old in list(aside.iterdir()):
-            if not os.path.lexists(work.parent / old.name):
-                old.rename(work.parent / old.name)
+    """Remove a work folder. An old folder in it is moved back if its name is still free."""
+    replaced = work / REPLACED
+    if replaced.is_dir():
+        for folder in list(replaced.iterdir()):
+            if not os.path.lexists(work.parent / folder.name):
+                folder.rename(work.parent / folder.name)
     shutil.rmtree(work, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    """Have the content of a file, or the names in a folder, on the disk."""
-    if os.name == "nt":  # where a folder cannot be opened
+    """Write the content of a file, or the names in a folder, to the disk (fsync)."""
+    if os.name == "nt":  # Windows cannot open a folder
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -204,8 +204,8 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _no_room(error: BaseException) -> str | None:
-    """Why a file system took no more, if that was the error."""
-    found = NO_ROOM.search(str(error))
-    code = int(found[1]) if found else getattr(error, "errno", None)
+def _disk_full_reason(error: BaseException) -> str | None:
+    """The system's text for a full disk, quota or file size limit, if that was the error."""
+    match = HDF5_ERRNO.search(str(error))
+    code = int(match[1]) if match else getattr(error, "errno", None)
     return os.strerror(code) if code in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else None

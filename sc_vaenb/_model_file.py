@@ -1,4 +1,4 @@
-"""A stored model in a file of its own (safetensors: arrays and text; reading it executes nothing)."""
+"""A stored model in a safetensors file, which holds arrays and text: reading it executes no code."""
 
 from __future__ import annotations
 
@@ -16,38 +16,45 @@ from . import _schema as schema
 from ._record import FittedModel
 from ._record_checks import check_record, text
 from ._record_weights import FORMAT, FORMAT_1, expected_weights
-from ._schema import Damaged, damage_told
+from ._schema import Damaged, explain_damage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def to_text(record: Mapping[str, Any]) -> dict[str, str]:
-    """All of a record but its weights, as the texts of a model file."""
+    """Everything in a record except its weights, as the texts of a model file."""
     model = record["model"]
     parts = {
         "genes": [str(gene) for gene in model["genes"]],
         "batches": [str(batch) for batch in model["batches"]],
-        # a mask of genes is of use with its own AnnData alone
-        "params": {k: _plain(v) for k, v in record["params"].items() if np.size(v) < len(model["genes"])},
-        "verdict": {name: _plain(value) for name, value in record["verdict"].items()},
-        "overlap": {name: _plain(value) for name, value in record.get("overlap", {}).items()},
+        # a gene mask is left out: it is useful only with its own AnnData
+        "params": {k: _to_python(v) for k, v in record["params"].items() if np.size(v) < len(model["genes"])},
+        "verdict": {name: _to_python(value) for name, value in record["verdict"].items()},
+        "overlap": {name: _to_python(value) for name, value in record.get("overlap", {}).items()},
     }
-    written = {name: json.dumps(part) for name, part in parts.items()}
-    return {"format": str(model["format"]), "config": str(model["config"]), **written}
+    json_texts = {name: json.dumps(part) for name, part in parts.items()}
+    return {"format": str(model["format"]), "config": str(model["config"]), **json_texts}
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def read_file(path: Path) -> dict[str, Any]:
-    """The record in a model file, all of it checked; of a file that holds no model of ours no array is read."""
-    if not path.is_file():
+    """The record in a model file, completely checked. No array is read from a file that holds no sc_vaenb model."""
+    if not _is_file(path):
         msg = f"{str(path)!r} is not a file. Give one that sc_vaenb.tl.export_model wrote."
         raise FileNotFoundError(msg)
     try:
-        with safe_open(path, "numpy") as file, damage_told(f"{str(path)!r} is damaged", "Get it again."):
+        with safe_open(path, "numpy") as file, explain_damage(f"{str(path)!r} is damaged", "Get it again."):
             return _read(path, file)
     except SafetensorError as error:
         msg = f"{str(path)!r} is cut off, or no safetensors file ({error}). Get it again."
@@ -65,11 +72,11 @@ def _read(path: Path, file: Any) -> dict[str, Any]:
             "version of sc_vaenb that wrote it."
         )
         raise ValueError(msg)
-    stated = stored.pop("sha256")
-    texts = schema.fields(
+    stated_checksum = stored.pop("sha256")
+    check_texts = schema.fields(
         dict.fromkeys(("format", "config", "genes", "batches", "params", "verdict", "overlap"), text())
     )
-    texts(stored, "the header")
+    check_texts(stored, "the header")
     parts = {name: schema.parse_json(value, name) for name, value in stored.items() if name != "format"}
     model = {
         "format": stored["format"],
@@ -84,9 +91,10 @@ def _read(path: Path, file: Any) -> dict[str, Any]:
     checked = check_record(record)
     _check_sizes(file, expected_weights(checked.config, checked.format))
     model["weights"] = weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    if checksum(weights, stored) != stated:
+    if checksum(weights, stored) != stated_checksum:
         msg = (
-            f"{str(path)!r} was changed since it was written: its checksum is not {schema.brief(stated)}. Get it again."
+            f"{str(path)!r} was changed since it was written: its checksum is not {schema.brief(stated_checksum)}. "
+            "Get it again."
         )
         raise ValueError(msg)
     FittedModel.from_record(record)
@@ -94,20 +102,22 @@ def _read(path: Path, file: Any) -> dict[str, Any]:
 
 
 def _check_sizes(file: Any, shapes: Mapping[str, torch.Tensor]) -> None:
-    """Refuse arrays that are not those of the model, from their names, types and shapes alone."""
-    there = set(file.keys())
-    if different := sorted(there ^ set(shapes)):
-        raise Damaged(f"it {'has' if different[0] in there else 'lacks'} the array {schema.brief(different[0])}")
+    """Refuse arrays that do not fit the model, by their names, types and shapes alone."""
+    stored_names = set(file.keys())
+    if mismatched := sorted(stored_names ^ set(shapes)):
+        raise Damaged(
+            f"it {'has' if mismatched[0] in stored_names else 'lacks'} the array {schema.brief(mismatched[0])}"
+        )
     for name, like in shapes.items():
-        part = file.get_slice(name)
-        kind, shape = "F32" if like.dtype == torch.float32 else "I64", list(like.shape)
-        found = list(part.get_shape())
-        if part.get_dtype() != kind or found not in (shape, shape or [1]):
-            raise Damaged(f"the array {name!r} is {part.get_dtype()} of shape {found}, not {kind} of {shape}")
+        stored = file.get_slice(name)
+        dtype, shape = "F32" if like.dtype == torch.float32 else "I64", list(like.shape)
+        stored_shape = list(stored.get_shape())
+        if stored.get_dtype() != dtype or stored_shape not in (shape, shape or [1]):
+            raise Damaged(f"the array {name!r} is {stored.get_dtype()} of shape {stored_shape}, not {dtype} of {shape}")
 
 
 def checksum(weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> str:
-    """Of all arrays, with their names and shapes, and all texts."""
+    """SHA-256 of all arrays, their names and shapes, and all texts."""
     digest = hashlib.sha256()
     for name in sorted(texts):
         digest.update(f"{name}\n{texts[name]}\n".encode())
@@ -118,14 +128,14 @@ def checksum(weights: Mapping[str, NDArray[Any]], texts: Mapping[str, str]) -> s
 
 
 def _names(value: Any) -> Any:
-    """A list of names as the array that it was in `uns`."""
+    """Turn a list of names into an object array, as in `uns`."""
     return (
         np.array(value, dtype=object) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
     )
 
 
 def _arrays(value: Any) -> Any:
-    """Lists as the arrays that they were: of text as objects, which every file can hold."""
+    """Turn lists into arrays again; those of text get dtype object, which every file format can hold."""
     if not isinstance(value, dict):
         return value
     return {name: _array(part) if isinstance(part, list) else part for name, part in value.items()}
@@ -136,5 +146,5 @@ def _array(value: list[Any]) -> Any:
         return _names(value)
     try:
         return np.array(value)
-    except ValueError:  # rows of different lengths: refused by who checks them
+    except ValueError:  # rows of different lengths: the schema refuses them
         return value

@@ -1,6 +1,6 @@
-"""Names: how values become text, which texts mean "no label", and names that files can hold.
+"""Names: how values become text, which texts mean "no label", and which names files can hold.
 
-One rule for each, for every function: a batch or label that is 1 in one AnnData and 1.0 in another is the same.
+All functions use the same rules: a batch or label that is 1 in one AnnData and 1.0 in another is the same.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-LONGEST = 200  # bytes of a name: zarr makes a file of it, and files have at most 255
+LONGEST = 200  # bytes of a name: zarr uses it as a file name, which has at most 255 bytes
 RESERVED = {"", ".", "..", "_index", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 # Words for "no type is known" in scANVI, CellTypist, Azimuth, SingleR, scmap, Garnett, CELLxGENE and tables of R and
-# pandas, in small letters and without what is between words. "Doublet", "low quality", "ambiguous" and "other" are not
-# among them: these say something of the cells, and cells of one such kind are alike.
+# pandas, in lower case and without separators. "Doublet", "low quality", "ambiguous" and "other" are not
+# among them: these describe the cells, and cells with the same word are alike.
 NO_LABEL = {"", "unknown", "unassigned", "notassigned", "unlabeled", "unlabelled", "notlabeled", "unannotated"}
 NO_LABEL |= {
     "notannotated",
@@ -30,11 +30,11 @@ NO_LABEL |= {
     "unidentified",
 }
 NO_LABEL |= {"none", "null", "na", "nan", "nolabel", "heterogeneous", "tobedetermined", "tbd"}
-BETWEEN = re.compile(r"[\s_\-./?<>()]+")
+SEPARATORS = re.compile(r"[\s_\-./?<>()]+")
 
 
 def name_of(value: Any) -> str:
-    """The text of a batch, a label or a category, the same for 1, 1.0 and numpy's numbers."""
+    """The text of a batch, label or category. It is the same for 1, 1.0 and NumPy numbers."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, float | np.floating) and float(value).is_integer():
@@ -57,12 +57,12 @@ def codes_of(column: pd.Series, *, sort: bool = False) -> tuple[NDArray[np.intp]
     """The code of each cell's value in a column of obs (-1 where it is missing), and the values."""
     try:
         return pd.factorize(column, sort=sort)
-    except TypeError as error:  # lists, as of the clones or barcodes of a cell
-        raise no_names(column) from error
+    except TypeError as error:  # values are lists, such as the clones of a cell
+        raise not_names_error(column) from error
 
 
-def no_names(column: pd.Series) -> ValueError:
-    """The error of a column of obs whose values cannot be names of batches or labels, such as lists."""
+def not_names_error(column: pd.Series) -> ValueError:
+    """The error for a column of obs whose values cannot be names of batches or labels, such as lists."""
     name = column.name
     return ValueError(
         f"obs[{name!r}] holds values that are no names ({str(column.iloc[0])[:40]}). Make them strings: "
@@ -71,7 +71,7 @@ def no_names(column: pd.Series) -> ValueError:
 
 
 def n_values(column: pd.Series) -> int:
-    """How many different values a column holds; 0 if they are no names or numbers, as lists."""
+    """The number of different values in a column; 0 if the values are not names or numbers but, for instance, lists."""
     try:
         return int(column.nunique())
     except TypeError:
@@ -79,20 +79,20 @@ def n_values(column: pd.Series) -> int:
 
 
 def means_no_label(name: str) -> bool:
-    """Whether a label says that there is none."""
-    return BETWEEN.sub("", name.casefold()) in NO_LABEL
+    """Whether a label means "no label"."""
+    return SEPARATORS.sub("", name.casefold()) in NO_LABEL
 
 
 def column_names(names: Iterable[str]) -> list[str]:
-    """Names for the columns of a table, in the same order, that h5ad and zarr files can hold and that all differ.
+    """Make names of table columns unique and valid in h5ad and zarr files; the order stays.
 
-    A slash, a control character and the end of a name that is too long become "|", and a reserved name gets one in
-    front; where that makes two names equal, the later gets "|2". Names that a file can hold stay as they are.
+    "|" replaces a slash, a control character and the end of a name that is too long, and is put before a reserved name.
+    If two names become equal, the later one gets "|2". Names that a file can hold do not change.
     """
-    wanted = list(names)
-    safe = [_writable(name) for name in wanted]
-    taken = {name for name, own in zip(safe, wanted, strict=True) if name == own}
-    for i, name in enumerate(wanted):
+    originals = list(names)
+    safe = [_made_writable(name) for name in originals]
+    taken = {name for name, original in zip(safe, originals, strict=True) if name == original}
+    for i, name in enumerate(originals):
         if safe[i] != name:
             stem, number = safe[i], 2
             while safe[i] in taken:
@@ -102,11 +102,11 @@ def column_names(names: Iterable[str]) -> list[str]:
 
 
 def is_writable(name: str) -> bool:
-    """Whether h5ad and zarr files can hold a column, or a part of a slot, of this name."""
-    return _writable(name) == name
+    """Whether h5ad and zarr files can hold a column or an entry of a slot with this name."""
+    return _made_writable(name) == name
 
 
-def _writable(name: str) -> str:
+def _made_writable(name: str) -> str:
     name = re.sub(r"[/\\\x00-\x1f\x7f\ud800-\udfff]", "|", name)
     if len(name.encode()) > LONGEST:
         name = name.encode()[: LONGEST - 1].decode(errors="ignore") + "|"

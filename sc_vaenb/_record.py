@@ -1,5 +1,5 @@
-"""A fitted model as it is stored in `uns`. With `_record_checks`, `_record_weights` and `_model_file`, nothing else
-knows what a record looks like.
+"""A fitted model and its record in `uns`. Only this file, `_record_checks`, `_record_weights` and `_model_file` know
+the structure of a record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import _schema as schema
 from ._record_checks import VERDICT, check_history, check_record
 from ._record_weights import FORMAT, FORMAT_1, build_model
-from ._schema import damage_told
+from ._schema import explain_damage
 from .model.vae import CountVAE
 
 if TYPE_CHECKING:
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FittedModel:
-    """A model that computes, and what is known of the cells it was fitted on.
+    """A fitted model with its weights, and facts about the cells that it was fitted on.
 
     Attributes
     ----------
     genes, batches
-        Their names, in the order of the model; no batches where it knows none.
+        Names in the order of the model; `batches` is empty for a model without batches.
     size_factor_mean
-        Of the cells of the fit, by which size factors are divided.
+        Mean size factor of the fitted cells; size factors are divided by it.
     covariates, proteins
-        What makes numbers of the columns of `obs` that it is told; names of the proteins and where they were measured.
+        How columns of `obs` become numbers for the model; the names of the proteins and the batches that measured them.
     params
         The parameters of the fit.
     groups
-        Of each batch, the group of batches that have cells of the same kinds (`fit.overlap`).
+        For each batch, its group of batches with cells of the same kinds (`fit.overlap`).
     """
 
     model: CountVAE
@@ -51,9 +51,9 @@ class FittedModel:
 
     @classmethod
     def from_uns(cls, adata: AnnData, key: str) -> FittedModel:
-        """The fitted model in `uns[key]`; only strings, numbers and arrays are read, nothing is executed."""
+        """The fitted model in `uns[key]`. Only strings, numbers and arrays are read; no code is executed."""
         record = find(adata, key)
-        with damage_told(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
+        with explain_damage(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
             return cls.from_record(record)
 
     @classmethod
@@ -94,17 +94,17 @@ class FittedModel:
 
 
 def find(adata: AnnData, key: str) -> dict[str, Any]:
-    """The record of a fitted model in `uns`, not yet checked, or an error that lists those there are."""
+    """The record of a fitted model in `uns`, not yet checked. Without one, the error lists the models in `uns`."""
     record = adata.uns.get(key)
     if not _is_record(record):
         fitted = [name for name, value in adata.uns.items() if _is_record(value)]
         msg = f"uns[{key!r}] holds no model fitted by sc_vaenb; uns has {fitted}. Run sc_vaenb.tl.cvae or tl.vae first."
         raise KeyError(msg)
     model = record["model"]
-    stated = schema.scalar(model.get("format")) if isinstance(model, Mapping) else None
-    if isinstance(stated, str) and stated not in {FORMAT, FORMAT_1}:
+    stated_format = schema.scalar(model.get("format")) if isinstance(model, Mapping) else None
+    if isinstance(stated_format, str) and stated_format not in {FORMAT, FORMAT_1}:
         msg = (
-            f"uns[{key!r}]['model'] has the format {schema.brief(stated)}, this version reads {FORMAT!r}. "
+            f"uns[{key!r}]['model'] has the format {schema.brief(stated_format)}, this version reads {FORMAT!r}. "
             "Fit it again, or use the version of sc_vaenb that wrote it."
         )
         raise ValueError(msg)
@@ -116,18 +116,18 @@ def _is_record(value: Any) -> bool:
 
 
 def read_record(adata: AnnData, key: str) -> dict[str, Any]:
-    """The record of a fitted model in `uns`, all but its weights checked: for what needs no model."""
+    """The record of a fitted model in `uns`, checked except for its weights, for functions that only read it."""
     record = find(adata, key)
-    with damage_told(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
+    with explain_damage(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
         return {**record, "params": check_record(record).params}
 
 
 def read_history(adata: AnnData, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The history and the verdict of a fit; the model itself is not looked at."""
+    """The history and the verdict of a fit; the model itself is not checked."""
     record = find(adata, key)
     if "history" not in record:
         msg = f"uns[{key!r}] holds no history: a model that was imported has none. Choose a model that was fitted here."
         raise KeyError(msg)
-    with damage_told(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
+    with explain_damage(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
         check_history(record["history"], None)
         return record["history"], VERDICT(record.get("verdict"), "verdict")

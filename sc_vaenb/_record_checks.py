@@ -1,7 +1,7 @@
-"""A stored model, checked as a whole before anything is made of it.
+"""Check the complete record of a stored model before it is used.
 
-A record comes from a file, and a file may come from anyone. First its own fields are checked (`_schema`), then whether
-they agree with each other, then that the weights have the shapes that the configuration asks for (`_record_weights`).
+A record comes from a file, and a file may come from anyone. The checks are: each field (`_schema`), whether the fields
+agree with each other, and whether the weights have the shapes that the configuration requires (`_record_weights`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ RENAMED_SINCE_1 = {
     "condition_group": "batch_group",
 }
 MAX_LAYERS = 100
-text, whole, number, flag, sequence, names = (
+text, integer, number, flag, sequence, names = (
     schema.text,
-    schema.whole,
+    schema.integer,
     schema.number,
     schema.flag,
     schema.sequence,
@@ -57,21 +57,22 @@ PROTEINS = schema.either(
 )
 CONFIG = {
     **choices,
-    "n_genes": whole(1),
-    "n_batches": whole(),
-    "n_latent": whole(1),
-    "hidden": sequence(whole(1), most=MAX_LAYERS),
-    "decoder_hidden": sequence(whole(1), most=MAX_LAYERS),
+    "n_genes": integer(1),
+    "n_batches": integer(),
+    "n_latent": integer(1),
+    "hidden": sequence(integer(1), most=MAX_LAYERS),
+    "decoder_hidden": sequence(integer(1), most=MAX_LAYERS),
     "dropout": number(0, 0.9),
-    "n_components": whole(1),
-    "batch_width": whole(),
-    "batch_code": sequence(whole()),
-    "batch_group": sequence(whole()),
+    "n_components": integer(1),
+    "batch_width": integer(),
+    "batch_code": sequence(integer()),
+    "batch_group": sequence(integer()),
     "encode_batch": flag,
-    "alignment_clusters": whole(),
-    "n_covariates": whole(),
+    "batch_offsets": flag,
+    "alignment_clusters": integer(),
+    "n_covariates": integer(),
     "labels": names(),
-    "n_proteins": whole(),
+    "n_proteins": integer(),
     "penalties": schema.fields(dict.fromkeys(PENALTIES, number(0)), optional=PENALTIES),
     "size_factor_mean": positive,
     "covariates": sequence(COVARIATE),
@@ -86,20 +87,21 @@ PARAMS = {
     **choices,
     "layer": schema.either(schema.nothing, text()),
     "mask_var": schema.either(text(), schema.array("b", None)),
+    "controls": schema.either(text(), schema.array("b", None)),
     "covariate_keys": sequence(text()),
-    "hidden": sequence(whole(1)),
-    "decoder_hidden": sequence(whole(1)),
+    "hidden": sequence(integer(1)),
+    "decoder_hidden": sequence(integer(1)),
     "method": text("vae", "cvae"),
     "condition": text("embedding", "onehot"),
     "overlap": text("auto", "all"),
-    "rng": whole(0, 2**63 - 1),
+    "rng": integer(0, 2**63 - 1),
     "warmup": number(0, 1),
     "dropout": number(0, 0.9),
     "validation_fraction": number(0, 0.9),
     "learning_rate": positive,
     "target_kl": positive,
     **dict.fromkeys(("batch_key", "size_factor", "protein_key", "labels_key", "device", "version"), text()),
-    **dict.fromkeys(("n_latent", "n_components", "n_steps", "batch_size", "patience"), whole(1)),
+    **dict.fromkeys(("n_latent", "n_components", "n_steps", "batch_size", "patience"), integer(1)),
     **dict.fromkeys(("beta", "free_bits", "weight_decay", "adversary", "mmd"), number(0)),
     **dict.fromkeys(("allow_non_integer", "encode_batch", "align"), flag),
 }
@@ -111,17 +113,17 @@ VERDICT = schema.fields(
     {
         "status": text(*STATUSES),
         "posterior_collapse": flag,
-        "best_step": whole(),
-        "kept_step": whole(),
-        "setbacks": whole(),
+        "best_step": integer(),
+        "kept_step": integer(),
+        "setbacks": integer(),
         "message": text(),
     },
     optional={"setbacks"},
 )
 QUERY = schema.fields(
     {
-        "n_reference": whole(),
-        "n_genes": whole(),
+        "n_reference": integer(),
+        "n_genes": integer(),
         "missing_genes": names(),
         "new_batches": names(),
         "label_key": text(),
@@ -133,7 +135,7 @@ check_params = schema.fields(PARAMS, optional=PARAMS, others=schema.plain)
 
 @dataclass(frozen=True)
 class Parts:
-    """The checked parts of a record, but for the weights."""
+    """The checked parts of a record, except the weights."""
 
     format: str
     config: ModelConfig
@@ -147,7 +149,7 @@ class Parts:
 
 
 def check_record(record: Mapping[str, Any]) -> Parts:
-    """Check all of a record but the weights: each field, and that the fields agree."""
+    """Check everything in a record except the weights: each field, and that the fields agree."""
     model = schema.fields(
         {
             "format": text(FORMAT, FORMAT_1),
@@ -159,40 +161,44 @@ def check_record(record: Mapping[str, Any]) -> Parts:
         others=schema.anything,
     )(record["model"], "model")
     genes, batches = model["genes"], model["batches"]
-    stated = model["config"]
-    if model["format"] == FORMAT_1 and isinstance(stated, dict):
-        stated = {RENAMED_SINCE_1.get(name, name): value for name, value in stated.items()}
-    config = schema.fields(CONFIG, optional=OPTIONAL)(stated, "model['config']")
-    mean, covariates = config.pop("size_factor_mean"), config.pop("covariates", [])
+    config_fields = model["config"]
+    if model["format"] == FORMAT_1 and isinstance(config_fields, dict):
+        config_fields = {RENAMED_SINCE_1.get(name, name): value for name, value in config_fields.items()}
+    config = schema.fields(CONFIG, optional=OPTIONAL)(config_fields, "model['config']")
+    size_factor_mean, covariates = config.pop("size_factor_mean"), config.pop("covariates", [])
     proteins = config.pop("proteins", {})
-    checked = ModelConfig.from_json(config)
-    _check_agreement(checked, len(genes), len(batches), covariates, proteins)
+    model_config = ModelConfig.from_json(config)
+    _check_agreement(model_config, len(genes), len(batches), covariates, proteins)
     params = check_params(record["params"], "params")
-    for name, needed in (("batch_key", batches), ("protein_key", proteins)):
-        if needed and name not in params:
+    for name, is_needed in (("batch_key", batches), ("protein_key", proteins)):
+        if is_needed and name not in params:
             raise Damaged(f"params lacks {name!r}")
     groups = np.empty(0, np.int64)
     if batches:
         groups = _check_overlap(record, batches)
     VERDICT(record.get("verdict"), "verdict")
     if "history" in record:
-        check_history(record["history"], checked.n_latent)
+        check_history(record["history"], model_config.n_latent)
     if "components" in record:
-        each = schema.array("fiu", checked.n_components, low=0, high=1 + 1e-3)
-        live = schema.array("b", checked.n_components)
-        schema.fields({"weight": each, "share": each, "live": live})(record["components"], "components")
+        per_component = schema.array("fiu", model_config.n_components, low=0, high=1 + 1e-3)
+        is_live = schema.array("b", model_config.n_components)
+        schema.fields({"weight": per_component, "share": per_component, "live": is_live})(
+            record["components"], "components"
+        )
     if "labels" in record:
-        labels = schema.fields({"names": names(len(checked.labels))}, others=number())(record["labels"], "labels")
-        if tuple(labels["names"]) != checked.labels:
+        labels = schema.fields({"names": names(len(model_config.labels))}, others=number())(record["labels"], "labels")
+        if tuple(labels["names"]) != model_config.labels:
             raise Damaged("labels['names'] are not those of the model")
     if "query" in record:
         QUERY(record["query"], "query")
-    # arrays stay as they are: they are written again with what is made of the model
-    given = {
+    # arrays stay unchanged: they are written again with later results of the model
+    params_and_arrays = {
         name: value if isinstance(value, np.ndarray) and value.ndim else params[name]
         for name, value in record["params"].items()
     }
-    return Parts(model["format"], checked, genes, batches, mean, covariates, proteins, given, groups)
+    return Parts(
+        model["format"], model_config, genes, batches, size_factor_mean, covariates, proteins, params_and_arrays, groups
+    )
 
 
 def _check_agreement(
@@ -202,11 +208,11 @@ def _check_agreement(
     covariates: list[dict[str, Any]],
     proteins: dict[str, Any],
 ) -> None:
-    """Refuse a configuration that is at odds with itself, or with the names beside it."""
+    """Refuse a configuration that contradicts itself or the names of genes, batches, covariates and proteins."""
     n_columns = 0
-    for at, covariate in enumerate(covariates):
+    for i, covariate in enumerate(covariates):
         if "names" in covariate and len(covariate["shares"]) != len(covariate["names"]):
-            raise Damaged(f"model['config']['covariates'][{at}] has not one share for each name")
+            raise Damaged(f"model['config']['covariates'][{i}] has not one share for each name")
         n_columns += len(covariate.get("names", "1"))
     protein_names, measured = proteins.get("names", []), proteins.get("measured", [])
     numbers = {
@@ -215,18 +221,16 @@ def _check_agreement(
         "n_covariates": (config.n_covariates, n_columns, "columns of covariates"),
         "n_proteins": (config.n_proteins, len(protein_names), "names of proteins"),
     }
-    for name, (stated, there, what) in numbers.items():
-        if stated != there:
-            raise Damaged(f"model['config'][{name!r}] is {stated}, but there are {there} {what}")
+    for name, (stated, n_found, what) in numbers.items():
+        if stated != n_found:
+            raise Damaged(f"model['config'][{name!r}] is {stated}, but there are {n_found} {what}")
     for name in ("batch_code", "batch_group"):
         codes = getattr(config, name)
         if codes and (len(codes) != n_batches or max(codes) >= n_batches):
             raise Damaged(f"model['config'][{name!r}] holds no code for each of {n_batches} batches")
-    if proteins and (
-        len(measured) != max(n_batches, 1) or any(len(of_batch) != len(protein_names) for of_batch in measured)
-    ):
+    if proteins and (len(measured) != max(n_batches, 1) or any(len(row) != len(protein_names) for row in measured)):
         raise Damaged("model['config']['proteins']['measured'] is not batches x proteins")
-    needs = {
+    agreements = {
         "labels": ("labels" in config.penalties) == bool(config.labels),
         "n_proteins": ("protein" in config.penalties) == bool(config.n_proteins),
         "penalties": bool(n_batches) or not {"adversary", "mmd"} & set(config.penalties),
@@ -234,9 +238,10 @@ def _check_agreement(
         "prior": bool(n_batches) or config.prior != "conditional",
         "alignment_clusters": bool(n_batches) or not config.alignment_clusters,
         "batch_width": bool(n_batches) or not config.batch_width,
+        "batch_offsets": bool(n_batches) or not config.batch_offsets,
     }
-    for name, good in needs.items():
-        if not good:
+    for name, agrees in agreements.items():
+        if not agrees:
             raise Damaged(f"model['config'][{name!r}] does not fit the rest of the model")
 
 
@@ -250,7 +255,7 @@ def _check_overlap(record: Mapping[str, Any], batches: list[str]) -> NDArray[np.
             "compared": schema.array("iu", None, low=0, high=n - 1),
             "share": schema.array("fiu", None, None, low=0, high=1 + 1e-6, gaps=True),
         },
-        optional={"compared"},  # as all were, in older records
+        optional={"compared"},  # in older records, all batches were compared
     )(record.get("overlap"), "overlap")
     n_compared = len(overlap.get("compared", batches))
     if overlap["share"].shape != (n_compared, n_compared):
@@ -262,19 +267,19 @@ def _check_overlap(record: Mapping[str, Any], batches: list[str]) -> NDArray[np.
 
 
 def check_history(history: Any, n_latent: int | None) -> None:
-    found = schema.fields({"step": schema.array("iu", None, low=0, high=schema.LARGEST_SIZE)}, others=schema.anything)(
-        history, "history"
-    )
-    steps = found["step"]
+    checked = schema.fields(
+        {"step": schema.array("iu", None, low=0, high=schema.LARGEST_SIZE)}, others=schema.anything
+    )(history, "history")
+    steps = checked["step"]
     if (np.diff(steps) <= 0).any():
         raise Damaged("history['step'] does not ascend")
     rate = schema.array("fiu", len(steps), low=0)
     loss = schema.array("fiu", len(steps), low=-1e300, high=1e300, gaps=True)
-    known = {
+    columns = {
         "step": schema.anything,
         "active_units": schema.array("iu", len(steps), low=0, high=n_latent or schema.LARGEST_SIZE),
         **dict.fromkeys(("epoch", "beta", "learning_rate", "seconds"), rate),
         "kl_per_dim": schema.array("fiu", len(steps), n_latent, low=-1e30, high=1e30, gaps=True),
     }
     if len(steps):
-        schema.fields(known, others=loss)(history, "history")
+        schema.fields(columns, others=loss)(history, "history")

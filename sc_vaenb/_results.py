@@ -1,6 +1,6 @@
-"""What is in the results in `uns` that other functions read: comparisons, scores, searches, checks, ways, factors.
+"""Schemas of the results in `uns` that other functions read: comparisons, scores, searches, posterior checks, ...
 
-They come out of files as models do, so each kind has a schema (`_schema`), which is looked at before a result is used.
+Results come from files, as models do. So each kind of result has a schema (`_schema`), which is checked before use.
 """
 
 from __future__ import annotations
@@ -11,12 +11,25 @@ from typing import Any
 import numpy as np
 
 from . import _schema as schema
-from ._schema import Check, Damaged, anything, damage_told, fields, names, number, plain, sequence, table, text, whole
+from ._schema import (
+    Check,
+    Damaged,
+    anything,
+    explain_damage,
+    fields,
+    integer,
+    names,
+    number,
+    plain,
+    sequence,
+    table,
+    text,
+)
 
-MAX_METHODS = 1_000  # of methods and embeddings
+MAX_METHODS = 1_000  # and of embeddings, and of rows of small tables
 MAX_TRIALS = 100_000
 SCORE_PARAMS = {
-    **dict.fromkeys(("n_cells", "max_cells"), whole()),
+    **dict.fromkeys(("n_cells", "max_cells"), integer()),
     **dict.fromkeys(("reference", "batch_key", "label_key"), text()),
 }
 KINDS = {"bio", "batch", "overcorrection"}
@@ -24,32 +37,32 @@ OF_GENES = ("mean", "variance", "zeros")
 STATISTICS = (*OF_GENES, "depth", "detected", "correlation", "count", "count_expressed")
 
 
-def _words(value: Any, where: str) -> str:
-    found: str = text()(value, where)
-    if not found.strip():
+def _non_empty_text(value: Any, where: str) -> str:
+    string: str = text()(value, where)
+    if not string.strip():
         raise Damaged(f"{where} is empty")
-    return found
+    return string
 
 
 def _metrics(value: Any, where: str) -> Any:
     columns = {"kind": "text", "higher_is_better": "flag", "in_total": "flag", "in_scib": "flag"}
-    newer = {"in_scib"}  # results of earlier versions lack it
-    found = table(columns, optional=columns if np.size(value) == 0 else newer, most=MAX_METHODS)(value, where)
-    names()(found.index.to_list(), f"{where}.index")
-    if unknown := sorted(set(found.get("kind", ())) - KINDS):
+    added_later = {"in_scib"}  # results of earlier versions lack it
+    rows = table(columns, optional=columns if np.size(value) == 0 else added_later, most=MAX_METHODS)(value, where)
+    names()(rows.index.to_list(), f"{where}.index")
+    if unknown := sorted(set(rows.get("kind", ())) - KINDS):
         raise Damaged(f"{where}['kind'] holds {schema.brief(unknown[0])}, which is not known")
-    return found
+    return rows
 
 
 def _scores(value: Any, where: str) -> dict[str, Any]:
-    found = fields(
+    scores = fields(
         {
             "values": table({}, others="gaps", least=1, most=MAX_METHODS),
             "metrics": _metrics,
             "params": fields(
                 {
-                    "n_cells": whole(),
-                    "max_cells": whole(),
+                    "n_cells": integer(),
+                    "max_cells": integer(),
                     "reference": text(),
                     "batch_key": text(),
                     "label_key": text(),
@@ -60,72 +73,72 @@ def _scores(value: Any, where: str) -> dict[str, Any]:
         },
         optional={"params"},
     )(value, where)
-    names()(found["values"].index.to_list(), f"{where}['values'].index")
-    if not len(found["values"].columns):
+    names()(scores["values"].index.to_list(), f"{where}['values'].index")
+    if not len(scores["values"].columns):
         raise Damaged(f"{where}['values'] has no scores")
-    return found
+    return scores
 
 
 def _methods(value: Any, where: str) -> Any:
     columns = {"method": "text", "embedding": "text", "seed": "whole", "seconds": "gaps"}
-    found = table(columns, optional=("seed", "seconds"), least=1, most=MAX_METHODS)(value, where)
-    names()(found["embedding"].to_list(), f"{where}['embedding']")
-    return found
+    rows = table(columns, optional=("seed", "seconds"), least=1, most=MAX_METHODS)(value, where)
+    names()(rows["embedding"].to_list(), f"{where}['embedding']")
+    return rows
 
 
 def _coverage(value: Any, where: str) -> Any:
-    found = table({"n": "number"}, others="gaps", most=len(STATISTICS))(value, where)
-    if any(name not in STATISTICS for name in found.index) or any(
-        not str(name).rstrip("%").isdecimal() for name in found.columns.drop("n")
+    rows = table({"n": "number"}, others="gaps", most=len(STATISTICS))(value, where)
+    if any(name not in STATISTICS for name in rows.index) or any(
+        not str(name).rstrip("%").isdecimal() for name in rows.columns.drop("n")
     ):
         raise Damaged(f"{where} has a row or column that is not known")
-    return found
+    return rows
 
 
 def _pit(value: Any, where: str) -> Any:
-    found = table({"count": "gaps", "count_expressed": "gaps"}, others="gaps", least=1, most=MAX_METHODS)(value, where)
-    edges = sequence(number(0, 1))(found.index.to_list(), f"{where}.index")
+    rows = table({"count": "gaps", "count_expressed": "gaps"}, others="gaps", least=1, most=MAX_METHODS)(value, where)
+    edges = sequence(number(0, 1))(rows.index.to_list(), f"{where}.index")
     if edges != sorted(edges):
         raise Damaged(f"{where}.index does not ascend")
-    return found
+    return rows
 
 
 def _likelihoods(value: Any, where: str) -> Any:
     columns = dict.fromkeys(("log_likelihood", "difference", "difference_se"), "number")
-    found = table(columns, others="gaps", most=MAX_METHODS, least=2)(value, where)
-    if "nb" not in found.index:
+    rows = table(columns, others="gaps", most=MAX_METHODS, least=2)(value, where)
+    if "nb" not in rows.index:
         raise Damaged(f"{where} lacks the row 'nb'")
-    return found
+    return rows
 
 
-def _beside_replicates(*statistics: str) -> Check:
-    """Data and the means over replicates of these statistics, of which there is one at least."""
-    columns = {name + side: "number" for name in statistics for side in ("", "_replicates")}
+def _data_and_replicates(*statistics: str) -> Check:
+    """A table of statistics of the data, each beside its mean over replicates; it has one row or more."""
+    columns = {name + suffix: "number" for name in statistics for suffix in ("", "_replicates")}
     return table(columns, others="any", least=1, unique=False)
 
 
 def _dimensions(value: Any, where: str) -> Any:
-    found = table({"variance": "number", "active": "flag", "up": "text", "down": "text"}, others="gaps", least=1)(
+    rows = table({"variance": "number", "active": "flag", "up": "text", "down": "text"}, others="gaps", least=1)(
         value, where
     )
-    names()(found.index.to_list(), f"{where}.index")
-    return found
+    names()(rows.index.to_list(), f"{where}.index")
+    return rows
 
 
 def _sweep(n_dimensions: int) -> Check:
-    """Dimensions x genes x points: the genes that rise and those that fall, as many of each."""
+    """A sweep over latent dimensions: points, genes and expression for each dimension."""
 
     def check(value: Any, where: str) -> Any:
         parts = {"z": schema.array("fiu", n_dimensions, None), "genes": anything, "log1p": anything}
-        found = fields(parts, others=anything)(value, where)
-        genes, n_points = found["genes"], found["z"].shape[1]
+        sweep = fields(parts, others=anything)(value, where)
+        genes, n_points = sweep["genes"], sweep["z"].shape[1]
         if not isinstance(genes, np.ndarray) or genes.ndim != 2 or len(genes) != n_dimensions or genes.shape[1] < 2:
-            raise schema.refuse(f"{where}['genes']", genes, "an array of dimensions x genes")
+            raise schema.unexpected(f"{where}['genes']", genes, "an array of dimensions x genes")
         sequence(text())(list(genes.reshape(-1)), f"{where}['genes']")
-        schema.array("fiu", n_dimensions, genes.shape[1], n_points)(found["log1p"], f"{where}['log1p']")
+        schema.array("fiu", n_dimensions, genes.shape[1], n_points)(sweep["log1p"], f"{where}['log1p']")
         if not n_points:
             raise Damaged(f"{where}['z'] holds no points")
-        return found
+        return sweep
 
     return check
 
@@ -140,7 +153,7 @@ NULL_SPLIT = table({"method": "text", "made_from": "text"}, others="plain", most
 SEED_OVERLAP = table({"method": "text", "n_seeds": "whole", "overlap": "number"}, most=MAX_METHODS)
 PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
 COMPARISON_PARAMS = fields(
-    {"batch_key": text(), "label_key": text(), "n_seeds": whole(1), "rng": whole()},
+    {"batch_key": text(), "label_key": text(), "n_seeds": integer(1), "rng": integer()},
     optional={"label_key", "n_seeds", "rng"},
     others=plain,
 )
@@ -193,15 +206,15 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
         {
             "trials": TRIALS,
             "seeds": table({"trial": "whole", "seed": "whole", "score": "gaps"}, others="gaps", most=MAX_TRIALS),
-            "verdict": _words,
+            "verdict": _non_empty_text,
         },
     ),
     "posterior_check": (
         "posterior check",
         "posterior_check",
         {
-            "genes": _beside_replicates(*OF_GENES),
-            "cells": _beside_replicates("depth", "detected"),
+            "genes": _data_and_replicates(*OF_GENES),
+            "cells": _data_and_replicates("depth", "detected"),
             "correlations": table(
                 {"correlation": "gaps", "correlation_replicates": "gaps"}, others="any", least=1, unique=False
             ),
@@ -229,48 +242,48 @@ RESULTS: dict[str, tuple[str, str, dict[str, Check]]] = {
             "query": MAPPED,
             "calibration": table({"n_cells": "whole", "stated": "number", "right": "number"}, most=MAX_TRIALS),
             "expected": schema.array("f", 2, low=0, high=1),
-            "verdict": _words,
+            "verdict": _non_empty_text,
         },
     ),
     "factors": ("description", "factors", {"dimensions": _dimensions, "association": anything, "sweep": anything}),
 }
-"""By kind: what messages call it, the function of `tl` that makes it, and a check for each part that is read."""
+"""For each kind of result: its name in messages, the function of `tl` that makes it, and a check for each part."""
 
 
 def check_result(record: Mapping[str, Any], key: str, kind: str, *needed: str) -> dict[str, Any]:
-    """The parts of a result in `uns[key]` that other functions read, each checked; `needed` are those that must be."""
+    """Check and return the parts of a result in `uns[key]` that other functions read; `needed` parts must exist."""
     noun, maker, parts = RESULTS[kind]
-    with damage_told(
+    with explain_damage(
         f"the {noun} in uns[{key!r}] is damaged", f"Run sc_vaenb.tl.{maker} again, or read the file again."
     ):
         if missing := [name for name in needed if name not in record]:
             raise Damaged(f"it lacks {missing[0]!r}")
         if kind == "scores":
             return _scores(record, key)
-        found = {name: parts[name](record[name], name) for name in record if name in parts}
-        _check_agreement(kind, found)
-        return found
+        checked = {name: parts[name](record[name], name) for name in record if name in parts}
+        _check_agreement(kind, checked)
+        return checked
 
 
-def _check_agreement(kind: str, found: Mapping[str, Any]) -> None:
-    """Refuse parts of a result that are at odds with each other."""
-    if kind == "compare" and "scores" in found and "methods" in found:
-        scored, compared = list(found["scores"]["values"].index), list(found["methods"]["embedding"])
-        if set(scored) != set(compared):
+def _check_agreement(kind: str, checked: Mapping[str, Any]) -> None:
+    """Refuse parts of a result that contradict each other."""
+    if kind == "compare" and "scores" in checked and "methods" in checked:
+        scored, embeddings = list(checked["scores"]["values"].index), list(checked["methods"]["embedding"])
+        if set(scored) != set(embeddings):
             raise Damaged("scores['values'] and methods are not of the same embeddings")
     if kind == "factors":
-        dimensions = dict.fromkeys(found["dimensions"].index, "number")
-        association = table({"measure": "text", **dimensions}, most=MAX_TRIALS)(found["association"], "association")
+        dimensions = dict.fromkeys(checked["dimensions"].index, "number")
+        association = table({"measure": "text", **dimensions}, most=MAX_TRIALS)(checked["association"], "association")
         if not set(association["measure"]) <= {"eta2", "spearman"}:
             raise Damaged("association['measure'] holds what is not known")
-        if "sweep" in found:
-            _sweep(len(found["dimensions"]))(found["sweep"], "sweep")
+        if "sweep" in checked:
+            _sweep(len(checked["dimensions"]))(checked["sweep"], "sweep")
     if kind == "tune":
-        trials = found["trials"]
+        trials = checked["trials"]
         if not trials["score"].notna().any():
             raise Damaged("trials['score'] holds no score")
     if kind == "interpolation":
-        if found["expression"].shape[1] < 2 or not found["expression"].index.is_unique:
+        if checked["expression"].shape[1] < 2 or not checked["expression"].index.is_unique:
             raise Damaged("expression is not genes x two points or more")
-        if not all(isinstance(name, str) for name in found["expression"].index):
+        if not all(isinstance(name, str) for name in checked["expression"].index):
             raise Damaged("expression.index holds what is no name of a gene")

@@ -1,7 +1,7 @@
-"""What belongs to the whole process or to the user's session: computations neither depend on it nor change it.
+"""Global state of the process or the session: computations neither depend on it nor change it.
 
-Random numbers come from generators of one's own, types are named where a tensor is made. The rest is here: modes that a
-thread can set for itself (`own_state`), a lock for what libraries only set for all threads (`shared`), and the fork.
+Random numbers come from local generators, and each new tensor has an explicit dtype. The rest is here: modes that a
+thread can set for itself (`own_state`), a lock for state that libraries share between threads (`shared`), and forks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ _forked, _lock, _counting = False, threading.RLock(), threading.Lock()
 
 def _after_fork() -> None:
     global _forked, _lock, _counting
-    _forked, _lock, _counting = True, threading.RLock(), threading.Lock()  # a thread not copied may hold the old ones
+    _forked, _lock, _counting = (
+        True,
+        threading.RLock(),
+        threading.Lock(),
+    )  # a thread that was not copied may hold the old locks
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
@@ -32,38 +36,38 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 def is_forked() -> bool:
-    """Whether this process is the copy of another one (`multiprocessing` with `fork`), without its OpenMP threads."""
+    """Whether this process is a fork of another one (`multiprocessing` with `fork`), without its OpenMP threads."""
     return _forked
 
 
 def shared() -> threading.RLock:
-    """The lock to hold while a library changes what all threads share: warning filters, igraph's random numbers,
-    threads of BLAS, scanpy's settings.
+    """The lock to hold while a library changes state that all threads share: warning filters, igraph's random numbers,
+    the number of BLAS threads, scanpy's settings.
     """
     return _lock
 
 
 def counting() -> threading.Lock:
-    """The lock to hold while torch's number of threads is read and set; never for long."""
+    """The lock to hold, for a short time, while torch's number of threads is read and set."""
     return _counting
 
 
 def own_state() -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Compute as in a new session, whatever the user's has set: gradients, autocast, default device, NumPy's errors.
+    """Compute as in a new session: gradients, autocast, default device and NumPy's error modes have their defaults.
 
-    In a forked process OpenMP would wait for ever for threads that only the parent has: there it is left at one.
+    In a forked process OpenMP would wait forever for threads that only the parent has, so it uses one thread there.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        wrapper = _as_new()(function)
-        wrapper.__kwdefaults__ = function.__kwdefaults__  # read where calls are planned
+        wrapper = _default_state()(function)
+        wrapper.__kwdefaults__ = function.__kwdefaults__  # other code reads the defaults here
         return wrapper
 
     return decorate
 
 
 @contextmanager
-def _as_new() -> Iterator[None]:
+def _default_state() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(np.errstate(all="warn", under="ignore"))
         stack.enter_context(torch.inference_mode(False))

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse as sp
 
 import sc_vaenb
-from sc_vaenb import _adata, _checks
+from sc_vaenb import _adata, _anndata_checks, _obs
 from sc_vaenb.data import matrix as _matrix
 
 KINDS = {
@@ -216,20 +216,20 @@ def test_an_empty_x_is_refused():
 def test_what_is_no_anndata_is_refused(thing):
     text = rf"adata is a {type(thing).__name__}, not an AnnData\. Wrap counts with anndata\.AnnData\(counts\) first"
     with pytest.raises(TypeError, match=text):
-        _checks.check_anndata(thing)
+        _anndata_checks.check_anndata(thing)
 
 
 @pytest.mark.parametrize(("cells", "genes"), [(0, 4), (5, 0), (0, 0)])
 def test_nothing_to_fit_is_refused(table, cells, genes):
     with pytest.raises(ValueError, match=f"adata has {cells} cells and {genes} genes: there is nothing to fit"):
-        _checks.check_anndata(table[:cells, :genes])
+        _anndata_checks.check_anndata(table[:cells, :genes])
 
 
 def test_duplicate_gene_names_are_refused(table, refused):
     table.var_names = ["CD3D", "LYZ", "NKG7", "LYZ"]
     text = r"var_names holds 1 duplicates \(first: 'LYZ'\).*Call adata\.var_names_make_unique\(\) first"
     with refused(table, ValueError, text):
-        _checks.check_adata(table)
+        _anndata_checks.check_adata(table)
 
 
 # masks of genes
@@ -333,7 +333,7 @@ def test_size_factors_that_cannot_be_are_refused(table, refused, column, text):
 @pytest.mark.parametrize("key", ["depth", None, 3, ["batch"]])
 def test_an_unknown_obs_key_lists_the_columns(table, refused, key):
     with refused(table, KeyError, r"size_factor=.* is not in adata\.obs\. Its columns are \['batch'\]"):
-        _adata.check_obs_key(table, "size_factor", key)
+        _obs.check_obs_key(table, "size_factor", key)
 
 
 # batches
@@ -353,7 +353,7 @@ def test_an_unknown_obs_key_lists_the_columns(table, refused, key):
 def test_batches_of_any_type(table, column, codes, names, unchanged):
     table.obs["batch"] = column
     with unchanged(table):
-        found, found_names = _adata.read_batches(table, "batch")
+        found, found_names = _obs.read_batches(table, "batch")
     assert found.tolist() == codes
     assert found.dtype == np.int64
     assert found_names.tolist() == names
@@ -379,14 +379,14 @@ def test_batches_of_any_type(table, column, codes, names, unchanged):
 def test_batches_that_cannot_be_are_refused(table, refused, column, text):
     table.obs["batch"] = column
     with refused(table, ValueError, text):
-        _adata.read_batches(table, "batch")
+        _obs.read_batches(table, "batch")
 
 
 def test_batches_are_found_among_those_a_model_knows(table):
-    assert _adata.batch_codes(table, "batch", ["z", "y", "x"]).tolist() == [2, 2, 1, 1, 1]
-    assert _adata.batch_codes(table[:1], "batch", ["z", "y", "x"]).tolist() == [2]
+    assert _obs.batch_codes(table, "batch", ["z", "y", "x"]).tolist() == [2, 2, 1, 1, 1]
+    assert _obs.batch_codes(table[:1], "batch", ["z", "y", "x"]).tolist() == [2]
     with pytest.raises(ValueError, match=r"batches that the model was not fitted on: \['y'\]\. It knows \['x', 'z'\]"):
-        _adata.batch_codes(table, "batch", ["x", "z"])
+        _obs.batch_codes(table, "batch", ["x", "z"])
 
 
 # choices and numbers
@@ -397,7 +397,7 @@ def test_a_column_that_is_there_twice_is_refused(table):
     table.var["chosen"] = True
     table.var = pd.concat([table.var, table.var], axis=1)
     with pytest.raises(ValueError, match=r"obs holds 2 columns named 'batch'\. Rename one of them, or keep one\."):
-        _adata.batch_labels(table, "batch")
+        _obs.batch_labels(table, "batch")
     with pytest.raises(ValueError, match=r"var holds 2 columns named 'chosen'"):
         _adata.gene_mask(table, "chosen")
 
@@ -412,7 +412,7 @@ def test_a_column_that_is_there_twice_is_refused(table):
 def test_values_that_are_no_names_are_refused(table, values, text):
     table.obs["odd"] = pd.Series(values, index=table.obs_names, dtype=object)
     with pytest.raises(ValueError, match=text):
-        _adata.read_categories(table, "batch_key", "odd")
+        _obs.read_categories(table, "batch_key", "odd")
 
 
 def test_a_mask_in_another_order_is_refused(table):

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sc_vaenb import _checks
-from sc_vaenb._checks import ArgumentError, checked
+from sc_vaenb import _checks, _constraints
+from sc_vaenb._checks import checked
+from sc_vaenb._constraints import ArgumentError
 
 PUBLIC = [
     getattr(import_module(f"sc_vaenb.{part}"), name)
@@ -97,7 +98,7 @@ def test_what_fits_comes_in_pythons_own_type(call, annotation, value, expected):
 )
 def test_what_does_not_fit_is_refused(call, annotation, value, bounds, text):
     with pytest.raises(ArgumentError) as error:
-        call(annotation, value, bounds=bounds and _checks.Bounds(*bounds))
+        call(annotation, value, bounds=bounds and _constraints.Bounds(*bounds))
     assert str(error.value) == text
 
 
@@ -146,7 +147,7 @@ def test_every_public_function_is_checked_and_every_number_has_bounds(function):
     for argument in _checks._arguments(function).values():
         numbers = {kind for kind in argument.kinds if kind in {"int", "float", "Sequence[int]", "Sequence[float]"}}
         if argument.name not in {"of", "dimension"}:  # a number is a name there
-            assert not numbers or argument.bounds != _checks.Bounds(), argument.name
+            assert not numbers or argument.bounds != _constraints.Bounds(), argument.name
 
 
 def test_every_bound_and_word_is_of_some_function():
@@ -155,7 +156,12 @@ def test_every_bound_and_word_is_of_some_function():
         part = function.__module__.split(".")[1]
         for name in inspect.signature(function).parameters:
             names |= {name, f"{part}.{function.__name__}.{name}"}
-    assert names >= {*_checks.BOUNDS, *_checks.WORDS, *_checks.LABELS, *_checks.MAY_BE_EMPTY}
+    assert names >= {
+        *_constraints.BOUNDS,
+        *_constraints.DESCRIPTIONS,
+        *_constraints.GROUP_NAMES,
+        *_constraints.MAY_BE_EMPTY,
+    }
 
 
 class MuData:
@@ -207,6 +213,6 @@ def test_seeds():
     assert _checks.seed_of(7) == 7
     assert _checks.seed_of(np.random.default_rng(0)) == _checks.seed_of(np.random.default_rng(0))
     assert _checks.seed_of(None) != _checks.seed_of(None)
-    _checks.check_seeds(_checks.LARGEST_SEED - 3, 3)
+    _checks.check_seeds(_constraints.LARGEST_SEED - 3, 3)
     with pytest.raises(ValueError, match=r"rng=4294967293 leaves no room for n_seeds=3: the largest seed is 429"):
-        _checks.check_seeds(_checks.LARGEST_SEED - 2, 3)
+        _checks.check_seeds(_constraints.LARGEST_SEED - 2, 3)

@@ -21,7 +21,10 @@ ARROWS = {  # what may be imported from where, within the package
     "_caches": set(),
     "_files": set(),
     "_command": set(),
-    "_checks": {"_names", "data"},
+    "_constraints": set(),
+    "_anndata_checks": {"_constraints", "data"},
+    "_checks": {"_anndata_checks", "_constraints", "_names"},
+    "_obs": {"_names"},
     "model": {"model", "_session"},
     "data": {"data", "model"},
     "fit": {"fit", "data", "metrics", "model", "_files", "_schema", "_session"},
@@ -33,14 +36,15 @@ ARROWS = {  # what may be imported from where, within the package
     "_model_file": {"_record", "_record_checks", "_record_weights", "_schema"},
     "_record": {"_record_checks", "_record_weights", "_schema", "model"},
     "_results": {"_schema"},
-    "_adata": {"_checks", "_names", "_session", "data"},
-    "pp": {"pp", "_adata", "_checks", "_session", "data", "metrics"},
+    "_adata": {"_obs", "_session", "data"},
+    "pp": {"pp", "_adata", "_checks", "_obs", "_session", "data", "metrics"},
     "tl": {
-        *("tl", "_adata", "_checks", "_files", "_model_file", "_names", "_record", "_results", "_schema", "_session"),
+        *("tl", "_adata", "_anndata_checks", "_checks", "_constraints", "_files", "_model_file", "_names", "_obs"),
+        *("_record", "_results", "_schema", "_session"),
         *("inference", "fit", "data", "metrics", "model"),
     },
-    "pl": {"pl", "_adata", "_checks", "_record", "_results", "_session", "metrics"},
-    "report": {"report", "_adata", "_files", "_checks", "_names", "pp", "tl", "pl", "_record", "_results"},
+    "pl": {"pl", "_adata", "_checks", "_obs", "_record", "_results", "_session", "metrics"},
+    "report": {"report", "_files", "_checks", "_names", "_obs", "pp", "tl", "pl", "_record", "_results"},
     "cli": {
         *("cli", "datasets", "report", "pp", "tl", "pl", "metrics", "data", "__version__"),
         *("_caches", "_command", "_files", "_names", "_record", "_record_checks", "_results", "_session"),
@@ -75,6 +79,21 @@ def test_arrows_point_one_way(path):
     assert own <= ARROWS[part]
     if part in {"model", "data", "fit", "inference", "metrics"}:
         assert not {name.split(".")[0] for name in found} & {"anndata", "scanpy"}
+
+
+def test_the_map_of_the_docs_is_that_of_the_imports():
+    """The table in docs/architecture.md: which parts a part imports; those that begin with _ are at the ground."""
+    text = (ROOT.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE)
+    told = {part: set(re.findall(r"`(\w+)`", parts)) for part, parts in rows}
+    true: dict[str, set[str]] = {part: set() for part in told}
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0]
+        if part in true:
+            names = {name.split(".")[1] for name in imports(path) if name.startswith("sc_vaenb.")}
+            true[part] |= {name for name in names if not name.startswith("_")} - {part}
+    assert told == true
+    assert set(told) == {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "_"}
 
 
 def test_the_import_check_sees_imports(tmp_path, monkeypatch):

@@ -320,3 +320,8 @@ def test_an_attack_finds_nothing(attack, everything, kind, share, tmp_path, monk
     total = sum((counts for counts in tally.counts.values()), start=attack.Counter())
     assert total["refused"] > 10 or kind == "checkpoints"
     assert sum(total.values()) > 15
+
+
+def test_a_name_that_no_file_can_have_is_refused(adata, refused):
+    with refused(adata, FileNotFoundError, r"x' is not a file\. Give one that sc_vaenb\.tl\.export_model wrote"):
+        sc_vaenb.tl.import_model(adata, "x" * 300)

@@ -241,9 +241,7 @@ def test_each_process_has_a_device_of_its_own(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     assert [str(distributed.own_device(name)) for name in ("auto", "cuda")] == ["cuda:1"] * 2
-    with pytest.raises(
-        ValueError, match=r"^device='cuda:0' cannot be that of each of 2 processes\. Pass device='auto'"
-    ):
+    with pytest.raises(ValueError, match=r"^device='cuda:0' cannot be shared by 2 processes\. Pass device='auto'"):
         distributed.own_device("cuda:0")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"^Process 1 of 2 has no CUDA device of its own: this machine has 1\. Start "):

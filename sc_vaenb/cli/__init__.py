@@ -1,4 +1,4 @@
-"""The command line: `sc-vaenb`, also `python -m sc_vaenb`. Built on the public functions alone."""
+"""The command line: `sc-vaenb`, also `python -m sc_vaenb`. It uses the public functions of the package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from .._caches import ensure_caches
-from .._command import ignore_signals, running, said
+from .._command import exit_code_and_word, ignore_signals, running
 from ._options import add_options
 from ._write import one_line
 
@@ -53,51 +53,51 @@ method. Interrupted, the same command goes on where it was."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 refused or failed, 130, 143 or 129 ended by a signal."""
+    """Run a command and return the exit code: 0 done, 1 refused or failed, 130, 143 or 129 ended by a signal."""
     if arguments is not None:
         return _main(list(arguments))
-    outcome: list[int] = []
-    atexit.register(_leave, outcome)  # first, so that it is the last to be called
-    outcome.append(_main(sys.argv[1:]))
+    exit_codes: list[int] = []
+    atexit.register(_exit_if_failed, exit_codes)  # registered first, so that it is called last
+    exit_codes.append(_main(sys.argv[1:]))
     ignore_signals()
-    return outcome[0]
+    return exit_codes[0]
 
 
-def _leave(outcome: list[int]) -> None:
-    """End a failed command without the clean-up of C libraries: HDF5 crashes there after a write that failed."""
-    if any(outcome):
+def _exit_if_failed(exit_codes: list[int]) -> None:
+    """End a failed command without the clean-up of C libraries: HDF5 crashes there after a failed write."""
+    if any(exit_codes):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        os._exit(outcome[0])
+        os._exit(exit_codes[0])
 
 
-def _main(typed: list[str]) -> int:
+def _main(arguments: list[str]) -> int:
     with running():
         try:
             ensure_caches()
-            return _run(typed)
+            return _run(arguments)
         except KeyboardInterrupt:
-            code, word = said()
+            code, word = exit_code_and_word()
             with suppress(OSError):  # the terminal is gone
                 print(f"sc-vaenb: {word}", file=sys.stderr, flush=True)
             return code
 
 
-def _run(typed: list[str]) -> int:
-    options, unknown = _parser(typed).parse_known_args(typed)
+def _run(arguments: list[str]) -> int:
+    options, unknown = _parser(arguments).parse_known_args(arguments)
     if unknown:
         options.parser.unknown(unknown)
     if options.run_with_source is False and (options.adata or options.counts):
         options.parser.error("--adata and --counts go with vae, cvae and compare. Give FILE instead.")
-    options.command = shlex.join(["sc-vaenb", *typed])
+    options.command = shlex.join(["sc-vaenb", *arguments])
     try:
         with warnings.catch_warnings():
-            # of libraries among themselves, which a user of the command can do nothing about
+            # these come from other libraries, and a user of the command cannot avoid them
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
-            _place(options)
-            _quiet(options.quiet)
+            _set_rank(options)
+            _set_verbosity(options.quiet)
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # as in `sc-vaenb info FILE | head`
@@ -106,15 +106,15 @@ def _run(typed: list[str]) -> int:
     except Exception as error:
         if options.debug:
             raise
-        # a KeyError's own text is the repr of its message
+        # str() of a KeyError is the repr of its message
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"sc-vaenb: {one_line(text) or type(error).__name__}", file=sys.stderr)
         return 1
     return 0
 
 
-def _place(options: argparse.Namespace) -> None:
-    """Which of several processes that torchrun has started this is: all but the first are silent."""
+def _set_rank(options: argparse.Namespace) -> None:
+    """Set the rank of this process if torchrun has started several: all except the first are quiet."""
     options.rank = 0
     if "WORLD_SIZE" in os.environ:
         from ..tl._fit import rank_and_size
@@ -125,7 +125,7 @@ def _place(options: argparse.Namespace) -> None:
         options.quiet |= options.rank > 0
 
 
-def _quiet(quiet: bool) -> None:
+def _set_verbosity(quiet: bool) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -135,7 +135,7 @@ def _quiet(quiet: bool) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says in two lines what was not understood, and what may have been meant."""
+    """A parser whose errors have two lines: what was not understood, and similar options."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
@@ -143,59 +143,60 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
 
-    def unknown(self, words: list[str]) -> NoReturn:
-        near = [get_close_matches(word.split("=")[0], self._option_string_actions, 1) for word in words]
-        meant = [
-            f"{word} (did you mean {found[0]}?)" if found else word for word, found in zip(words, near, strict=True)
+    def unknown(self, arguments: list[str]) -> NoReturn:
+        matches = [get_close_matches(word.split("=")[0], self._option_string_actions, 1) for word in arguments]
+        suggestions = [
+            f"{word} (did you mean {match[0]}?)" if match else word
+            for word, match in zip(arguments, matches, strict=True)
         ]
-        self.error(f"not understood: {', '.join(meant)}")
+        self.error(f"not understood: {', '.join(suggestions)}")
 
 
-def _parser(typed: Sequence[str]) -> Parser:
+def _parser(arguments: Sequence[str]) -> Parser:
     parser = Parser(
         prog="sc-vaenb",
         description="Variational autoencoders for single-cell counts, beside PCA and Harmony.",
         epilog=EXAMPLES,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    _general(parser, False)
-    _source(parser, None)
+    _add_general(parser, False)
+    _add_source(parser, None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (fill, what, epilog) in COMMANDS.items():
+    for name, (add_arguments, summary, epilog) in COMMANDS.items():
         command = commands.add_parser(
             name,
-            help=what,
-            description=what[0].upper() + what[1:] + ".",
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
             epilog=epilog,
         )
         command.set_defaults(parser=command, run_with_source=name in WITH_SOURCE)
-        # Taken behind the command too; what is not given there leaves what was given before it.
-        _general(command, argparse.SUPPRESS)
-        if name in typed:  # the options are read off functions whose import takes seconds
-            fill(command)
+        # General options may also follow the command; without them, those before the command are used.
+        _add_general(command, argparse.SUPPRESS)
+        if name in arguments:  # the options come from signatures of functions, whose import takes seconds
+            add_arguments(command)
     return parser
 
 
-def _general(parser: argparse.ArgumentParser, default: object) -> None:
+def _add_general(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
     parser.add_argument("--quiet", action="store_true", default=default, help="only results and errors")
 
 
-def _source(parser: argparse.ArgumentParser, default: object) -> None:
-    known: dict[str, Any] = {"type": Path, "metavar": "FILE", "default": default}
-    parser.add_argument("--adata", help="cells and genes, in the place of FILE (vae, cvae, compare)", **known)
+def _add_source(parser: argparse.ArgumentParser, default: object) -> None:
+    settings: dict[str, Any] = {"type": Path, "metavar": "FILE", "default": default}
+    parser.add_argument("--adata", help="cells and genes, in the place of FILE (vae, cvae, compare)", **settings)
     parser.add_argument(
-        "--counts", help="a second file with their raw counts, matched by name (vae, cvae, compare)", **known
+        "--counts", help="a second file with their raw counts, matched by name (vae, cvae, compare)", **settings
     )
 
 
-def _out(parser: argparse.ArgumentParser, default: Path | None, what: str, **more: Any) -> None:
-    text = f"{what}. Default: %(default)s." if default is not None else what
-    parser.add_argument("--out", type=Path, default=default, metavar="PATH", help=text, **more)
+def _add_out(parser: argparse.ArgumentParser, default: Path | None, meaning: str, **settings: Any) -> None:
+    text = f"{meaning}. Default: %(default)s." if default is not None else meaning
+    parser.add_argument("--out", type=Path, default=default, metavar="PATH", help=text, **settings)
     parser.add_argument("--force", action="store_true", help="replace what is there")
 
 
-def _keys(parser: argparse.ArgumentParser) -> None:
+def _add_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-key", metavar="COLUMN", help="column of obs with the batch of each cell")
     parser.add_argument("--label-key", metavar="COLUMN", help="column of obs with the cell types; none: no labels")
 
@@ -203,7 +204,7 @@ def _keys(parser: argparse.ArgumentParser) -> None:
 def _demo_options(parser: argparse.ArgumentParser) -> None:
     from ._demo import run_demo
 
-    _out(parser, Path("sc_vaenb_demo"), "folder for results")
+    _add_out(parser, Path("sc_vaenb_demo"), "folder for results")
     parser.set_defaults(run=run_demo)
 
 
@@ -212,17 +213,17 @@ def _fit_options(parser: argparse.ArgumentParser, method: str) -> None:
     from ._fit import run_fit
 
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="cells and genes; or --adata FILE")
-    _source(parser, argparse.SUPPRESS)
-    _keys(parser)
+    _add_source(parser, argparse.SUPPRESS)
+    _add_keys(parser)
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s.")
-    about = "leave X and layers in FILE (.h5ad or .zarr, CSR or dense), for files larger than memory"
-    parser.add_argument("--backed", action="store_true", help=about)
-    about = f"keep the state of the fit in {method}_checkpoint in --out, and go on from there if it was killed"
-    parser.add_argument("--resume", action="store_true", help=about)
+    text = "leave X and layers in FILE (.h5ad or .zarr, CSR or dense), for files larger than memory"
+    parser.add_argument("--backed", action="store_true", help=text)
+    text = f"keep the state of the fit in {method}_checkpoint in --out, and go on from there if it was killed"
+    parser.add_argument("--resume", action="store_true", help=text)
     parser.add_argument("--mog", action="store_true", help="a mixture of Gaussians as prior: short for --prior mog")
     add_options(parser, pp.prepare, ["log1p", "copy"])
-    here = ["layer", "allow_non_integer", "key_added", "copy"]
-    add_options(parser, tl.cvae if method == "cvae" else tl.vae, here)
+    set_by_command = ["layer", "allow_non_integer", "key_added", "copy"]
+    add_options(parser, tl.cvae if method == "cvae" else tl.vae, set_by_command)
     parser.set_defaults(run=run_fit, method=method)
 
 
@@ -231,9 +232,9 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     from ._compare import run_compare
 
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="cells and genes; or --adata FILE")
-    _source(parser, argparse.SUPPRESS)
-    _keys(parser)
-    _out(parser, OUT, "folder for results")
+    _add_source(parser, argparse.SUPPRESS)
+    _add_keys(parser)
+    _add_out(parser, OUT, "folder for results")
     parser.add_argument("--backed", action="store_true", help=argparse.SUPPRESS)  # refused, with the reason
     parser.add_argument("--save-only", action="store_true", help="only draw again from the results in --out")
     add_options(parser, pp.prepare, ["log1p", "copy", "allow_non_integer"])
@@ -247,8 +248,8 @@ def _score_options(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--embeddings", metavar="KEY,KEY,...", help="keys of obsm. Default: all that can be scored.")
-    _keys(parser)
-    _out(parser, None, "CSV file to write the scores to as well")
+    _add_keys(parser)
+    _add_out(parser, None, "CSV file to write the scores to as well")
     add_options(parser, tl.score, ["batch_key", "label_key", "key_added", "copy"])
     parser.set_defaults(run=run_score)
 
@@ -258,7 +259,7 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--key", default="compare", help="where in uns the comparison is. Default: %(default)s.")
-    _out(parser, None, "HTML file. Default: the name of FILE with .html")
+    _add_out(parser, None, "HTML file. Default: the name of FILE with .html")
     parser.set_defaults(run=run_report)
 
 
@@ -266,7 +267,7 @@ def _simulate_options(parser: argparse.ArgumentParser) -> None:
     from ..datasets import simulate
     from ._files import run_simulate
 
-    _out(parser, None, "file to write, .h5ad or .zarr", required=True)
+    _add_out(parser, None, "file to write, .h5ad or .zarr", required=True)
     parser.add_argument("--n-cells", type=int, default=1000, help="Number of cells. Default: %(default)s.")
     parser.add_argument("--n-genes", type=int, default=500, help="Number of genes. Default: %(default)s.")
     add_options(parser, simulate, ["composition"])

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .._files import move_new, only_user, work_folder
-from ._fit import BATCH_NAMES, LABEL_NAMES, about, check_columns, labels_to_score, method_of, prepare, read_input, say
-from ._options import given
+from ._fit import (
+    BATCH_NAMES,
+    LABEL_NAMES,
+    about,
+    check_columns,
+    echo_unless_quiet,
+    labels_to_score,
+    method_of,
+    prepare,
+    read_input,
+)
+from ._options import explicit_options
 from ._read import choose_key, read
 from ._results import write_results
 from ._stranger import DATA, REPORT, RUN, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
@@ -25,8 +35,8 @@ if TYPE_CHECKING:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    """Read, prepare, compare, draw and write; or with --save-only draw again what is there."""
-    begun = time.perf_counter()
+    """Read, prepare, compare, draw and write; with --save-only, only draw the stored comparison again."""
+    start = time.perf_counter()
     out: Path = options.out
     if options.save_only:
         if not (out / RUN).exists() or not (out / DATA).exists():
@@ -36,7 +46,7 @@ def run_compare(options: argparse.Namespace) -> None:
         with _only_run(out):
             adata, run = read(out / DATA), read_run(out)
             check_comparison(adata, run, out / DATA)
-            say(options, "drawing")
+            echo_unless_quiet(options, "drawing")
             _draw_again(adata, out, run)
     else:
         _earlier_run(out, options.force)
@@ -44,21 +54,25 @@ def run_compare(options: argparse.Namespace) -> None:
             raise ValueError("compare computes PCA, which needs all counts in memory. --backed goes with vae and cvae.")
         adata, arguments = _read_and_check(options)
         with _only_run(out):
-            before = _earlier_run(out, options.force)  # once more, as another run may just have ended
+            earlier_run = _earlier_run(out, options.force)  # check again: another run may have ended in between
             _compute(adata, arguments, options)
-            say(options, "drawing")
+            echo_unless_quiet(options, "drawing")
             run = _draw(adata, arguments, options)
-            for folder in remove_replaced(out, set(before.get("folders", {}).values()) - set(run["folders"].values())):
-                say(options, f"{folder} stays: it holds other files than those of the comparison that was replaced")
+            for folder in remove_replaced(
+                out, set(earlier_run.get("folders", {}).values()) - set(run["folders"].values())
+            ):
+                echo_unless_quiet(
+                    options, f"{folder} stays: it holds other files than those of the comparison that was replaced"
+                )
     echo(adata.uns["compare"]["verdict"])
-    echo(f"\nwritten to {out} in {time.perf_counter() - begun:.0f} s:")
+    echo(f"\nwritten to {out} in {time.perf_counter() - start:.0f} s:")
     for name in (REPORT, "report.csv", DATA, "scores.svg", "umaps.svg", *(f"{f}/" for f in run["folders"].values())):
         if (out / name).exists():
-            say(options, f"  {name}")
+            echo_unless_quiet(options, f"  {name}")
 
 
 def _earlier_run(out: Path, force: bool) -> dict[str, Any]:
-    """What run.json holds of an earlier comparison, which is replaced with --force alone."""
+    """The content of run.json of an earlier comparison, which is replaced only with --force."""
     if (out / RUN).exists() and not force:
         raise FileExistsError(
             f"{out} holds a comparison. Pass --force to replace it (what is unchanged is not computed again), "
@@ -79,65 +93,70 @@ def _read_and_check(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any
     adata = read_input(options)
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=True)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
-    assert batch_key is not None  # it was needed
+    assert batch_key is not None  # `choose_key` raises if there is none
     check_columns(batch_key, label_key)
     label_key = labels_to_score(adata, batch_key, label_key, options)
     make_folder(options.out)
     prepare(adata, batch_key, options)
     check_room(adata, options.out)
-    arguments = {"batch_key": batch_key, **given(options, tl.compare), "label_key": label_key, "layer": "counts"}
+    arguments = {
+        "batch_key": batch_key,
+        **explicit_options(options, tl.compare),
+        "label_key": label_key,
+        "layer": "counts",
+    }
     return adata, arguments
 
 
 def _compute(adata: AnnData, arguments: dict[str, Any], options: argparse.Namespace) -> None:
-    """Compare, and write the AnnData: whatever was computed before an error or Ctrl-C, too."""
+    """Compare and write the AnnData; after an error or Ctrl-C, write the results so far."""
     from .. import tl
 
     data, unfinished = options.out / DATA, options.out / UNFINISHED
-    earlier = next((path for path in (unfinished, data) if path.exists()), None)
-    if earlier is not None:
-        before = None
-        with only_warn(f"what {earlier} holds of an earlier comparison"):
-            before = read(earlier)
-        if before is not None:
-            _take_over(adata, before)
+    earlier_path = next((path for path in (unfinished, data) if path.exists()), None)
+    if earlier_path is not None:
+        earlier_adata = None
+        with only_warn(f"what {earlier_path} holds of an earlier comparison"):
+            earlier_adata = read(earlier_path)
+        if earlier_adata is not None:
+            _take_over(adata, earlier_adata)
     try:
         tl.compare(adata, **arguments)
     except BaseException:
         if len(adata.uns.get("compare", {}).get("made", ())):
-            kept = unfinished if (options.out / RUN).exists() else data  # a comparison that is whole stays whole
-            write_adata(adata, kept)
-            echo(f"What is done is kept in {kept}: the same command goes on from there.")
+            saved_to = unfinished if (options.out / RUN).exists() else data  # a complete comparison is not overwritten
+            write_adata(adata, saved_to)
+            echo(f"What is done is kept in {saved_to}: the same command goes on from there.")
         raise
     write_adata(adata, data)
     unfinished.unlink(missing_ok=True)
 
 
-def _take_over(adata: AnnData, before: AnnData) -> None:
-    """Bring what an earlier run computed; `tl.compare` takes of it what fits these data and parameters."""
+def _take_over(adata: AnnData, earlier_adata: AnnData) -> None:
+    """Copy the results of an earlier run; `tl.compare` reuses those that match these data and parameters."""
     from .._results import check_result
 
-    record = before.uns.get("compare")
+    record = earlier_adata.uns.get("compare")
     made = record.get("made") if isinstance(record, dict) else None
     if not isinstance(made, pd.DataFrame) or not {"made_from", "checksum", "seconds"} <= set(made):
         return
-    if not pd.api.types.is_numeric_dtype(made["seconds"]) or not adata.obs_names.equals(before.obs_names):
+    if not pd.api.types.is_numeric_dtype(made["seconds"]) or not adata.obs_names.equals(earlier_adata.obs_names):
         return
-    kept = {name: record[name] for name in ("made", "null_split") if name in record}
-    adata.uns["compare"] = check_result(kept, "compare", "compare")
+    reused = {name: record[name] for name in ("made", "null_split") if name in record}
+    adata.uns["compare"] = check_result(reused, "compare", "compare")
     made = adata.uns["compare"]["made"]
     for key in made.index:
-        for place, name in (
+        for slot, name in (
             ("obsm", f"X_{key}"), ("obsm", f"X_umap_{key}"), ("obs", f"leiden_{key}"), ("uns", f"leiden_{key}"),
             ("uns", key), ("uns", f"neighbors_{key}"), ("obsp", f"neighbors_{key}_distances"),
             ("obsp", f"neighbors_{key}_connectivities"),
         ):  # fmt: skip
-            if name in getattr(before, place):
-                getattr(adata, place)[name] = getattr(before, place)[name]
+            if name in getattr(earlier_adata, slot):
+                getattr(adata, slot)[name] = getattr(earlier_adata, slot)[name]
 
 
 def _draw(adata: AnnData, arguments: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Write a folder for each method, the figures, the report, and last run.json; returns what that holds."""
+    """Write a folder for each method, the figures, the report and, last, run.json; return its content."""
     out: Path = options.out
     methods = adata.uns["compare"]["methods"].drop_duplicates("method")
     run = {
@@ -152,7 +171,7 @@ def _draw(adata: AnnData, arguments: Mapping[str, Any], options: argparse.Namesp
             _write_method(adata, key, work / run["folders"][key], run)
         run["folders"] = {key: move_new(work / name, out / name).name for key, name in run["folders"].items()}
     _draw_all(adata, out, run)
-    write_json(run, out / RUN)  # last: its being there says that all is
+    write_json(run, out / RUN)  # written last: if it exists, the comparison is complete
     return run
 
 

@@ -19,7 +19,7 @@ RESULT = "demo.h5ad"
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    """Fit a VAE and a CVAE to 700 real blood cells, dealt to three batches, and compare them with PCA."""
+    """Fit a VAE and a CVAE to 700 real blood cells, split into three batches, and compare them with PCA."""
     out: Path = options.out
     make_folder(out)
     check_new(out / RESULT, options.force)
@@ -40,42 +40,42 @@ def run_demo(options: argparse.Namespace) -> None:
     print(f"{'':6}{'seconds':>8}{'clusters':>10}{'NMI':>7}{'ARI':>7}{'own batch among neighbours':>29}")
     for name, method in methods.items():
         key = name.lower()
-        begun = time.perf_counter()
+        fit_start = time.perf_counter()
         method(adata, key_added=key)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - fit_start
         neighbors_leiden_umap(adata, key, 1.0, 0)
-        print(f"{name:6}{seconds:8.1f}{_found(adata, key)}")
+        print(f"{name:6}{seconds:8.1f}{_score_columns(adata, key)}")
     print("\nNMI and ARI: Leiden clusters against the published types, 1 is best. Own batch: the share of a cell's 15")
     print("nearest neighbours of its type that are of its batch, with what perfect mixing would give.\n")
 
     for key in ("vae", "cvae"):
         save_figure(partial(losses, adata, key), out / f"history_{key}.png")
     embeddings = [f"X_{name.lower()}" for name in methods]
-    save_figure(partial(_planes, adata, embeddings), out / "umap.png")
+    save_figure(partial(_draw_umaps, adata, embeddings), out / "umap.png")
     write_adata(adata, out / RESULT)
     files = "".join(f"\n  {out / name}" for name in (RESULT, "history_vae.png", "history_cvae.png", "umap.png"))
     print(f"written in {time.perf_counter() - start:.0f} s:{files}")
 
 
-def _planes(adata: AnnData, embeddings: list[str]) -> Any:
+def _draw_umaps(adata: AnnData, embeddings: list[str]) -> Any:
     from .. import pl
 
     return pl.embedding(adata, embeddings, color=["batch", "cell_type"], show=False)[0, 0]  # type: ignore[index]
 
 
 def _pca(adata: AnnData, *, key_added: str) -> None:
-    """What scanpy's tutorials do: log-normalise, PCA of the variable genes."""
+    """PCA as in scanpy's tutorials: log-normalise, then PCA of the variable genes."""
     import scanpy as sc
 
-    plain = adata.copy()
-    sc.pp.normalize_total(plain)
-    sc.pp.log1p(plain)
-    plain = plain[:, plain.var["highly_variable"]].copy()
-    sc.pp.pca(plain, n_comps=30)
-    adata.obsm[f"X_{key_added}"] = plain.obsm["X_pca"]
+    logged = adata.copy()
+    sc.pp.normalize_total(logged)
+    sc.pp.log1p(logged)
+    logged = logged[:, logged.var["highly_variable"]].copy()
+    sc.pp.pca(logged, n_comps=30)
+    adata.obsm[f"X_{key_added}"] = logged.obsm["X_pca"]
 
 
-def _found(adata: AnnData, key: str) -> str:
+def _score_columns(adata: AnnData, key: str) -> str:
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     from ..metrics import same_batch_share
@@ -83,5 +83,5 @@ def _found(adata: AnnData, key: str) -> str:
     types, clusters = adata.obs["cell_type"], adata.obs[f"leiden_{key}"]
     mixing = same_batch_share(adata.obsm[f"X_{key}"], adata.obs["batch"], types, k=15)
     scores = normalized_mutual_info_score(types, clusters), adjusted_rand_score(types, clusters)
-    counted = f"{clusters.nunique():10}{scores[0]:7.2f}{scores[1]:7.2f}"
-    return f"{counted}{f'{mixing.share:.2f} (mixed: {mixing.expected:.2f})':>29}"
+    numbers = f"{clusters.nunique():10}{scores[0]:7.2f}{scores[1]:7.2f}"
+    return f"{numbers}{f'{mixing.share:.2f} (mixed: {mixing.expected:.2f})':>29}"

@@ -9,14 +9,14 @@ import numpy as np
 
 from .._files import write_text
 from ._fit import BATCH_NAMES, LABEL_NAMES, warn_of_circular
-from ._options import given
+from ._options import explicit_options
 from ._read import choose_key, read
 from ._write import check_new, echo, make_folder, write_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-ROWS = 1000  # of a matrix, by which it is described
+ROWS = 1000  # of a matrix that are read to describe it
 
 
 def run_simulate(options: argparse.Namespace) -> None:
@@ -26,7 +26,7 @@ def run_simulate(options: argparse.Namespace) -> None:
         raise ValueError(f"--out {options.out} does not end in .h5ad or .zarr. Give such a name.")
     check_new(options.out, options.force)
     make_folder(options.out.parent)
-    adata = simulate(options.n_cells, options.n_genes, **given(options, simulate))
+    adata = simulate(options.n_cells, options.n_genes, **explicit_options(options, simulate))
     write_adata(adata, options.out)
     echo(f"{options.out}: {adata.n_obs:,} cells x {adata.n_vars:,} genes, obs['batch'], obs['cell_type']")
 
@@ -41,7 +41,7 @@ def run_score(options: argparse.Namespace) -> None:
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=False)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     keys = options.embeddings.split(",") if options.embeddings else None
-    arguments = {**given(options, tl.score), "batch_key": batch_key, "label_key": label_key}
+    arguments = {**explicit_options(options, tl.score), "batch_key": batch_key, "label_key": label_key}
     tl.score(adata, keys, **arguments)
     values = adata.uns["scores"]["values"]
     warn_of_circular(adata, values.index, label_key)
@@ -70,7 +70,7 @@ def run_info(options: argparse.Namespace) -> None:
         matrices["raw"] = adata.raw.X
     for name, matrix in matrices.items():
         if matrix is not None:
-            echo(f"{name}: {_what(matrix)}")
+            echo(f"{name}: {_describe_matrix(matrix)}")
     for column in map(str, adata.obs.columns):
         values = adata.obs[column]
         kind = "numbers" if values.dtype.kind in "fiu" else f"{values.nunique():,} values"
@@ -78,22 +78,23 @@ def run_info(options: argparse.Namespace) -> None:
     for name, array in adata.obsm.items():
         echo(f"obsm[{name!r}]: {' x '.join(f'{size:,}' for size in np.shape(array))}")
     for key, record in adata.uns.items():
-        for line in _fitted(adata, key, record):
+        for line in _describe_record(adata, key, record):
             echo(line)
 
 
-def _what(matrix: Any) -> str:
-    part = matrix[:ROWS]
-    values = np.asarray(part.data if hasattr(part, "indptr") else part).ravel()
-    kind = f"{matrix.dtype} {getattr(matrix, 'format', 'dense')}"
+def _describe_matrix(matrix: Any) -> str:
+    first_rows = matrix[:ROWS]
+    values = np.asarray(first_rows.data if hasattr(first_rows, "indptr") else first_rows).ravel()
+    matrix_type = f"{matrix.dtype} {getattr(matrix, 'format', 'dense')}"
     if not len(values) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-        return f"{kind}, not counts"
+        return f"{matrix_type}, not counts"
     if values.min() < 0:
-        return f"{kind}, negative values: no counts"
-    return f"{kind}, {'whole numbers: raw counts' if (values == np.rint(values)).all() else 'fractions: no raw counts'}"
+        return f"{matrix_type}, negative values: no counts"
+    is_whole = (values == np.rint(values)).all()
+    return f"{matrix_type}, {'whole numbers: raw counts' if is_whole else 'fractions: no raw counts'}"
 
 
-def _fitted(adata: AnnData, key: str, record: Any) -> list[str]:
+def _describe_record(adata: AnnData, key: str, record: Any) -> list[str]:
     from .._record import read_record
 
     if not isinstance(record, dict):
@@ -101,14 +102,14 @@ def _fitted(adata: AnnData, key: str, record: Any) -> list[str]:
     if "model" in record and "params" in record:
         try:
             checked = read_record(adata, key)
-        except ValueError as error:  # all else in the file is still worth a line
+        except ValueError as error:  # the rest of the file is still described
             return [f"uns[{key!r}]: {error}"]
         params = checked["params"]
-        on = f" on {params['batch_key']!r}" if "batch_key" in params else ""
-        said = [f"tl.{params.get('method', 'vae')}{on}"]
-        said += [f"likelihood {params['likelihood']}"] if "likelihood" in params else []
-        said += [f"{params['n_latent']} latent dimensions"] if "n_latent" in params else []
-        return [f"uns[{key!r}]: {', '.join(said)}. {checked['verdict']['message']}"]
+        batch_text = f" on {params['batch_key']!r}" if "batch_key" in params else ""
+        facts = [f"tl.{params.get('method', 'vae')}{batch_text}"]
+        facts += [f"likelihood {params['likelihood']}"] if "likelihood" in params else []
+        facts += [f"{params['n_latent']} latent dimensions"] if "n_latent" in params else []
+        return [f"uns[{key!r}]: {', '.join(facts)}. {checked['verdict']['message']}"]
     if isinstance(record.get("verdict"), str) and "scores" in record:
         return [f"uns[{key!r}]: comparison", *(f"    {line}" for line in record["verdict"].splitlines())]
     return []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import move_new, only_user, work_folder
-from ._options import given
+from ._options import explicit_options
 from ._read import beyond_memory, choose_key, read, with_counts
 from ._results import params_of, write_results
 from ._writable import leave_out_unwritable
@@ -21,8 +21,8 @@ from ._write import check_room, echo, in_memory, leave_matrices, make_folder, on
 if TYPE_CHECKING:
     from anndata import AnnData
 
-BATCH_NAMES, LABEL_NAMES = ("sample", "batch"), ("celltype", "cell_type")  # columns that need not be named
-OF_COMPARISON = re.compile(r"_compare\d*$")  # the end of a key, where the name of the method was taken
+BATCH_NAMES, LABEL_NAMES = ("sample", "batch"), ("celltype", "cell_type")  # columns that are found without an option
+OF_COMPARISON = re.compile(r"_compare\d*$")  # suffix of a key whose plain name was in use
 PACKAGES = ("sc_vaenb", "torch", "scanpy", "anndata", "numpy", "harmonypy")
 
 
@@ -37,78 +37,82 @@ def run_fit(options: argparse.Namespace) -> None:
         options.prior = "mog"
     if options.resume and getattr(options, "checkpoint", None) is not None:
         raise ValueError("--resume and --checkpoint both name a folder for the state of the fit. Give one.")
-    begun = time.perf_counter()
+    start = time.perf_counter()
     function = tl.cvae if options.method == "cvae" else tl.vae
     adata = read_input(options)
     batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=options.method == "cvae")
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     check_columns(batch_key, label_key)
     label_key = labels_to_score(adata, batch_key, label_key, options)
-    writes = options.rank == 0
-    if writes:
+    is_first_process = options.rank == 0
+    if is_first_process:
         make_folder(options.out)
     prepare(adata, batch_key, options)
-    if writes:
+    if is_first_process:
         check_room(adata, options.out)
     key = options.method
-    arguments = {**given(options, function), "layer": layer_of(adata), "key_added": key}
-    with _checkpoint_of(options) as kept:
-        if kept is not None:
-            arguments["checkpoint"] = kept
+    arguments = {**explicit_options(options, function), "layer": layer_of(adata), "key_added": key}
+    with _checkpoint_of(options) as checkpoint_folder:
+        if checkpoint_folder is not None:
+            arguments["checkpoint"] = checkpoint_folder
         function(adata, *([batch_key] if options.method == "cvae" else []), **arguments)
-        if not writes:
+        if not is_first_process:
             return
         if adata.uns[key]["verdict"]["status"] == "interrupted":
-            if kept is not None:
-                print(f"The state of the fit is kept in {kept}: the same command goes on from there.")
-            raise KeyboardInterrupt  # in a notebook half a fit may be of use; a folder of results must be whole
+            if checkpoint_folder is not None:
+                print(f"The state of the fit is kept in {checkpoint_folder}: the same command goes on from there.")
+            raise KeyboardInterrupt  # a partial fit may be useful in a notebook, but a results folder must be complete
         folder = _write_fit(adata, key, batch_key, label_key, options)
-        if kept is not None:
-            forget_states(kept)
-    echo(f"written to {folder} in {time.perf_counter() - begun:.0f} s:")
+        if checkpoint_folder is not None:
+            forget_states(checkpoint_folder)
+    echo(f"written to {folder} in {time.perf_counter() - start:.0f} s:")
     for path in sorted(folder.iterdir()):
-        say(options, f"  {path.name}")
+        echo_unless_quiet(options, f"  {path.name}")
     if options.backed:
         counts = options.file or options.adata
-        say(options, f"X and layers stay in {counts}: {method_of(key, adata)}.h5ad holds everything else")
+        echo_unless_quiet(options, f"X and layers stay in {counts}: {method_of(key, adata)}.h5ad holds everything else")
 
 
 @contextmanager
 def _checkpoint_of(options: argparse.Namespace) -> Iterator[Path | None]:
-    """The folder for the state of the fit with --resume, for one run at a time."""
+    """The folder for the state of the fit with --resume; only one run at a time may use it."""
     if not options.resume:
         yield None
         return
-    kept = options.out / f"{options.method}_checkpoint"
-    if options.rank > 0:  # the first process holds it for all
-        yield kept
+    folder = options.out / f"{options.method}_checkpoint"
+    if options.rank > 0:  # the first process locks the folder for all
+        yield folder
         return
-    if kept.exists() and not kept.is_dir():
-        raise FileExistsError(f"{kept} is a file, not a folder. Remove it, or pass another --out.")
-    kept.mkdir(exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, not a folder. Remove it, or pass another --out.")
+    folder.mkdir(exist_ok=True)
     try:
-        with only_user(kept, f"another run keeps its state in {kept}. Wait until it has ended, or pass another --out."):
-            yield kept
+        with only_user(
+            folder, f"another run keeps its state in {folder}. Wait until it has ended, or pass another --out."
+        ):
+            yield folder
     finally:
-        with suppress(OSError):  # it holds a state
-            kept.rmdir()
+        with suppress(OSError):  # the folder is not empty: it holds a state
+            folder.rmdir()
 
 
 def _write_fit(
     adata: AnnData, key: str, batch_key: str | None, label_key: str | None, options: argparse.Namespace
 ) -> Path:
-    """Cluster, score and write. What fails here but for the disk costs what it would have made, and no more."""
+    """Cluster, score and write. If a step fails (except writing to disk), only its own result is left out."""
     from .. import tl
     from ..tl._graph import neighbors_leiden_umap
 
     with only_warn("the UMAP with the clusters"):
         neighbors_leiden_umap(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
-    keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
-    keys = {name: key for name, key in keys.items() if key is not None and adata.obs[key].nunique() > 1}
+    score_keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
+    score_keys = {
+        name: column for name, column in score_keys.items() if column is not None and adata.obs[column].nunique() > 1
+    }
     warn_of_circular(adata, [f"X_{key}"], label_key)
-    if keys:
+    if score_keys:
         with only_warn("metrics.csv"):
-            tl.score(adata, f"X_{key}", **keys, key_added=f"{key}_scores")
+            tl.score(adata, f"X_{key}", **score_keys, key_added=f"{key}_scores")
     method = method_of(key, adata)
     columns = {"sample": batch_key, "celltype": label_key}
     with work_folder(options.out) as work:
@@ -131,9 +135,10 @@ def method_of(key: str, adata: AnnData) -> str:
 def labels_to_score(
     adata: AnnData, batch_key: str | None, label_key: str | None, options: argparse.Namespace
 ) -> str | None:
-    """The column of labels, if scores can be computed from it: found out before a fit, not after it.
+    """Return the column of labels if scores can be computed from it. This is checked before the fit.
 
-    A column that was named is refused; one that was found by its usual name is left out with a warning.
+    An unusable column raises an error if the user named it; if it was found by its usual name, it is left out with a
+    warning.
     """
     from scanpy import logging as logg
 
@@ -141,7 +146,7 @@ def labels_to_score(
 
     if label_key is None:
         return None
-    if batch_key is not None and adata.obs[batch_key].nunique() < 2:  # no scores of batches then
+    if batch_key is not None and adata.obs[batch_key].nunique() < 2:  # then there are no batch scores
         batch_key = None
     try:
         check_scored(adata, batch_key, label_key)
@@ -162,28 +167,28 @@ def read_input(options: argparse.Namespace) -> AnnData:
         raise ValueError(f"there are two inputs: {options.file} and --adata {options.adata}. Give one.")
     if options.backed and options.counts is not None:
         raise ValueError("--backed leaves counts in their place, and --counts puts them in another order. Give one.")
-    if not options.backed and (beyond := beyond_memory(path)):
+    if not options.backed and (sizes := beyond_memory(path)):
         from scanpy import logging as logg
 
-        need, memory = (f"{value / 2**30:,.1f} GiB" for value in beyond)
+        needed, memory = (f"{value / 2**30:,.1f} GiB" for value in sizes)
         advice = "If it runs out, leave the counts in the file: vae or cvae with --backed."
-        logg.warning(f"{path} needs at least {need} of memory, and this machine has {memory}. {advice}")
+        logg.warning(f"{path} needs at least {needed} of memory, and this machine has {memory}. {advice}")
     adata = read(path, backed=options.backed)
-    say(options, f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
+    echo_unless_quiet(options, f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
     if options.counts is not None:
-        adata, found = with_counts(adata, read(options.counts), getattr(options, "layer", None))
+        adata, message = with_counts(adata, read(options.counts), getattr(options, "layer", None))
         options.layer = "counts"
-        say(options, found)
+        echo_unless_quiet(options, message)
     leave_out_unwritable(adata)
     return adata
 
 
 def prepare(adata: AnnData, batch_key: str | None, options: argparse.Namespace) -> None:
-    """`pp.prepare`, whose advice is for Python, with that for the command line."""
+    """Run `pp.prepare`; if there are no raw counts, raise an error with advice for the command line."""
     from .. import pp
 
     try:
-        pp.prepare(adata, batch_key, **given(options, pp.prepare))
+        pp.prepare(adata, batch_key, **explicit_options(options, pp.prepare))
     except ValueError as error:
         if "no raw counts" not in str(error):
             raise
@@ -192,7 +197,7 @@ def prepare(adata: AnnData, batch_key: str | None, options: argparse.Namespace) 
 
 
 def layer_of(adata: AnnData) -> str | None:
-    """The layer of the counts that `pp.prepare` found: its own, but for counts that stay in the file."""
+    """The layer of the counts: "counts" from `pp.prepare` or, if the counts stay in the file, the source layer."""
     if "counts" in adata.layers and in_memory(adata.layers["counts"]):
         return "counts"
     source = adata.uns["prepare"]["source"]  # X or layers['name']
@@ -200,7 +205,7 @@ def layer_of(adata: AnnData) -> str | None:
 
 
 def warn_of_circular(adata: AnnData, embeddings: Iterable[str], label_key: str | None) -> None:
-    """Scores by labels that a fit has seen say little of it."""
+    """Warn if the labels for the scores were used in the fit: such scores are too high."""
     from scanpy import logging as logg
 
     records = {name: adata.uns.get(name.removeprefix("X_")) for name in embeddings}
@@ -218,13 +223,13 @@ def check_columns(batch_key: str | None, label_key: str | None) -> None:
         raise ValueError(f"--batch-key and --label-key are both {batch_key!r}: what is to be removed would be kept.")
 
 
-def say(options: argparse.Namespace, text: str) -> None:
-    """What is no result."""
+def echo_unless_quiet(options: argparse.Namespace, text: str) -> None:
+    """Print text that is not a result, unless --quiet is set."""
     if not options.quiet:
         echo(text)
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    """What made the results: command, input and versions."""
+    """How the results were made: command, input files and package versions."""
     files = {name: str(Path(path)) for name in ("file", "adata", "counts") if (path := getattr(options, name, None))}
     return {"command": options.command, "input": files, "versions": {name: version(name) for name in PACKAGES}}

@@ -1,4 +1,4 @@
-"""Files of every common format to an AnnData, and counts of a second file matched to it by name."""
+"""Read an AnnData from common file formats, and match the counts of a second file by name."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LOCKED = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK, errno.ENOLCK}
-CANNOT = {errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENXIO}
+NOT_READABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENXIO}
 FORMATS = ".h5ad, .zarr, 10x .h5, or a folder with matrix.mtx"
 BACKED = (".h5ad", ".zarr")
-HELD = 2  # times X that a command holds at least: X, and counts of all genes as a layer
-MATCHED = 0.5  # of cells and of genes that the file with counts must know, or it is another data set's
+N_COPIES = 2  # of X that a command holds in memory at least: X, and the counts of all genes as a layer
+MIN_MATCHED = 0.5  # share of cells and genes that the file with counts must have, or it is of another data set
 
 
 def read(path: Path, *, backed: bool = False) -> AnnData:
-    """Read an AnnData; the name says which format it has. With `backed`, X and layers stay in the file."""
+    """Read an AnnData; the file name determines the format. With `backed`, X and layers stay in the file."""
     import anndata
     import scanpy as sc
 
@@ -29,7 +29,7 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist.") from None
-    except OSError as error:  # as of a name or a path that is too long
+    except OSError as error:  # such as a path that is too long
         raise OSError(f"{path} cannot be opened: {error.strerror}.") from error
     mtx = sorted(path.glob("*matrix.mtx*")) if is_folder else []
     if path.suffix not in {".h5ad", ".zarr", ".h5"} and not mtx:
@@ -43,9 +43,9 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of duplicate names, which are mended below, and of old formats
+            warnings.simplefilter("ignore")  # about old formats, and about duplicate names, which are made unique below
             if backed:
-                adata = _opened(path)
+                adata = _read_backed(path)
             elif mtx:
                 adata = sc.read_10x_mtx(path, prefix=_prefix(path, mtx))
             elif path.suffix == ".h5":
@@ -55,17 +55,17 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
             adata.var_names_make_unique()
     except (PermissionError, Unreadable):
         raise
-    except Exception as error:  # whatever h5py, zarr and pandas make of a broken file
-        raise _explained(path, error) from error
+    except Exception as error:  # h5py, zarr and pandas raise many kinds of errors for a broken file
+        raise _reading_error(path, error) from error
     return adata
 
 
 class Unreadable(ValueError):
-    """A file that is whole and cannot be read all the same, with the reason."""
+    """An intact file that cannot be read; the message says why."""
 
 
 def _prefix(path: Path, mtx: list[Path]) -> str:
-    """What stands before matrix.mtx in the names of the files, as GEO has them."""
+    """The prefix of matrix.mtx in the file names, as in files from GEO."""
     prefixes = sorted({file.name.partition("matrix.mtx")[0] for file in mtx})
     if "" in prefixes:
         return ""
@@ -78,8 +78,8 @@ def _prefix(path: Path, mtx: list[Path]) -> str:
     return prefixes[0]
 
 
-def _explained(path: Path, error: Exception) -> Exception:
-    """The error to raise for one that reading ended in: the true reason where it is known, else a damaged file."""
+def _reading_error(path: Path, error: Exception) -> Exception:
+    """The error to raise for an error while reading: the known reason, or else a damaged file."""
     text = str(error)
     if isinstance(error, MemoryError) or "std::bad_alloc" in text or "Unable to allocate" in text:
         advice = " Leave the counts in the file: vae or cvae with --backed." if path.suffix in BACKED else ""
@@ -92,13 +92,13 @@ def _explained(path: Path, error: Exception) -> Exception:
         )
     if isinstance(error, FileNotFoundError) and path.is_dir() and path.suffix != ".zarr":
         return FileNotFoundError(f"{path} lacks a file that belongs to matrix.mtx: {error.filename or error}.")
-    if code is not None and code in CANNOT:
+    if code is not None and code in NOT_READABLE:
         return OSError(f"{path} cannot be read: {os.strerror(code)}.")
     return ValueError(f"{path} cannot be read; it may be damaged or incomplete ({error}).")
 
 
 def _store(path: Path) -> Any:
-    """The file as h5py or zarr sees it."""
+    """The open HDF5 file or zarr group."""
     import h5py
 
     if path.suffix == ".h5ad":
@@ -108,19 +108,19 @@ def _store(path: Path) -> Any:
     return zarr.open_group(path, mode="r")
 
 
-def _opened(path: Path) -> AnnData:
-    """An AnnData whose matrices are in the file; those of `raw` too, if its genes are the same, as layer "raw"."""
+def _read_backed(path: Path) -> AnnData:
+    """An AnnData whose matrices stay in the file. If `raw` has the same genes, its matrix becomes layer "raw"."""
     from anndata import AnnData
     from anndata.io import read_elem, sparse_dataset
 
-    def matrix(found: Any) -> Any:
-        if found is None or found.attrs.get("encoding-type") == "null":
+    def matrix(element: Any) -> Any:
+        if element is None or element.attrs.get("encoding-type") == "null":
             return None
-        return sparse_dataset(found) if hasattr(found, "keys") else found
+        return sparse_dataset(element) if hasattr(element, "keys") else element
 
     store, names = _store(path), ("obs", "var", "obsm", "varm", "obsp", "varp", "uns")
-    old = [name for name in ("obs", "var") if name in store and not hasattr(store[name], "keys")]
-    if old:
+    old_tables = [name for name in ("obs", "var") if name in store and not hasattr(store[name], "keys")]
+    if old_tables:
         raise Unreadable(
             f"{path} was written by anndata 0.6 or older, which --backed cannot read. Write it again "
             "(anndata.read_h5ad(...).write_h5ad(...)), or leave out --backed."
@@ -134,42 +134,45 @@ def _opened(path: Path) -> AnnData:
 
 
 def beyond_memory(path: Path) -> tuple[int, int] | None:
-    """Bytes that a file needs and that the machine has, where it has fewer; None too where one of them is not known."""
+    """Bytes that a file needs and bytes of memory, if the file needs more; None if not, or if either is unknown."""
     if path.suffix not in BACKED or not hasattr(os, "sysconf"):
         return None
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
-        found = _store(path)["X"]
-        parts = [found[name] for name in found] if hasattr(found, "keys") else [found]
-        need = HELD * sum(int(part.nbytes) for part in parts)
-    except Exception:  # without X, or damaged, of which reading will tell
+        matrix = _store(path)["X"]
+        parts = [matrix[name] for name in matrix] if hasattr(matrix, "keys") else [matrix]
+        needed = N_COPIES * sum(int(part.nbytes) for part in parts)
+    except Exception:  # no X, or damaged, which `read` reports
         return None
-    return (need, memory) if need > memory else None
+    return (needed, memory) if needed > memory else None
 
 
 def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[AnnData, str]:
-    """The cells and genes that both have, with `layers["counts"]` from `counts`; and what was found, in words."""
-    for what, names in (("adata", adata.obs_names), ("counts", counts.obs_names)):
+    """The common cells and genes, with `layers["counts"]` from `counts`, and a message about how many matched."""
+    for kind, names in (("adata", adata.obs_names), ("counts", counts.obs_names)):
         if not names.is_unique:
-            twice = names[names.duplicated()][0]
-            raise ValueError(f"--{what} names cells twice (first: {twice!r}), so that they cannot be matched by name.")
-    for what, own, other in (
+            duplicate = names[names.duplicated()][0]
+            raise ValueError(
+                f"--{kind} names cells twice (first: {duplicate!r}), so that they cannot be matched by name."
+            )
+    for kind, names_in_adata, names_in_counts in (
         ("cells", adata.obs_names, counts.obs_names),
         ("genes", adata.var_names, counts.var_names),
     ):
-        found = own.isin(other).mean() if len(own) else 0.0
-        if found < MATCHED:
+        matched = names_in_adata.isin(names_in_counts).mean() if len(names_in_adata) else 0.0
+        if matched < MIN_MATCHED:
             raise ValueError(
-                f"--counts has {found:.0%} of the {what} of --adata ({own[0]!r}, ... there; {other[0]!r}, ... here). "
-                f"It seems to belong to other data: give both the same names of {what}."
+                f"--counts has {matched:.0%} of the {kind} of --adata "
+                f"({names_in_adata[0]!r}, ... there; {names_in_counts[0]!r}, ... here). "
+                f"It seems to belong to other data: give both the same names of {kind}."
             )
-    layers = [name for name in counts.layers if name is not None]  # as which anndata 0.13 lists X
+    layers = [name for name in counts.layers if name is not None]  # anndata 0.13 lists X as None
     if layer is None and "counts" in layers:
         layer = "counts"
     if layer is not None and layer not in layers:
         raise KeyError(f"--layer {layer!r} is not in the layers of --counts, which are {layers}.")
     cells, genes = adata.obs_names.isin(counts.obs_names), adata.var_names.isin(counts.var_names)
-    found = (
+    message = (
         f"counts: {cells.sum():,} of {adata.n_obs:,} cells and {genes.sum():,} of {adata.n_vars:,} genes found by name"
     )
     adata = adata if cells.all() and genes.all() else adata[cells, genes].copy()
@@ -178,11 +181,11 @@ def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[Ann
 
     matrix = sound(*((counts.X, "--counts: X") if layer is None else (counts.layers[layer], f"--counts: {layer!r}")))
     adata.layers["counts"] = matrix[rows][:, columns]
-    return adata, found
+    return adata, message
 
 
 def choose_key(adata: AnnData, option: str, key: str | None, usual: tuple[str, ...], *, needed: bool) -> str | None:
-    """A column of obs: the one that was named (none: no column), or the only one with a usual name."""
+    """A column of obs: the one that the user named ("none": no column), or the only one with a usual name."""
     columns = list(map(str, adata.obs.columns))
     if key == "none" and key not in columns and not needed:
         return None
@@ -190,10 +193,14 @@ def choose_key(adata: AnnData, option: str, key: str | None, usual: tuple[str, .
         if key not in columns:
             raise KeyError(f"--{option} {key!r} is not a column of obs, which has {columns}.")
         return key
-    found = [name for name in usual if name in columns]
-    if len(found) == 1:
-        return found[0]
-    if needed or found:
-        which = f"obs has both {' and '.join(found)}" if found else f"obs has no column {' or '.join(usual)}"
-        raise KeyError(f"{which}: name the one to use with --{option}. The columns are {columns}.")
+    usual_columns = [name for name in usual if name in columns]
+    if len(usual_columns) == 1:
+        return usual_columns[0]
+    if needed or usual_columns:
+        problem = (
+            f"obs has both {' and '.join(usual_columns)}"
+            if usual_columns
+            else f"obs has no column {' or '.join(usual)}"
+        )
+        raise KeyError(f"{problem}: name the one to use with --{option}. The columns are {columns}.")
     return None

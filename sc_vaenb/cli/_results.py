@@ -1,4 +1,4 @@
-"""The results folder of a method, file by file."""
+"""Write the files in the results folder of a method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
-MAX_CELLS_FOR_SILHOUETTE = 20_000  # whose silhouettes are averaged; their cost grows with the square
+MAX_CELLS_FOR_SILHOUETTE = 20_000  # of the mean silhouette; its cost grows with the square of the cells
 
 
 def write_results(
@@ -28,16 +28,16 @@ def write_results(
     scores: dict[str, Any] | None,
     about: dict[str, Any],
 ) -> None:
-    """Write what a reader needs of `obsm["X_" + key]`: arrays, figures, scores, parameters.
+    """Write the results on `obsm["X_" + key]`: arrays, figures, scores, parameters.
 
     Parameters
     ----------
     columns
-        Columns of obs: `sample` (the batch) and `celltype`, each perhaps None.
+        Columns of obs: `sample` (the batch) and `celltype`; each may be None.
     scores
         What :func:`sc_vaenb.tl.score` writes, with a row for this embedding; None if there is nothing to score by.
     about
-        What goes into params.json beside the parameters of the fit.
+        Further content of params.json, beside the parameters of the fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
     latent = np.asarray(adata.obsm[f"X_{key}"], np.float32)
@@ -58,7 +58,7 @@ def write_results(
 
 
 def params_of(adata: AnnData, key: str) -> dict[str, Any]:
-    """The parameters in the record of a fit; none if there is no fit of this name."""
+    """The parameters in the record of a fit; empty if there is no fit with this key."""
     record = adata.uns.get(key)
     params = record.get("params") if isinstance(record, dict) else None
     return params if isinstance(params, dict) else {}
@@ -79,28 +79,28 @@ def _umap(adata: AnnData, method: str, key: str, column: str) -> Any:
 
 
 def standardised(latent: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every dimension with mean 0 and standard deviation 1; one that does not vary is 0."""
+    """Scale each dimension to mean 0 and standard deviation 1; a constant dimension becomes 0."""
     centred = latent - latent.mean(0)
-    spread = centred.std(0)
-    return centred / np.where(spread > 0, spread, 1)
+    sd = centred.std(0)
+    return centred / np.where(sd > 0, sd, 1)
 
 
 def metrics_of(scores: dict[str, Any], embedding: str) -> pd.DataFrame:
     """A row per metric: value, kind, whether higher is better, whether it counts in the total."""
-    about = scores["metrics"]
+    properties = scores["metrics"]
     values = scores["values"].loc[embedding].rename("value").to_frame()
-    table = values.join(about)
+    table = values.join(properties)
     table.index.name = "metric"
     return table
 
 
 def _silhouette(latent: NDArray[np.float32], adata: AnnData, label_key: str) -> str:
-    """The silhouette of the cell types as it is, from -1 to 1 (that in metrics.csv is scaled to 0 to 1)."""
+    """The unscaled silhouette of the cell types, from -1 to 1 (metrics.csv has it scaled to 0 to 1)."""
     from ..metrics import silhouette_samples
 
     labels = adata.obs[label_key]
-    known = np.flatnonzero(labels.notna())
-    cells = np.sort(np.random.default_rng(0).permutation(known)[:MAX_CELLS_FOR_SILHOUETTE])
+    labelled = np.flatnonzero(labels.notna())
+    cells = np.sort(np.random.default_rng(0).permutation(labelled)[:MAX_CELLS_FOR_SILHOUETTE])
     names = labels.iloc[cells].astype(str).to_numpy()
     mean = float(np.mean(silhouette_samples(latent[cells], names))) if len(set(names)) > 1 else float("nan")
     return f"{mean:.6f}\n"

@@ -1,4 +1,4 @@
-"""The results folder of a comparison, which may come from anyone: what is taken from it is checked as a whole first."""
+"""Check the results folder of a comparison before its content is used: it may come from anyone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 DATA, RUN, REPORT = "comparison.h5ad", "run.json", "report.html"
-UNFINISHED = "unfinished.h5ad"  # of a run that is to replace a comparison, and was interrupted
-MAX_BYTES = 10**6  # of run.json, whose size is a few kilobytes
+UNFINISHED = "unfinished.h5ad"  # results of an interrupted run that was to replace a comparison
+MAX_BYTES = 10**6  # of run.json, which usually has a few kilobytes
 FOLDER = re.compile(r"([A-Z0-9_]{1,100})_\d{8}_\d{6}(_\d{1,6})?")  # method, time, number
 KEY = re.compile(r"[a-z0-9_]{1,100}")  # of a method in the AnnData
 RESULTS = re.compile(
@@ -27,7 +27,7 @@ RESULTS = re.compile(
 
 
 def read_run(out: Path) -> dict[str, Any]:
-    """What a comparison wrote about itself; nothing if there was none."""
+    """The content of run.json, which a comparison writes last; empty if the file does not exist."""
     path = out / RUN
     if not path.is_file():
         return {}
@@ -46,7 +46,7 @@ def read_run(out: Path) -> dict[str, Any]:
 
 
 def _check_run(run: Any) -> None:
-    """One schema for the whole file."""
+    """The schema of run.json."""
     texts = ("command",)
     tables = ("input", "versions", "columns", "folders")
     if not isinstance(run, dict) or set(run) != {*texts, *tables}:
@@ -69,14 +69,14 @@ def _check_run(run: Any) -> None:
 
 
 def method_in(folder: str) -> str:
-    """The method in the name of its folder."""
-    found = FOLDER.fullmatch(folder)
-    assert found is not None  # it was checked, or made here
-    return found[1]
+    """The method in the name of a results folder."""
+    match = FOLDER.fullmatch(folder)
+    assert match is not None  # the name was checked, or made by this package
+    return match[1]
 
 
 def check_comparison(adata: AnnData, run: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file that does not hold the comparison of a run."""
+    """Refuse a file that does not hold the comparison that run.json describes."""
     record, problem = adata.uns.get("compare"), None
     if not isinstance(record, Mapping):
         problem = "uns['compare'] is not there"
@@ -95,31 +95,31 @@ def check_comparison(adata: AnnData, run: Mapping[str, Any], path: Path) -> None
             problem = "uns['compare'] holds no scores"
         else:
             known = set(methods["embedding"].astype(str)) & set(adata.obsm)
-            lost = [f"X_{key}" for key in run["folders"] if f"X_{key}" not in known]
-            lost += [name for name in run["columns"].values() if name is not None and name not in adata.obs]
-            problem = f"{lost[0]!r} is not there" if lost else None
+            missing = [f"X_{key}" for key in run["folders"] if f"X_{key}" not in known]
+            missing += [name for name in run["columns"].values() if name is not None and name not in adata.obs]
+            problem = f"{missing[0]!r} is not there" if missing else None
     if problem is not None:
         raise ValueError(f"{path} is not what sc-vaenb compare wrote ({problem}). Run sc-vaenb compare with --force.")
 
 
 def remove_replaced(out: Path, folders: set[str]) -> list[str]:
-    """Remove the folders of a comparison that was replaced; returns those that stay, as they are not plainly ours.
+    """Remove the folders of a replaced comparison; return the names of those that are left, as they hold other files.
 
-    A folder is removed if it is in `out` itself, no link, and holds nothing but files of the names that `compare`
-    writes; the parameters in it must be those of the method in its name.
+    A folder is removed if it is directly in `out`, is not a link, and holds only files with names that `compare`
+    writes; its parameters must be those of the method in its name.
     """
-    kept = []
+    left = []
     for name in sorted(folders):
         folder = out / name
         if not folder.exists():
             continue
         if FOLDER.fullmatch(name) is None or not is_real_folder(folder) or not _is_ours(folder):
-            kept.append(name)
+            left.append(name)
             continue
         for file in list(folder.iterdir()):
             file.unlink()
         folder.rmdir()
-    return kept
+    return left
 
 
 def _is_ours(folder: Path) -> bool:
@@ -127,7 +127,7 @@ def _is_ours(folder: Path) -> bool:
     if not all(RESULTS.fullmatch(file.name) and file.is_file() and not file.is_symlink() for file in files):
         return False
     try:
-        about = json.loads(params.read_text(encoding="utf-8")) if params.stat().st_size < MAX_BYTES else None
+        content = json.loads(params.read_text(encoding="utf-8")) if params.stat().st_size < MAX_BYTES else None
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(about, dict) and about.get("method") == method_in(folder.name)
+    return isinstance(content, dict) and content.get("method") == method_in(folder.name)

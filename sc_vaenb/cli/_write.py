@@ -1,4 +1,4 @@
-"""What the commands write: files of results, and folders for them."""
+"""Write the result files of the commands and make their folders."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .._files import atomic_path, work_folder, write_bytes, write_text
 if TYPE_CHECKING:
     from anndata import AnnData
 
-SPACE, SPACE_PER_CELL = 3e7, 3e3  # bytes for models and figures; for embeddings and neighbours of all methods
+SPACE, SPACE_PER_CELL = 3e7, 3e3  # bytes: models and figures; embeddings and neighbours of all methods, for each cell
 
 
 def leave_matrices(adata: AnnData) -> None:
-    """Take out of an AnnData what is on disk, of which no copy is to be written."""
+    """Remove the matrices on disk from an AnnData, so that no copy of them is written."""
     for name in [name for name in adata.layers if name is not None and not in_memory(adata.layers[name])]:
         del adata.layers[name]
     if not in_memory(adata.X):
@@ -36,12 +36,12 @@ def in_memory(matrix: Any) -> bool:
 
 
 def write_adata(adata: AnnData, path: Path) -> None:
-    with atomic_path(path) as partial, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Writing zarr v2")  # anndata's plans
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Writing zarr v2")  # about anndata's future default
         if path.suffix == ".zarr":
-            adata.write_zarr(partial)
+            adata.write_zarr(temporary)
         else:
-            adata.write_h5ad(partial)
+            adata.write_h5ad(temporary)
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
@@ -67,7 +67,7 @@ def _printable(text: str) -> str:
 
 @contextmanager
 def only_warn(what: str) -> Iterator[None]:
-    """What comes after the fits (scores, figures) may fail, for whatever reason: results are written without it."""
+    """Turn an error in a step after the fits (scores, figures) into a warning: the other results are written."""
     from scanpy import logging as logg
 
     try:
@@ -79,14 +79,14 @@ def only_warn(what: str) -> Iterator[None]:
 def save_figure(draw: Callable[[], Any], path: Path) -> None:
     """Write the figure of the axes that `draw` returns, or warn that it cannot be drawn.
 
-    It is drawn in memory first, so that what fails then is the drawing, and what fails later is the disk.
+    The figure is drawn in memory first, so that an error there is one of drawing and a later error one of the disk.
     """
     import matplotlib.pyplot as plt
 
-    content, before = io.BytesIO(), set(plt.get_fignums())
+    content, open_before = io.BytesIO(), set(plt.get_fignums())
     with only_warn(path.name):
         draw().figure.figure.savefig(content, format=path.suffix[1:], dpi=150, bbox_inches="tight")
-    for number in set(plt.get_fignums()) - before:
+    for number in set(plt.get_fignums()) - open_before:
         plt.close(number)
     if content.tell():
         write_bytes(content.getvalue(), path)
@@ -102,7 +102,7 @@ def save_table(make: Callable[[], str], path: Path) -> None:
 
 
 def check_new(path: Path, force: bool) -> None:
-    """Refuse to replace a file, unless asked to."""
+    """Refuse to replace a file without --force."""
     if path.is_dir() and path.suffix != ".zarr":
         raise IsADirectoryError(f"{path} is a folder, not a file. Pass another name.")
     if path.exists() and not force:
@@ -110,7 +110,7 @@ def check_new(path: Path, force: bool) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """The folder for results, which must take files: found out before any work is done."""
+    """Make the folder for results, and check that it is writable before any work is done."""
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file, not a folder. Pass another --out.")
     try:
@@ -122,13 +122,13 @@ def make_folder(out: Path) -> None:
 
 
 def check_room(adata: AnnData, out: Path) -> None:
-    """Refuse to begin what the disk cannot hold at the end."""
-    need = 1.2 * sum(_size(matrix) for matrix in [adata.X, *adata.layers.values(), *adata.obsm.values()])
-    need += SPACE_PER_CELL * adata.n_obs + SPACE
+    """Refuse to start if the disk has too little space for the results."""
+    needed = 1.2 * sum(_size(matrix) for matrix in [adata.X, *adata.layers.values(), *adata.obsm.values()])
+    needed += SPACE_PER_CELL * adata.n_obs + SPACE
     free = shutil.disk_usage(out).free
-    if free < need:
+    if free < needed:
         raise OSError(
-            f"{out} has {free / 2**20:,.0f} MiB free, and the results need about {need / 2**20:,.0f}. Make room, or "
+            f"{out} has {free / 2**20:,.0f} MiB free, and the results need about {needed / 2**20:,.0f}. Make room, or "
             "pass another --out."
         )
 

@@ -1,1 +1,1 @@
-"""From any supported matrix to checked counts, and from these to minibatches: in memory, in a file, on a device."""
+"""Read any supported matrix as checked counts, and make minibatches of them: from memory, a file or a device."""

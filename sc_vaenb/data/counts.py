@@ -1,7 +1,8 @@
-"""Counts of cells, handed out as minibatches: one interface, wherever the counts are.
+"""Counts of cells as minibatches: one interface for counts in memory, on disk and on a device.
 
-`Counts` has them in memory; `on_disk.CountsOnDisk` holds some cells and reads the others, `on_device.DeviceCounts` has
-them on a CUDA device too. `minibatch`, `in_order`, `shuffled` and `subset` mean the same for each.
+`Counts` holds all cells in memory. `on_disk.CountsOnDisk` holds some cells and reads the others from a file.
+`on_device.DeviceCounts` also holds them on a CUDA device. `minibatch`, `in_order`, `shuffled` and `subset` do the same
+in each of these classes.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from scipy.sparse import csr_matrix
 from ..model.minibatch import Minibatch
 from ..model.nb_compiled import cached_njit
 
-CHECKED = 2**20  # counts with a checksum of their own
+N_CHECKSUM = 2**20  # about so many counts, evenly spread, go into the checksum
 CELLS_AT_ONCE = 4096  # in a pass over all cells
 ALL_CELLS = slice(None)
-EVENLY = 512  # cells at most that stand for all
+MAX_SPREAD_CELLS = 512  # cells at most that represent all cells
 
 
 @dataclass
 class Counts:
-    """What a fit needs to know of the cells.
+    """The data of a fit: counts, size factors, batches and side inputs of the cells.
 
     Attributes
     ----------
     matrix
         Counts (cells x genes), float32, no explicit zeros.
     size_factor
-        Positive, float32, one per cell, with mean 1 over the fitted cells.
+        Positive, float32, one per cell; the mean over the fitted cells is 1.
     batch_index
-        Batch codes, int64, one per cell (zeros if there is but one kind).
+        Batch codes, int64, one per cell (zeros if there is only one batch).
     side_inputs
-        What else is known of each cell, by name: arrays with one row per cell.
+        Other inputs by name (covariates, proteins): arrays with one row per cell.
     held
-        The cells of the rows of `matrix`, sorted; None if it has all cells.
+        The cells that `matrix` has rows for, sorted; None if it has all cells.
     complete
-        Whether `matrix` has all cells that a fit will see.
+        Whether `matrix` has all cells that the fit uses.
     """
 
     matrix: csr_matrix
@@ -55,15 +56,15 @@ class Counts:
         return len(self.batch_index)
 
     def fingerprint(self) -> dict[str, list[int]]:
-        """Numbers that tell these cells from any others, in a fraction of the time that reading them takes.
+        """Numbers that identify these data; they take much less time to compute than the data take to read.
 
-        Of gigabytes of counts a checksum would take seconds. So a million of them, evenly spread, have one; and there
-        are the sums of all counts (as bits, so that they are exact) and of their genes, which a change of any moves.
+        A checksum of gigabytes of counts would take seconds. So the checksum is of a million counts, evenly spread. The
+        sums of all counts (as bits, so they are exact) and of all gene indices detect a change of any other count.
         """
         matrix, bits = self.matrix, self.matrix.data.view(np.uint32)
         sums = [int(bits.sum(dtype=np.uint64)), int(matrix.indices.sum(dtype=np.int64))]
-        every = slice(None, None, matrix.nnz // CHECKED + 1)
-        parts = matrix.indptr.astype(np.int64), matrix.indices[every].astype(np.int64), bits[every]
+        spread = slice(None, None, matrix.nnz // N_CHECKSUM + 1)
+        parts = matrix.indptr.astype(np.int64), matrix.indices[spread].astype(np.int64), bits[spread]
         return {
             "counts": [*matrix.shape, *sums, checksum(*parts)],
             "size factors": [checksum(self.size_factor)],
@@ -72,40 +73,40 @@ class Counts:
         }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
-        """The chosen cells, on the device."""
+        """The minibatch of these cells, on the device."""
         side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
         return minibatch_of(
             self.matrix, self.rows(cells), self.size_factor[cells], self.batch_index[cells], side_inputs, device
         )
 
     def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
-        """The chosen cells alone."""
+        """The counts of these cells only."""
         side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
         return Counts(self.matrix[self.rows(cells)], self.size_factor[cells], self.batch_index[cells], side_inputs)
 
     def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
-        """These cells (neighbours), some at a time."""
+        """Minibatches of a slice of cells, in order."""
         first, last, _ = cells.indices(len(self))
         for start in range(first, last, CELLS_AT_ONCE):
             yield self.minibatch(slice(start, min(start + CELLS_AT_ONCE, last)), device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-        """Endless minibatches of these cells."""
+        """Minibatches of these cells, without end."""
         return shuffled(cells, size, rng)
 
     def rows(self, cells: NDArray[np.integer] | slice) -> NDArray[np.integer] | slice:
-        """The rows of the matrix that these cells have; LookupError for cells that are not held in memory."""
+        """The rows of these cells in the matrix; LookupError for cells that are not in memory."""
         if self.held is None:
             return cells
-        wanted = np.arange(len(self))[cells]
-        at = np.searchsorted(self.held, wanted)
-        if not np.array_equal(self.held[np.minimum(at, len(self.held) - 1)], wanted):
-            msg = "counts of cells on disk are asked for that are not held in memory"
+        requested = np.arange(len(self))[cells]
+        rows = np.searchsorted(self.held, requested)
+        if not np.array_equal(self.held[np.minimum(rows, len(self.held) - 1)], requested):
+            msg = "the counts of some requested cells are on disk and not in memory"
             raise LookupError(msg)
-        return at
+        return rows
 
     def typical_depth(self) -> float:
-        """The median of the cells' counts, of at most 512 cells."""
+        """The median total count per cell, of at most 512 cells."""
         cells = self.matrix[self.rows(evenly(len(self)))]
         return float(np.median(np.asarray(cells.sum(1, dtype=np.float64))))
 
@@ -118,7 +119,7 @@ def minibatch_of(
     side_inputs: dict[str, NDArray],
     device: torch.device,
 ) -> Minibatch:
-    """Rows of a matrix, with what goes with each of them, on the device."""
+    """The minibatch of these rows of a matrix and of the other data of their cells, on the device."""
     row, gene, count = csr_rows(matrix, rows)
 
     def to_device(values: NDArray) -> torch.Tensor:
@@ -143,8 +144,8 @@ def checksum(*arrays: NDArray) -> int:
 
 
 def evenly(n_cells: int) -> NDArray[np.int64]:
-    """At most 512 cells, spread over all."""
-    return np.arange(0, n_cells, -(-n_cells // EVENLY))
+    """At most 512 cells, evenly spread over all."""
+    return np.arange(0, n_cells, -(-n_cells // MAX_SPREAD_CELLS))
 
 
 def cells_by_code(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -154,22 +155,22 @@ def cells_by_code(codes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def shuffled(cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Endless minibatches of exactly `size` cells: pass after pass in a new order, joined without a short last one."""
+    """Minibatches of exactly `size` cells, without end: every pass has a new order, and no pass ends in a short one."""
     size = min(size, len(cells))
-    waiting = rng.permutation(cells)
+    queue = rng.permutation(cells)
     while True:
-        if len(waiting) < size:
-            waiting = np.concatenate([waiting, rng.permutation(cells)])
-        yield waiting[:size]
-        waiting = waiting[size:]
+        if len(queue) < size:
+            queue = np.concatenate([queue, rng.permutation(cells)])
+        yield queue[:size]
+        queue = queue[size:]
 
 
 Entries = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 def csr_rows(matrix: csr_matrix, cells: NDArray[np.integer] | slice) -> Entries:
-    """Row (in the order of `cells`), gene and count of every non-zero of these cells."""
-    if isinstance(cells, slice):  # neighbours, whose entries lie together
+    """Row (in the order of `cells`), gene and count of every non-zero count of these cells."""
+    if isinstance(cells, slice):  # the entries of neighbouring rows are contiguous
         part = matrix[cells]
         return np.repeat(np.arange(part.shape[0]), np.diff(part.indptr)), part.indices.astype(np.int64), part.data
     return _gather(matrix.indptr, matrix.indices, matrix.data, cells)

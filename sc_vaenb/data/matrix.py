@@ -1,6 +1,6 @@
-"""Matrices of every supported kind, in memory or on disk: some rows at a time, or all of them, as checked counts.
+"""Read matrices of every supported kind, in memory or on disk, as checked counts: some rows at a time, or all.
 
-A dask array is how anndata reads lazily and joins files; dask itself is not imported.
+anndata uses dask arrays for lazy reading and for the concatenation of files. This module does not import dask.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from scipy import sparse
 
 from .sparse import OnDisk, native, sound
 
-ROWS_AT_ONCE = 16_384  # cells read together, so that a dense or backed matrix is never doubled in memory
-LARGEST = 3e38  # what float32 holds
-# How far a count can be from a whole number by rounding, relative to it (to 1, where it is smaller). A float32 is off
-# by 2^-24. Undoing a logarithm, expm1(log1p(x)), makes an error of that size in the logarithm into one log1p(x) times
-# as large in x: 2^-20 for x = 60,000. Twice that leaves room for the scaling before, and refuses 1.00001.
+ROWS_AT_ONCE = 16_384  # cells read together, so that memory never holds a dense or backed matrix twice
+LARGEST = 3e38  # value that float32 holds
+# Largest rounding error of a whole number, relative to it (to 1, if it is smaller). The error of a float32 is 2^-24. If
+# a logarithm is undone, expm1(log1p(x)), the error of the logarithm becomes log1p(x) times as large in x: 2^-20 for
+# x = 60,000. Twice this value also covers an earlier scaling, and still refuses 1.00001.
 ROUNDING = 2.0**-19
 
 
 def from_a_file(matrix: Any) -> bool:
-    """Whether a matrix is on disk: of a backed AnnData, or put into one as anndata, dask, h5py or zarr opened it."""
+    """Whether a matrix is on disk: in a backed AnnData, or as an object of anndata, dask, h5py or zarr."""
     library = type(matrix).__module__.partition(".")[0]
     return library in {"h5py", "zarr"} or (library == "anndata" and hasattr(matrix, "group")) or is_dask(matrix)
 
@@ -32,10 +32,10 @@ def from_a_file(matrix: Any) -> bool:
 def row_blocks(
     matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int, cells: slice = slice(None)
 ) -> Iterator[sparse.csr_matrix]:
-    """Rows of any supported matrix (those of a slice), some at a time, as canonical CSR of the chosen genes."""
+    """The rows of a slice of any supported matrix, some at a time, as canonical CSR of the chosen genes."""
     check_kind(matrix, where)
     matrix = sound(matrix, where)
-    if is_by_genes(matrix):  # in memory or on disk: rows of it would be read one by one
+    if is_by_genes(matrix):  # in memory or on disk: convert it once, because reading its rows is slow
         chosen = np.flatnonzero(genes)
         if is_dask(matrix):
             matrix = next(computed(matrix, where, [slice(0, matrix.shape[0])]))[:, chosen].tocsr()
@@ -50,7 +50,7 @@ def row_blocks(
 
 
 def check_kind(matrix: Any, where: str) -> None:
-    """Refuse what is no supported matrix of numbers."""
+    """Refuse an unsupported kind of matrix, and values that are not numbers."""
     if not (from_a_file(matrix) or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)):
         msg = (
             f"{where} is a {type(matrix).__module__}.{type(matrix).__name__}. Give a numpy array, a scipy CSR or CSC "
@@ -69,7 +69,7 @@ def check_kind(matrix: Any, where: str) -> None:
 
 
 def is_by_genes(matrix: Any) -> bool:
-    """Whether a matrix, of any supported kind, is kept gene by gene."""
+    """Whether a matrix of any supported kind is stored gene by gene (CSC)."""
     return by_genes(matrix) if is_dask(matrix) else getattr(matrix, "format", "") == "csc"
 
 
@@ -83,17 +83,17 @@ def rows_of(matrix: Any, where: str, genes: NDArray[np.bool_], slices: Iterable[
 
 
 def canonical(rows: Any, where: str) -> sparse.csr_matrix:
-    """Numbers as a CSR matrix of its own, with sorted indices, each once."""
+    """Copy numbers to a CSR matrix with sorted indices and no duplicate entries."""
     check_kind(rows, where)
     block = sparse.csr_matrix(rows if sparse.issparse(rows) else native(rows), copy=True)
     if not block.has_canonical_format:
-        block.data = block.data.astype(np.float64)  # 200 + 100 is 44 in eight bits
+        block.data = block.data.astype(np.float64)  # in eight bits, 200 + 100 would be 44
         block.sum_duplicates()
     return block
 
 
 def as_counts(block: sparse.csr_matrix, allow_non_integer: bool) -> sparse.csr_matrix:
-    """Checked values as float32 without explicit zeros, and (unless fractions are allowed) without rounding noise."""
+    """Checked values as float32 without explicit zeros, and rounded unless non-integer values are allowed."""
     if block.data.dtype.kind == "f" and not allow_non_integer:
         np.rint(block.data, out=block.data)
     block.eliminate_zeros()
@@ -101,14 +101,14 @@ def as_counts(block: sparse.csr_matrix, allow_non_integer: bool) -> sparse.csr_m
 
 
 def nearly_whole(values: NDArray) -> NDArray[np.bool_]:
-    """Which values are whole numbers but for the rounding of float32."""
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        near: NDArray[np.bool_] = np.abs(values - np.rint(values)) <= ROUNDING * np.maximum(np.abs(values), 1)
-    return near
+    """Which values are whole numbers, except for rounding errors of float32."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        is_whole: NDArray[np.bool_] = np.abs(values - np.rint(values)) <= ROUNDING * np.maximum(np.abs(values), 1)
+    return is_whole
 
 
 def log_rounded(n_rounded: int, where: str, log: Callable[[str], object]) -> None:
-    """Say that values were taken as the whole numbers next to them."""
+    """Log how many values were rounded to the nearest whole number."""
     if n_rounded:
         log(f"{where}: {n_rounded:,} counts differ from whole numbers by rounding errors only, and are rounded.")
 
@@ -123,18 +123,18 @@ def read_matrix(
     log: Callable[[str], object],
 ) -> sparse.csr_matrix:
     """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked."""
-    n_cells, done, filled, n_rounded = matrix.shape[0], 0, 0, 0
+    n_cells, n_read, filled, n_rounded = matrix.shape[0], 0, 0, 0
     lengths = np.zeros(n_cells, np.int64)
-    # Room as the first cells suggest, not pieces to be joined later: so counts are never held twice.
+    # Allocate arrays of the size that the first cells suggest: joining blocks at the end would hold the counts twice.
     data, indices = np.empty(0, np.float32), np.empty(0, np.int32)
     for block in row_blocks(matrix, where, mask, ROWS_AT_ONCE):
-        n_rounded += check_values(block, where, cells[done:], genes, allow_non_integer)
+        n_rounded += check_values(block, where, cells[n_read:], genes, allow_non_integer)
         block = as_counts(block, allow_non_integer)
-        lengths[done : done + block.shape[0]] = np.diff(block.indptr)
-        done, end = done + block.shape[0], filled + block.nnz
+        lengths[n_read : n_read + block.shape[0]] = np.diff(block.indptr)
+        n_read, end = n_read + block.shape[0], filled + block.nnz
         if end > len(data):
-            room = int(1.05 * end * n_cells / done)
-            data, indices = _enlarged(data, filled, room), _enlarged(indices, filled, room)
+            capacity = int(1.05 * end * n_cells / n_read)
+            data, indices = _enlarged(data, filled, capacity), _enlarged(indices, filled, capacity)
         data[filled:end], indices[filled:end] = block.data, block.indices
         filled = end
     log_rounded(n_rounded, where, log)
@@ -144,8 +144,8 @@ def read_matrix(
     return sparse.csr_matrix(parts, shape=(n_cells, len(genes)))
 
 
-def _enlarged(values: NDArray, filled: int, room: int) -> NDArray:
-    larger = np.empty(room, values.dtype)
+def _enlarged(values: NDArray, filled: int, capacity: int) -> NDArray:
+    larger = np.empty(capacity, values.dtype)
     larger[:filled] = values[:filled]
     return larger
 
@@ -153,35 +153,35 @@ def _enlarged(values: NDArray, filled: int, room: int) -> NDArray:
 def check_values(
     block: sparse.csr_matrix, where: str, cells: pd.Index, genes: pd.Index, allow_non_integer: bool
 ) -> int:
-    """Refuse the first value that cannot be a count, by the names of its cell and gene; how many need rounding."""
+    """Refuse values that cannot be counts, with the cell and gene of the first; return how many need rounding."""
     data = block.data
 
-    def refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:
-        at = int(np.argmax(bad))
-        cell = cells[np.searchsorted(block.indptr, at, side="right") - 1]
-        gene = str(genes[block.indices[at]])
-        msg = f"{where} holds {what} (cell {str(cell)!r}, gene {gene!r}: {data[at]:.6g}){advice}"
+    def refuse(is_bad: NDArray[np.bool_], what: str, advice: str) -> None:
+        first = int(np.argmax(is_bad))
+        cell = cells[np.searchsorted(block.indptr, first, side="right") - 1]
+        gene = str(genes[block.indices[first]])
+        msg = f"{where} holds {what} (cell {str(cell)!r}, gene {gene!r}: {data[first]:.6g}){advice}"
         raise ValueError(msg)
 
     finite = np.abs(data) < LARGEST  # False for NaN
     if not finite.all():
         refuse(~finite, "values that are not finite", ". Give raw counts; a missing value is not a zero.")
-    fractions = data.dtype.kind == "f" and not allow_non_integer
-    lowest = -ROUNDING if fractions else 0
+    must_be_whole = data.dtype.kind == "f" and not allow_non_integer
+    lowest = -ROUNDING if must_be_whole else 0
     if data.size and data.min() < lowest:
         refuse(
             data < lowest, "negative values", ": this looks scaled or batch-corrected. Pass the layer with raw counts."
         )
-    if not fractions or not (odd := data != np.rint(data)).any():
+    if not must_be_whole or not (is_rounded := data != np.rint(data)).any():
         return 0
-    if not (near := nearly_whole(data)).all():
+    if not (is_whole := nearly_whole(data)).all():
         refuse(
-            ~near,
+            ~is_whole,
             "non-integer values",
             ": this looks log-normalised. Pass the layer with raw counts, or allow_non_integer=True for "
             "ambient-corrected counts.",
         )
-    return int(odd.sum())
+    return int(is_rounded.sum())
 
 
 def is_dask(matrix: Any) -> bool:
@@ -190,41 +190,42 @@ def is_dask(matrix: Any) -> bool:
 
 
 def by_genes(matrix: Any) -> bool:
-    """Whether the chunks of a dask array are CSC matrices, so that each row is in many of them."""
+    """Whether the chunks of a dask array are CSC matrices, so that each row is in many chunks."""
     return getattr(matrix._meta, "format", "") == "csc"
 
 
 def computed(matrix: Any, where: str, slices: Iterable[slice]) -> Iterator[Any]:
-    """The rows of each slice (in order, each row once), of which each chunk is computed once.
+    """The rows of each slice (in order, each row once); each chunk is computed once.
 
-    In the thread that asks, whatever scheduler dask has been given: files are read one after the other in any case.
+    The chunks are computed in the calling thread, whatever scheduler dask uses, because files are read one after the
+    other in any case.
     """
     sizes = np.array(matrix.chunks[0])
-    ends, number = np.cumsum(sizes), -1
+    ends, current = np.cumsum(sizes), -1  # `current` is the number of the chunk in memory
     chunk: Any = None
-    chunks = matrix.to_delayed()  # once: to cut a chunk out of the array takes longer, the more chunks there are
+    chunks = matrix.to_delayed()  # once, because selection of one chunk from a dask array is slow with many chunks
     for rows in slices:
         parts = []
         first, last = np.searchsorted(ends, [rows.start, min(rows.stop, ends[-1]) - 1], side="right")
-        for here in range(first, last + 1):
-            if here != number:
-                number, chunk = here, _compute(chunks[here], where, ends[here] - sizes[here])
-            start = ends[here] - sizes[here]
+        for number in range(first, last + 1):
+            if number != current:
+                current, chunk = number, _compute(chunks[number], where, ends[number] - sizes[number])
+            start = ends[number] - sizes[number]
             parts.append(chunk[max(rows.start - start, 0) : rows.stop - start])
         join = sparse.vstack if all(map(sparse.issparse, parts)) else np.concatenate
         yield parts[0] if len(parts) == 1 else join(parts)
 
 
 def _compute(row: Iterable[Any], where: str, first_row: int) -> Any:
-    """A row of chunks, side by side."""
+    """Compute a row of chunks, and join them side by side."""
     parts = [sound(chunk.compute(scheduler="synchronous"), where, first_row) for chunk in row]
     if all(map(sparse.issparse, parts)):
         return sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0].tocsr()
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-    found = parts[0]
+    kind = type(parts[0])
     msg = (
-        f"{where} is a dask array of {type(found).__module__}.{type(found).__name__}. Give one whose chunks are numpy "
+        f"{where} is a dask array of {kind.__module__}.{kind.__name__}. Give one whose chunks are numpy "
         "arrays or scipy CSR matrices."
     )
     raise TypeError(msg)

@@ -24,10 +24,10 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 
     The 700 cells and 765 genes of `scanpy.datasets.pbmc68k_reduced` come with scanpy, so nothing is downloaded. Their
-    counts are recovered exactly from the log-normalised values. Each cell is dealt to one batch at random, evenly
+    counts are recovered exactly from the log-normalised values. Each cell is assigned to one batch at random, evenly
     within each published label; batch b then keeps each molecule of gene g with probability `efficiency[b, g]`
-    (binomial thinning). So biology and noise are real, the batch effect is known, and there is none between label
-    and batch. A gene (or cell) that is left without any count is dropped.
+    (binomial thinning). So biology and noise are real, the batch effect is known, and label and batch are
+    independent. A gene (or cell) that is left without any count is dropped.
 
     Parameters
     ----------
@@ -70,17 +70,17 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     generator = np.random.default_rng(rng)
     counts, labels, genes = _pbmc_counts()
 
-    # Dealt like cards from a deck sorted by label: even within each label, and over all cells.
+    # Batches are assigned in turn to cells sorted by label: evenly within each label, and over all cells.
     batch = np.empty(len(labels), dtype=int)
     deck = np.lexsort((generator.random(len(labels)), labels.cat.codes))
     batch[deck] = np.arange(len(labels)) % n_batches
 
     efficiency = 1 / (1 + np.exp(-generator.normal(0, EFFICIENCY_SPREAD, (n_batches, len(genes)))))
-    kept = counts.tocoo()
-    kept.data = generator.binomial(kept.data, efficiency[batch[kept.row], kept.col]).astype(np.float32)
-    x = sp.csr_matrix(kept)
+    thinned = counts.tocoo()
+    thinned.data = generator.binomial(thinned.data, efficiency[batch[thinned.row], thinned.col]).astype(np.float32)
+    x = sp.csr_matrix(thinned)
     x.eliminate_zeros()
-    with_cell, with_gene = np.asarray(x.getnnz(axis=1)) > 0, np.asarray(x.getnnz(axis=0)) > 0
+    has_counts_cell, has_counts_gene = np.asarray(x.getnnz(axis=1)) > 0, np.asarray(x.getnnz(axis=0)) > 0
 
     chips = [f"chip {letter}" for letter in ascii_uppercase[:n_batches]]
     obs = {
@@ -94,10 +94,10 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
         "genes of scanpy.datasets.pbmc68k_reduced; counts thinned by batch with sc_vaenb.datasets.demo"
     )
     return AnnData(
-        x[with_cell][:, with_gene],
-        obs=pd.DataFrame(obs, index=labels.index)[with_cell],
-        var=pd.DataFrame(var, index=genes)[with_gene],
-        uns={"truth": {"efficiency": efficiency[:, with_gene], "rng": str(rng)}, "source": source},
+        x[has_counts_cell][:, has_counts_gene],
+        obs=pd.DataFrame(obs, index=labels.index)[has_counts_cell],
+        var=pd.DataFrame(var, index=genes)[has_counts_gene],
+        uns={"truth": {"efficiency": efficiency[:, has_counts_gene], "rng": str(rng)}, "source": source},
     )
 
 
@@ -106,14 +106,14 @@ def _pbmc_counts() -> tuple[sp.csr_matrix, Any, Any]:
     import scanpy as sc
     from anndata import OldFormatWarning
 
-    with shared(), warnings.catch_warnings():  # an old file; and anndata 0.13 asks pandas 3 for a deprecated option
+    with shared(), warnings.catch_warnings():  # the file is old, and anndata 0.13 uses a deprecated option of pandas 3
         warnings.simplefilter("ignore", OldFormatWarning)
         warnings.filterwarnings("ignore", category=FutureWarning, module="anndata")
         warnings.filterwarnings("ignore", message=".*future.infer_string")
         pbmc = sc.datasets.pbmc68k_reduced()
 
-    # The file holds log1p(count * 10,000 / n_counts), rounded to three decimals. Counts that give these very decimals
-    # again are the true ones: neighbouring integers differ by more than 0.003 at the largest count (259).
+    # The file holds log1p(count * 10,000 / n_counts), rounded to three decimals. Counts that reproduce these
+    # decimals are the true ones: neighbouring integers differ by more than 0.003 at the largest count (259).
     logged = sp.csr_matrix(pbmc.raw.X, dtype=np.float64)
     scale = np.repeat(1e4 / pbmc.obs["n_counts"].to_numpy(dtype=np.float64), np.diff(logged.indptr))
     counts = logged.copy()

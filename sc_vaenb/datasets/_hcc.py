@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 GEO = "https://ftp.ncbi.nlm.nih.gov/geo/series/GSE149nnn/GSE149614/suppl/"
-FILES = {  # the small one first, as what is wrong with it shows at once
+FILES = {  # the small file first, so that its errors show at once
     "metadata": "GSE149614_HCC.metadata.updated.txt.gz",
     "counts": "GSE149614_HCC.scRNAseq.S71915.count.txt.gz",
 }
@@ -37,10 +37,10 @@ def hcc(
 
     Tumour, adjacent liver, portal vein thrombus and lymph node, GEO series GSE149614 (Lu et al. 2022). The first call
     downloads two text files (166 MB), reads them and keeps the result as one .h5ad file, which later calls read. The
-    text files, and whatever a call that fails has downloaded, are deleted.
+    text files are deleted, also after a failed call.
 
-    GEO publishes no checksums. A download is trusted if it is complete, if what its gzip format stores of length and
-    CRC is right, and if it holds a table of whole numbers whose cells all have metadata.
+    GEO publishes no checksums. A download is accepted if it is complete, if the length and the CRC in its gzip format
+    are right, and if it holds a table of whole numbers whose cells all have metadata.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def hcc(
         Where the .h5ad file is kept; made if absent. None: ``scanpy.settings.datasetdir``.
     counts, metadata
         Paths of the two text files of GEO (gzip or plain), or of files of the same form, to read instead: nothing is
-        downloaded and nothing is kept, and `folder` has no say. Give both or neither.
+        downloaded or kept, and `folder` is ignored. Give both or neither.
     sha256
         Checksums that the files must have: hexadecimal, by the names ``counts`` and ``metadata``, such as
         ``uns["sha256"]`` of an earlier result.
@@ -93,8 +93,8 @@ def hcc(
 
     wanted = _check_sha256(sha256)
     if (counts is None) != (metadata is None):
-        given, absent = ("counts", "metadata") if metadata is None else ("metadata", "counts")
-        raise ValueError(f"{given} is given without {absent}. Pass both local files, or neither to download both.")
+        passed, missing = ("counts", "metadata") if metadata is None else ("metadata", "counts")
+        raise ValueError(f"{passed} is given without {missing}. Pass both local files, or neither to download both.")
     local = {name: Path(path) for name, path in (("counts", counts), ("metadata", metadata)) if path is not None}
     for name, path in local.items():
         if not path.is_file():
@@ -110,12 +110,12 @@ def hcc(
     else:
         start = logg.info(f"downloading GSE149614 from GEO, to keep it as {cached}")
         cached.parent.mkdir(parents=True, exist_ok=True)
-        # a folder of its own, so that whatever happens to the call nothing is left behind
+        # in a work folder, so that a failed call leaves no files behind
         with work_folder(cached.parent) as work:
             adata = _read({name: _download(file, work) for name, file in FILES.items()}, wanted)
             adata.write_h5ad(work / CACHED, compression="lzf")
             move(work / CACHED, cached)
-    # made here and not stored: the file is half as large
+    # copied here and not stored, which halves the size of the file
     adata.layers["counts"] = adata.X.copy()
     logg.info("    finished", time=start)
     return adata
@@ -141,11 +141,11 @@ def _read_cached(path: Path, wanted: Mapping[str, str]) -> AnnData:
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error}). Delete it, and call again to download anew.") from error
     for name, value in wanted.items():
-        found = adata.uns["sha256"][name]
-        if found != value:
+        cached_sha256 = adata.uns["sha256"][name]
+        if cached_sha256 != value:
             raise ValueError(
-                f"{path} was made of {name} with sha256 {found}, not {value} as sha256[{name!r}] asks. Delete it, and "
-                "call again to download anew."
+                f"{path} was made of {name} with sha256 {cached_sha256}, not {value} as sha256[{name!r}] asks. "
+                "Delete it, and call again to download anew."
             )
     return adata
 
@@ -155,9 +155,9 @@ def _download(file: str, folder: Path) -> Path:
     from requests import RequestException
     from scanpy import settings
 
-    # as it is: a server that takes gzip for an encoding of the transfer would have it decompressed on the way
+    # without this, a server may declare gzip as the transfer encoding, and the file would arrive decompressed
     headers = {"Accept-Encoding": "identity"}
-    # pooch.retrieve would log a checksum as a proof that it is not
+    # not pooch.retrieve, which logs a checksum although GEO publishes none to compare with
     fetch = pooch.HTTPDownloader(progressbar=settings.verbosity.value > 0, chunk_size=CHUNK, headers=headers)
     try:
         fetch(GEO + file, str(folder / file), None)
@@ -188,9 +188,10 @@ def _read(paths: Mapping[str, Path], wanted: Mapping[str, str]) -> AnnData:
     counts, cells, genes = read_counts(paths["counts"], obs.index, paths["metadata"].name)
     var = pd.DataFrame(index=pd.Index(genes))
     if not var.index.is_unique:
-        twice = var.index[var.index.duplicated()].unique()
+        duplicates = var.index[var.index.duplicated()].unique()
         logg.warning(
-            f"{len(twice)} gene names occur more than once (first: {twice[0]!r}); the later genes get -1, -2, ..."
+            f"{len(duplicates)} gene names occur more than once (first: {duplicates[0]!r}); "
+            "the later genes get -1, -2, ..."
         )
         var.index = make_index_unique(var.index)
     return AnnData(counts, obs=obs.loc[cells].astype("category"), var=var, uns={"source": SOURCE, "sha256": sha256})

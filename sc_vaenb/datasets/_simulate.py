@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike, NDArray
 
-BASE_SPREAD = 1.2  # log sd of a gene's expression over genes; detected genes of 10x data lie around 1.0 to 1.5
+BASE_SPREAD = 1.2  # log sd of expression over genes; for detected genes of 10x data it is about 1.0 to 1.5
 THETA_SPREAD = 0.5  # log sd of theta over genes
-BLOCK = 2**22  # dense values held at once while drawing; changing it changes the draws of large simulations
-ATTEMPTS = 1000  # draws before a cell or gene without counts is an error
+BLOCK = 2**22  # dense values in memory while drawing; another value changes the draws of large simulations
+ATTEMPTS = 1000  # draws for a cell or gene without counts before an error is raised
 
 
 @own_state()
@@ -51,8 +51,8 @@ def simulate(
     its own marker genes, expressed `marker_fold` times as strongly as elsewhere. A batch effect changes the profile,
     not the depth: each batch keeps the total of the average profile; depth is set by `mean_depth` alone.
 
-    No cell is empty and no gene is zero everywhere: a cell or gene drawn so is drawn again, keeping its parameters.
-    Where that is common (expected total of a cell or gene below about 5), it lifts the means above the truth.
+    No cell and no gene is without counts: such a cell or gene is drawn again with the same parameters. If this happens
+    often (expected total of a cell or gene below about 5), it raises the means above the truth.
 
     Parameters
     ----------
@@ -126,60 +126,64 @@ def simulate(
         )
     generator = np.random.default_rng(rng)
 
-    # Evenly spaced points on the cumulative shares: right to within a cell, and nothing where the share is 0.
+    # Evenly spaced points on the cumulative shares: exact to within a cell, and no cell where the share is 0.
     points = (np.arange(n_cells) + 0.5) / n_cells
     cells = generator.permutation(np.searchsorted(np.cumsum(shares.ravel()) / shares.sum(), points, side="right"))
     batch, cell_type = np.divmod(cells, n_types)
-    n_of = np.bincount(cells, minlength=shares.size).reshape(shares.shape)
-    for what, totals in {"batch": n_of.sum(axis=1), "type": n_of.sum(axis=0)}.items():
+    n_cells_of = np.bincount(cells, minlength=shares.size).reshape(shares.shape)
+    for kind, totals in {"batch": n_cells_of.sum(axis=1), "type": n_cells_of.sum(axis=0)}.items():
         if (totals == 0).any():
             raise ValueError(
-                f"{what}_{totals.argmin()} gets none of the {n_cells} cells: raise n_cells, or give the {what} "
+                f"{kind}_{totals.argmin()} gets none of the {n_cells} cells: raise n_cells, or give the {kind} "
                 "a larger share in composition."
             )
 
     marker_of = np.full(n_genes, -1)
     marker_of[generator.permutation(n_genes)[: n_markers * n_types]] = np.repeat(np.arange(n_types), n_markers)
-    own = marker_of == np.arange(n_types)[:, None]
-    type_log_rate = generator.normal(0, BASE_SPREAD, n_genes) + own * math.log(marker_fold)
+    is_own_marker = marker_of == np.arange(n_types)[:, None]
+    type_log_rate = generator.normal(0, BASE_SPREAD, n_genes) + is_own_marker * math.log(marker_fold)
     type_log_rate += math.log(depth.mean()) - np.log(np.exp(type_log_rate).sum(axis=1, keepdims=True))
-    effect = generator.normal(0, batch_strength, (n_batches, n_genes))
-    effect -= effect.mean(axis=0)
+    batch_log_effect = generator.normal(0, batch_strength, (n_batches, n_genes))
+    batch_log_effect -= batch_log_effect.mean(axis=0)
     profile = np.exp(type_log_rate).mean(axis=0)
-    effect -= np.log(np.exp(effect) @ profile / profile.sum())[:, None]
-    thetas = theta * np.exp(generator.normal(0, THETA_SPREAD, n_genes))
-    # Mean 1 for each batch before the batch's own depth: E[exp(N(-s^2 / 2, s))] = 1.
-    factor = generator.lognormal(-(depth_spread**2) / 2, depth_spread, n_cells) * (depth / depth.mean())[batch]
-    rate = np.exp(type_log_rate + effect[:, None, :])  # batches x types x genes
+    batch_log_effect -= np.log(np.exp(batch_log_effect) @ profile / profile.sum())[:, None]
+    theta_of_gene = theta * np.exp(generator.normal(0, THETA_SPREAD, n_genes))
+    # The log-normal factor has mean 1, E[exp(N(-s^2 / 2, s))] = 1; it is then scaled to the depth of the batch.
+    depth_factor = generator.lognormal(-(depth_spread**2) / 2, depth_spread, n_cells) * (depth / depth.mean())[batch]
+    rate = np.exp(type_log_rate + batch_log_effect[:, None, :])  # batches x types x genes
 
     def draw(rows: NDArray[np.intp], genes: NDArray[np.intp]) -> NDArray[np.float32]:
-        mean = factor[rows, None] * rate[batch[rows, None], cell_type[rows, None], genes]
-        counts = generator.poisson(generator.gamma(thetas[genes], mean / thetas[genes]))
+        mean = depth_factor[rows, None] * rate[batch[rows, None], cell_type[rows, None], genes]
+        counts = generator.poisson(generator.gamma(theta_of_gene[genes], mean / theta_of_gene[genes]))
         if dropout > 0:
             counts[generator.random(counts.shape) < dropout] = 0
         return counts.astype(np.float32)
 
-    every_cell, every_gene = np.arange(n_cells), np.arange(n_genes)
-    blocks = np.array_split(every_cell, math.ceil(n_cells * n_genes / BLOCK))
-    x = sp.vstack([sp.csr_matrix(_without_empty(lambda i: draw(i, every_gene), b, "cell")) for b in blocks], "csr")
-    silent = every_gene[np.asarray(x.getnnz(axis=0)) == 0]
-    if silent.size:
-        drawn = sp.coo_matrix(_without_empty(lambda g: draw(every_cell, g).T, silent, "gene"))
-        x = sp.csr_matrix(x + sp.csr_matrix((drawn.data, (drawn.col, silent[drawn.row])), x.shape))
+    all_cells, all_genes = np.arange(n_cells), np.arange(n_genes)
+    blocks = np.array_split(all_cells, math.ceil(n_cells * n_genes / BLOCK))
+    x = sp.vstack([sp.csr_matrix(_without_empty(lambda i: draw(i, all_genes), b, "cell")) for b in blocks], "csr")
+    empty_genes = all_genes[np.asarray(x.getnnz(axis=0)) == 0]
+    if empty_genes.size:
+        drawn = sp.coo_matrix(_without_empty(lambda g: draw(all_cells, g).T, empty_genes, "gene"))
+        x = sp.csr_matrix(x + sp.csr_matrix((drawn.data, (drawn.col, empty_genes[drawn.row])), x.shape))
         x.sort_indices()
 
     types = [f"type_{i}" for i in range(n_types)]
     obs = {
         "cell_type": pd.Categorical.from_codes(cell_type, types),
         "batch": pd.Categorical.from_codes(batch, [f"batch_{i}" for i in range(n_batches)]),
-        "depth_factor": factor,
+        "depth_factor": depth_factor,
     }
-    var = {"theta": thetas, "is_marker": marker_of >= 0, "marker_of": pd.Categorical.from_codes(marker_of, types)}
+    var = {
+        "theta": theta_of_gene,
+        "is_marker": marker_of >= 0,
+        "marker_of": pd.Categorical.from_codes(marker_of, types),
+    }
     truth = {
         "type_log_rate": type_log_rate,
-        "batch_log_effect": effect,
+        "batch_log_effect": batch_log_effect,
         "mean_depth": depth,
-        "composition": n_of,
+        "composition": n_cells_of,
         "dropout": float(dropout),
         "rng": str(rng),
     }
@@ -192,9 +196,9 @@ def simulate(
 
 
 def _without_empty(
-    draw: Callable[[NDArray[np.intp]], NDArray[np.float32]], index: NDArray[np.intp], what: str
+    draw: Callable[[NDArray[np.intp]], NDArray[np.float32]], index: NDArray[np.intp], kind: str
 ) -> NDArray[np.float32]:
-    """Rows `draw(index)`, those without a count drawn again."""
+    """Rows of `draw(index)`; rows without counts are drawn again."""
     rows = draw(index)
     for _ in range(ATTEMPTS):
         empty = np.flatnonzero(~rows.any(axis=1))
@@ -202,7 +206,7 @@ def _without_empty(
             return rows
         rows[empty] = draw(index[empty])
     raise ValueError(
-        f"{what}_{index[empty[0]]} has no count after {ATTEMPTS} draws: raise mean_depth (or n_cells or theta), or "
+        f"{kind}_{index[empty[0]]} has no count after {ATTEMPTS} draws: raise mean_depth (or n_cells or theta), or "
         "lower dropout."
     )
 

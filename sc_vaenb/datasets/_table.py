@@ -1,4 +1,4 @@
-"""Reading the two tables of a GEO series: counts, genes x cells as text, and metadata of the cells."""
+"""Read the two tables of a GEO series: counts (genes x cells, as text) and metadata of the cells."""
 
 from __future__ import annotations
 
@@ -23,40 +23,41 @@ if TYPE_CHECKING:
 CHUNK = 2**20  # bytes decompressed at once
 TAB, ZERO = ord("\t"), ord("0")
 NO_TABLE = "no table of genes x cells separated by tabs. Download it again."
-MAX_DIGITS = 9  # of a count that an int32 holds, whatever the digits are
+MAX_DIGITS = 9  # of a count; any such number fits into an int32
 
 
 def read_counts(path: Path, known: pd.Index, known_from: str) -> tuple[sp.csr_matrix, list[str], list[str]]:
-    """Counts as cells x genes, names of cells and of genes; all cells must be `known`.
+    """Counts (cells x genes) and the names of cells and genes; all cells must be in `known`.
 
-    The text has a line for each gene. Only the non-zero counts of the lines read are held: the peak is about twice the
-    result.
+    The text has a line for each gene. Only non-zero counts are kept in memory: the peak is about twice the result.
     """
     from scanpy import settings
 
     genes: list[str] = []
-    # arrays that grow in place: a list of parts would be there twice when it is joined
-    indices, values, stops = array("i"), array("f"), [0]
-    size, silent = path.stat().st_size, settings.verbosity.value <= 0
+    # arrays that grow in place: joining a list of parts would need twice the memory
+    indices, values, indptr = array("i"), array("f"), [0]
+    size, no_progress_bar = path.stat().st_size, settings.verbosity.value <= 0
     with (
         _opened(path) as (text, file),
-        tqdm(total=size, desc="counts", unit="B", unit_scale=True, leave=False, mininterval=0.5, disable=silent) as bar,
+        tqdm(
+            total=size, desc="counts", unit="B", unit_scale=True, leave=False, mininterval=0.5, disable=no_progress_bar
+        ) as bar,
     ):
         header = _names(text.readline())
-        first = text.readline()
-        if b"\t" not in first:
+        first_line = text.readline()
+        if b"\t" not in first_line:
             raise ValueError(f"{path.name} holds no gene: it is cut off, or {NO_TABLE}")
-        # R writes no name above the genes, others do
-        cells = header[1:] if first.count(b"\t") == len(header) - 1 else header
+        # R writes no header above the genes, other programs do
+        cells = header[1:] if first_line.count(b"\t") == len(header) - 1 else header
         _check_cells(cells, path.name, known, known_from)
-        for line in chain([first], text):
-            gene, which, value = _parse(line.rstrip(b"\r\n"), cells, path.name)
+        for line in chain([first_line], text):
+            gene, cell_codes, counts = _parse(line.rstrip(b"\r\n"), cells, path.name)
             genes.append(gene)
-            indices.frombytes(which.astype(np.int32).tobytes())
-            values.frombytes(value.astype(np.float32).tobytes())
-            stops.append(len(indices))
+            indices.frombytes(cell_codes.astype(np.int32).tobytes())
+            values.frombytes(counts.astype(np.float32).tobytes())
+            indptr.append(len(indices))
             bar.update(file.tell() - bar.n)
-    parts = np.frombuffer(values, np.float32), np.frombuffer(indices, np.int32), np.array(stops)
+    parts = np.frombuffer(values, np.float32), np.frombuffer(indices, np.int32), np.array(indptr)
     return sp.csc_matrix(parts, shape=(len(cells), len(genes))).tocsr(), cells, genes
 
 
@@ -69,7 +70,9 @@ def read_metadata(path: Path) -> pd.DataFrame:
             table = pd.read_csv(text, sep="\t", dtype=str)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.name} is no table separated by tabs ({error}).") from error
-    if isinstance(table.index, pd.RangeIndex):  # else the header has one field less, and the rows have names
+    if isinstance(
+        table.index, pd.RangeIndex
+    ):  # otherwise the header has one field less, and pandas takes the first column as index
         table = table.set_index("Cell" if "Cell" in table else table.columns[0])
     lacking = [name for name in ("sample", "celltype") if name not in table]
     if lacking:
@@ -81,13 +84,13 @@ def read_metadata(path: Path) -> pd.DataFrame:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """The text in a file, gzip or plain, and the file itself, whose position tells how far reading has come."""
+    """The text in a file, gzip or plain, and the file itself, whose position shows the progress."""
     with path.open("rb") as file:
-        begin = file.read(512)
+        first_bytes = file.read(512)
         file.seek(0)
-        if begin.lstrip().startswith(b"<"):
-            raise ValueError(f"{path.name} is a web page, no table: {begin[:60]!r}... Download the file again.")
-        zipped = begin.startswith(b"\x1f\x8b")
+        if first_bytes.lstrip().startswith(b"<"):
+            raise ValueError(f"{path.name} is a web page, no table: {first_bytes[:60]!r}... Download the file again.")
+        zipped = first_bytes.startswith(b"\x1f\x8b")
         text = io.BufferedReader(gzip.GzipFile(fileobj=file), CHUNK) if zipped else file
         try:
             yield text, file
@@ -114,50 +117,50 @@ def _check_cells(cells: Sequence[str], name: str, known: pd.Index, known_from: s
 
 
 def _parse(line: bytes, cells: Sequence[str], name: str) -> tuple[str, NDArray[np.intp], NDArray[np.number]]:
-    """A gene, the cells in which it has a count, and the counts."""
+    """A gene, the codes of the cells in which it has counts, and these counts."""
     gene = line[: max(line.find(b"\t"), 0)].decode(errors="replace").strip('"')
-    found = line.count(b"\t")
-    if found != len(cells):
+    n_fields = line.count(b"\t")
+    if n_fields != len(cells):
         raise ValueError(
-            f"{name} has {found} counts for gene {gene!r} and {len(cells)} cells in its header: it is cut off, or "
+            f"{name} has {n_fields} counts for gene {gene!r} and {len(cells)} cells in its header: it is cut off, or "
             + NO_TABLE
         )
-    parsed = _digits(line)
-    if parsed is None:
+    cells_and_counts = _digits(line)
+    if cells_and_counts is None:
         value = np.array(
             [_number(field, gene, cell, name) for field, cell in zip(line.split(b"\t")[1:], cells, strict=True)]
         )
-        parsed = np.flatnonzero(value), value[value != 0]
-    return gene, *parsed
+        cells_and_counts = np.flatnonzero(value), value[value != 0]
+    return gene, *cells_and_counts
 
 
 def _digits(line: bytes) -> tuple[NDArray[np.intp], NDArray[np.number]] | None:
-    """Which fields after the first are not 0, and their values; None if there is anything but plain digits.
+    """The positions and values of the fields after the first that are not 0; None if a field is not plain digits.
 
     Most fields are 0, so only the others are converted: about three times as fast as `numpy.fromstring` of all.
     """
     text = np.frombuffer(line, np.uint8)
     if text[-1] == TAB:
         return None
-    before = np.flatnonzero(text == TAB)
-    digit = text - ZERO  # what is below 0 wraps around to far above 9
-    which = np.flatnonzero(digit[before + 1] != 0)
-    begin = before[which] + 1
-    length = np.append(before[1:], text.size)[which] - begin
-    fields = text[before[0] :]
-    plain = ((digit[before[0] :] <= 9) | (fields == TAB)).all()
-    # a tab and a single 0 each is all there is besides
-    if not plain or fields.size != 2 * before.size - which.size + length.sum():
+    tabs = np.flatnonzero(text == TAB)
+    digits = text - ZERO  # characters below 0 wrap around to numbers far above 9
+    nonzero = np.flatnonzero(digits[tabs + 1] != 0)
+    starts = tabs[nonzero] + 1
+    length = np.append(tabs[1:], text.size)[nonzero] - starts
+    fields = text[tabs[0] :]
+    only_digits = ((digits[tabs[0] :] <= 9) | (fields == TAB)).all()
+    # every other field must be a tab and a single 0
+    if not only_digits or fields.size != 2 * tabs.size - nonzero.size + length.sum():
         return None
-    if which.size and not 1 <= length.min() <= length.max() <= MAX_DIGITS:
+    if nonzero.size and not 1 <= length.min() <= length.max() <= MAX_DIGITS:
         return None
-    value = digit[begin].astype(np.int32)
-    longer, place = np.flatnonzero(length > 1), 1
-    while longer.size:
-        value[longer] = 10 * value[longer] + digit[begin[longer] + place]
-        place += 1
-        longer = longer[length[longer] > place]
-    return which, value
+    value = digits[starts].astype(np.int32)
+    unfinished, offset = np.flatnonzero(length > 1), 1
+    while unfinished.size:
+        value[unfinished] = 10 * value[unfinished] + digits[starts[unfinished] + offset]
+        offset += 1
+        unfinished = unfinished[length[unfinished] > offset]
+    return nonzero, value
 
 
 def _number(field: bytes, gene: str, cell: str, name: str) -> float:

@@ -1,1 +1,1 @@
-"""How a model is fitted: minibatches, the loop, its schedule and devices (torch only, no AnnData)."""
+"""Fit a model: the training loop, its schedule, devices, checkpoints (torch only, no AnnData)."""

@@ -1,7 +1,7 @@
-"""What keeps a CUDA device busy: counts that lie on it, and steps that do not wait for Python.
+"""Steps that use a CUDA device fully: the counts are on the device, and the steps do not wait for Python.
 
-A step is some two hundred kernels of a few microseconds each, which Python launches more slowly than the device runs
-them. So it is captured once as a CUDA graph and replayed. That needs shapes that never change: minibatches are padded.
+A step is about two hundred kernels of a few microseconds each; Python launches them more slowly than the device runs
+them. So a step is captured once as a CUDA graph and replayed. A graph needs constant shapes, so minibatches are padded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .loop import Step
 from .state import FitConfig
 from .step_cpu import step_on_cpu
 
-SHARE_OF_FREE_MEMORY = 0.7  # of the device; the rest is for the model and its steps
-EAGER_STEPS = 3  # before the capture: libraries set themselves up, the optimiser makes its state
+SHARE_OF_FREE_MEMORY = 0.7  # of the device, for the counts; the rest is for the model and its steps
+EAGER_STEPS = 3  # before the capture, so that libraries and the optimiser allocate what they need
 
 
 class CapturedStep(Step):
-    """A step on counts on the device: the first few as they come, then captured and from there on replayed."""
+    """A step with counts on the device: the first few run eagerly, then one is captured and replayed."""
 
     counts: DeviceCounts
 
@@ -36,18 +36,20 @@ class CapturedStep(Step):
         super().__init__(model, counts, options, n_cells, generator)
         for group in self.optimizer.param_groups:
             group["capturable"] = True
-        # What a replay reads: cells, learning rate, weight of the KL, share of it that has been reached.
+        # Inputs of a replay: cells, learning rate, weight of the KL, fraction of the KL warm-up done.
         self.cells = torch.zeros(n_cells, dtype=torch.int64, device=self.device)
         self.rate, self.beta, self.kl_warmup = torch.zeros(3, dtype=torch.float32, device=self.device)
-        lengths = np.sort(np.repeat(np.diff(counts.matrix.indptr), 2))  # where passes join, a cell can come twice
-        self.room = int(lengths[-n_cells:].sum())
+        lengths = np.sort(
+            np.repeat(np.diff(counts.matrix.indptr), 2)
+        )  # a cell can be twice in a minibatch, at the border of two passes
+        self.max_nonzeros = int(lengths[-n_cells:].sum())
         self.stream, self.graph, self.steps = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph(), 0
 
     def __call__(self, cells: NDArray[np.int64], rate: float, beta: float, kl_warmup: float = 1.0) -> Terms:
         with torch.cuda.device(self.device):
-            return self._replayed(cells, rate, beta, kl_warmup)
+            return self._run(cells, rate, beta, kl_warmup)
 
-    def _replayed(self, cells: NDArray[np.int64], rate: float, beta: float, kl_warmup: float) -> Terms:
+    def _run(self, cells: NDArray[np.int64], rate: float, beta: float, kl_warmup: float) -> Terms:
         self.cells.copy_(torch.from_numpy(self.counts.rows(cells)))
         self.rate.fill_(rate)
         self.beta.fill_(beta)
@@ -59,7 +61,7 @@ class CapturedStep(Step):
             torch.cuda.current_stream().wait_stream(self.stream)
         else:
             if self.steps == EAGER_STEPS:
-                self.graph.register_generator_state(self.generator)  # so that each replay draws on
+                self.graph.register_generator_state(self.generator)  # so that each replay draws new numbers
                 with torch.cuda.graph(self.graph, stream=self.stream):
                     self.terms = super().__call__(self.cells, self.rate, self.beta, self.kl_warmup)
             self.graph.replay()
@@ -67,14 +69,14 @@ class CapturedStep(Step):
         return Terms(*(term.clone() for term in self.terms))
 
     def minibatch(self, cells: Tensor) -> Minibatch:
-        return self.counts.padded(cells, self.room)
+        return self.counts.padded(cells, self.max_nonzeros)
 
 
 def to_device(counts: Counts, device: torch.device) -> tuple[Counts, Callable[..., Step]]:
-    """Counts where steps find them fastest (on a CUDA device, if it has room for them), and what makes the steps."""
+    """Counts where steps read them fastest (on a CUDA device with enough memory), and a function that makes a step."""
     if device.type == "cpu":
         return counts, step_on_cpu
-    if not counts.complete:  # other counts are held as the fit goes on
+    if not counts.complete:  # the cells in memory change during the fit
         return counts, Step
     if device.type != "cuda" or counts.matrix.nnz * 6 > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
         return counts, Step

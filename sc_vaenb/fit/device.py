@@ -1,4 +1,4 @@
-"""Where the computation runs, and the random state it may use."""
+"""The device, threads and random generators of a computation."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 def resolve_device(name: str) -> torch.device:
-    """`"auto"` takes CUDA, then MPS, then CPU; anything else is torch's name of a device."""
+    """`"auto"` takes CUDA, else MPS, else CPU; any other name is torch's name of a device."""
     if name != "auto":
-        available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         try:
             device = torch.device(name)
         except (RuntimeError, TypeError):
             device = None
-        if device is None or not available.get(device.type) or (device.index or 0) >= _count(device):
-            found = ["auto", *(kind for kind, there in available.items() if there)]
-            msg = f"device={name!r} is not available here. Choose one of {found}, or an index such as 'cuda:0'."
+        if device is None or not is_available.get(device.type) or (device.index or 0) >= _count(device):
+            choices = ["auto", *(kind for kind, available in is_available.items() if available)]
+            msg = f"device={name!r} is not available here. Choose one of {choices}, or an index such as 'cuda:0'."
             raise ValueError(msg)
         return device
     if torch.cuda.is_available():
@@ -42,44 +42,47 @@ def _count(device: torch.device) -> int:
 
 @contextmanager
 def threads_as_asked() -> Iterator[None]:
-    """Hold torch to the threads that the process was given, for a block.
+    """Limit torch, in a block, to the threads that the process may use.
 
-    numba, which scanpy uses, shares torch's pool of threads and resizes it, in the thread that calls it, to all
-    processors. Small steps on more threads than a job was given processors are many times slower, and round otherwise.
-    So a block has no more threads than a new thread begins with, nor than OMP_NUM_THREADS says.
+    numba, which scanpy uses, shares torch's thread pool and resizes it to all processors, in the thread that calls it.
+    If there are more threads than the job may use processors, small steps are many times slower and round differently.
+    So a block has at most the threads that a new thread starts with, and at most OMP_NUM_THREADS.
     """
-    before, asked = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    n_before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
     with counting():
-        usual = _enter()
-    most = int(asked) if asked.isdecimal() and int(asked) else usual
-    if (wanted := min(before, usual, most)) != before:
-        torch.set_num_threads(wanted)
+        n_default = _enter()
+    n_max = int(environment) if environment.isdecimal() and int(environment) else n_default
+    if (n_threads := min(n_before, n_default, n_max)) != n_before:
+        torch.set_num_threads(n_threads)
     try:
         yield
     finally:
-        if wanted != before:
-            torch.set_num_threads(before)
+        if n_threads != n_before:
+            torch.set_num_threads(n_before)
         with counting():
-            _leave(changed=wanted != before)
+            _leave(changed=n_threads != n_before)
 
 
 class _Blocks:
-    """How many are being computed, and with how many threads new ones begin in between: what torch was told last."""
+    """Number of running blocks, threads that a new thread starts with outside blocks, and whether a block changed it.
 
-    n, usual, changed = 0, 0, False
+    A new thread starts with the number of threads that torch was given last, in any thread.
+    """
+
+    n_running, n_default, changed = 0, 0, False
 
 
 def _enter() -> int:
-    if not _Blocks.n:
-        _Blocks.usual = _in_new_thread(torch.get_num_threads)
-    _Blocks.n += 1
-    return _Blocks.usual
+    if not _Blocks.n_running:
+        _Blocks.n_default = _in_new_thread(torch.get_num_threads)
+    _Blocks.n_running += 1
+    return _Blocks.n_default
 
 
 def _leave(changed: bool) -> None:
-    _Blocks.n, _Blocks.changed = _Blocks.n - 1, _Blocks.changed or changed
-    if not _Blocks.n and _Blocks.changed:
-        _in_new_thread(lambda: torch.set_num_threads(_Blocks.usual))
+    _Blocks.n_running, _Blocks.changed = _Blocks.n_running - 1, _Blocks.changed or changed
+    if not _Blocks.n_running and _Blocks.changed:
+        _in_new_thread(lambda: torch.set_num_threads(_Blocks.n_default))
         _Blocks.changed = False
 
 
@@ -89,26 +92,26 @@ def _in_new_thread(call: Callable[[], T]) -> T:
 
 
 def generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
-    """What a computation draws from, by the kind of device: never from torch's global state, which all threads share.
+    """The random generators of a computation by kind of device. Torch's global generator is not used: threads share it.
 
-    First weights are drawn on the CPU, noise on the device; on a CPU both come from one stream.
+    Initial weights are drawn on the CPU, noise on the device; on a CPU both use one generator.
     """
-    kinds = {"cpu": torch.device("cpu"), device.type: device}
-    return {kind: generator(seed, place) for kind, place in kinds.items()}
+    devices = {"cpu": torch.device("cpu"), device.type: device}
+    return {kind: generator(seed, kind_device) for kind, kind_device in devices.items()}
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:
-    """A stream of random numbers on a device, of its own."""
+    """A new random generator on a device."""
     return torch.Generator(device).manual_seed(seed)
 
 
 def normal_like(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Standard normal numbers of the same shape and type."""
+    """Standard normal numbers with the shape, type and device of `x`."""
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
 def release(device: torch.device) -> None:
-    """Give back what a fit that failed has held on the device."""
+    """Free the memory that a failed fit used on the device."""
     gc.collect()
     if device.type == "cuda":
         with torch.cuda.device(device):

@@ -1,8 +1,9 @@
-"""One fit by several processes, as torchrun starts them, each with a device of its own.
+"""One fit by several processes that torchrun starts, each with its own device.
 
-All draw the same minibatches and the same noise from the same seed, and each computes its part of every minibatch. The
-gradients are added up, weighted by the cells of each part, so that the fit is that of one process but for rounding.
-(torch's DistributedDataParallel would weight all parts equally, which is wrong for parts of unequal size.)
+All processes draw the same minibatches and the same noise from the same seed, and each computes its part of every
+minibatch. The gradients are summed with the share of cells in each part as weights. So the fit is the same as in one
+process, except for rounding. (torch's DistributedDataParallel would weight all parts equally, which is wrong for parts
+of unequal size.)
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from .loop import Step
 from .state import FitConfig
 
 T = TypeVar("T")
-ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process
-PATIENCE = timedelta(minutes=30)  # with a process that is there but does not answer; of one that ends all know at once
-fits = count()  # of this process: the keys that processes meet by must be new each time, also when torchrun restarts
+ENVIRONMENT = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that torchrun sets
+PATIENCE = timedelta(minutes=30)  # to wait for a process that does not answer; if one ends, all know at once
+fits = count()  # numbers the fits of this process, because each fit needs a new key for the rendezvous
 
 
 def rank_and_size() -> tuple[int, int]:
-    """Which process of how many this is: (0, 1) where there is but one."""
+    """The rank of this process and the number of processes: (0, 1) if there is only one."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     if all(name in os.environ for name in ENVIRONMENT):
@@ -46,84 +47,84 @@ def rank_and_size() -> tuple[int, int]:
 
 
 def own_device(name: str) -> torch.device:
-    """As `resolve_device`, but of several processes on a machine each gets a CUDA device of its own."""
+    """As `resolve_device`, but each of several processes on a machine gets its own CUDA device."""
     device, (rank, size) = resolve_device(name), rank_and_size()
     if size == 1 or device.type == "cpu":
         return device
     if device.type == "mps" and name == "auto":
         return torch.device("cpu")
-    local, there = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
+    local_rank, n_devices = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
     if device.type != "cuda" or device.index is not None:
-        msg = f"device={name!r} cannot be that of each of {size} processes. Pass device='auto', 'cuda' or 'cpu'."
+        msg = f"device={name!r} cannot be shared by {size} processes. Pass device='auto', 'cuda' or 'cpu'."
         raise ValueError(msg)
-    if local >= there:
+    if local_rank >= n_devices:
         msg = (
-            f"Process {rank} of {size} has no CUDA device of its own: this machine has {there}. "
-            f"Start as many (torchrun --nproc-per-node {there}), or pass device='cpu'."
+            f"Process {rank} of {size} has no CUDA device of its own: this machine has {n_devices}. "
+            f"Start as many (torchrun --nproc-per-node {n_devices}), or pass device='cpu'."
         )
         raise ValueError(msg)
-    return torch.device("cuda", local)
+    return torch.device("cuda", local_rank)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Those that share a fit, seen from one of them; by default it is alone, and nothing is exchanged."""
+    """The processes of one fit, as one of them sees them; by default this is the only one, and exchanges nothing."""
 
     rank: int = 0
     size: int = 1
     group: Any = None
 
     def part(self, n: int) -> slice:
-        """Of `n` cells, those of this process; the parts are as equal as can be, and some are empty if n is small."""
+        """The part of `n` cells that this process computes; parts are about equal, and some are empty if n is small."""
         return self._part(self.rank, n)
 
     def _part(self, rank: int, n: int) -> slice:
         return slice(n * rank // self.size, n * (rank + 1) // self.size)
 
     def first(self, make: Callable[[], T]) -> T:
-        """What the first process makes, or the error that it meets, for all of them."""
+        """Call `make` in the first process; its result is returned, or its error raised, in all processes."""
         if self.size == 1:
             return make()
-        found: list[Any] = [None, None]
+        result_and_error: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                found[0] = make()
-            except Exception as error:  # whatever it is, the others must not wait
-                found[1] = error
+                result_and_error[0] = make()
+            except Exception as error:  # of any kind: the others must not wait
+                result_and_error[1] = error
         with _all_answer():
-            dist.broadcast_object_list(found, src=0, group=self.group)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
+            dist.broadcast_object_list(result_and_error, src=0, group=self.group)
+        if result_and_error[1] is not None:
+            raise result_and_error[1]
+        return result_and_error[0]
 
     def each(self, make: Callable[[], T]) -> T:
-        """What this process makes; if any of them meets an error, that of the first such one for all of them."""
+        """Call `make` in every process and return its own result; if any fails, all raise the error of the first."""
         if self.size == 1:
             return make()
-        made, error = None, None
+        result, local_error = None, None
         try:
-            made = make()
-        except Exception as own:  # whatever it is, the others must not wait
-            error = own
+            result = make()
+        except Exception as error:  # of any kind: the others must not wait
+            local_error = error
         errors: list[Any] = [None] * self.size
         with _all_answer():
-            dist.all_gather_object(errors, error, group=self.group)
-        for met in errors:
-            if met is not None:
-                raise met
-        return cast(T, made)
+            dist.all_gather_object(errors, local_error, group=self.group)
+        for first_error in errors:
+            if first_error is not None:
+                raise first_error
+        return cast(T, result)
 
     def check_same(self, about: dict[str, Any]) -> None:
-        """Refuse to share a fit of different data or arguments."""
+        """Refuse a fit if the processes have different data or arguments."""
         if self.size == 1:
             return
-        all_of_them: list[Any] = [None] * self.size
+        all_about: list[Any] = [None] * self.size
         with _all_answer():
-            dist.all_gather_object(all_of_them, about, group=self.group)
-        for rank, other in enumerate(all_of_them):
-            if other != all_of_them[0]:
-                names = {**all_of_them[0], **other}
-                differing = [name for name in names if other.get(name) != all_of_them[0].get(name)]
+            dist.all_gather_object(all_about, about, group=self.group)
+        for rank, other in enumerate(all_about):
+            if other != all_about[0]:
+                names = {**all_about[0], **other}
+                differing = [name for name in names if other.get(name) != all_about[0].get(name)]
                 msg = (
                     f"The {self.size} processes of one fit were given different things: process {rank} differs from "
                     f"process 0 in {', '.join(differing)}. Give all the same data and arguments; for a fit of its own "
@@ -132,7 +133,7 @@ class Processes:
                 raise ValueError(msg)
 
     def average(self, tensors: Sequence[Tensor], share: float) -> None:
-        """Replace tensors by their sum over the processes, each weighted by its share; all at once."""
+        """Replace tensors by their sum over processes, weighted by the share of each; all tensors in one message."""
         joined = torch.cat([tensor.reshape(-1) for tensor in tensors]).mul_(share)
         with _all_answer():
             dist.all_reduce(joined, group=self.group)
@@ -147,28 +148,28 @@ class Processes:
                 if tensor.numel():
                     dist.broadcast(tensor, src=0, group=self.group)
 
-    def gather(self, own: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-        """The rows of all `n` cells, of which each process has made its part."""
+    def gather(self, local_rows: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+        """The rows of all `n` cells; each process gives those of its part."""
         if self.size == 1:
-            return own
-        rows = np.empty((n, *own.shape[1:]), own.dtype)
-        rows[self.part(n)] = own
+            return local_rows
+        rows = np.empty((n, *local_rows.shape[1:]), local_rows.dtype)
+        rows[self.part(n)] = local_rows
         with _all_answer():
             for rank in range(self.size):
                 if len(part := rows[self._part(rank, n)]):
                     dist.broadcast(torch.from_numpy(part), src=rank, group=self.group)
         return rows
 
-    def join(self, own: NDArray) -> NDArray:
-        """The arrays of all processes, of any lengths, one after the other."""
+    def join(self, local: NDArray) -> NDArray:
+        """Concatenate the arrays of all processes, which may have different lengths."""
         if self.size == 1:
-            return own
+            return local
         lengths: list[Any] = [None] * self.size
         with _all_answer():
-            dist.all_gather_object(lengths, len(own), group=self.group)
+            dist.all_gather_object(lengths, len(local), group=self.group)
             ends = np.cumsum([0, *lengths])
-            joined = np.empty(ends[-1], own.dtype)
-            joined[ends[self.rank] : ends[self.rank + 1]] = own
+            joined = np.empty(ends[-1], local.dtype)
+            joined[ends[self.rank] : ends[self.rank + 1]] = local
             for rank in range(self.size):
                 if len(part := joined[ends[rank] : ends[rank + 1]]):
                     dist.broadcast(torch.from_numpy(part.view(np.uint8)), src=rank, group=self.group)
@@ -177,20 +178,20 @@ class Processes:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[Processes]:
-    """The processes that share the fit in a block, connected for as long."""
+    """Connect the processes of a fit for the duration of a block."""
     rank, size = rank_and_size()
     if size == 1:
         yield Processes()
         return
-    # gloo carries what is on the CPU (objects, embeddings) in any case
+    # gloo always transfers what is on the CPU (objects, embeddings)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _all_answer():
         if dist.is_initialized():
             group = dist.new_group(backend=backend, timeout=PATIENCE)
         else:
             store = next(dist.rendezvous("env://", timeout=PATIENCE))[0]
-            start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = dist.PrefixStore(f"sc_vaenb/{start}/{next(fits)}", store)
+            n_restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"sc_vaenb/{n_restarts}/{next(fits)}", store)
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
             group = dist.group.WORLD
     try:
@@ -201,10 +202,10 @@ def process_group(device: torch.device) -> Iterator[Processes]:
 
 @contextmanager
 def _all_answer() -> Iterator[None]:
-    """Say in plain words that another process has not answered."""
+    """Raise an error with a clear message if another process does not answer."""
     try:
         yield
-    except RuntimeError as error:  # as which torch reports it, of each backend with another text
+    except RuntimeError as error:  # torch raises it, with a different text for each backend
         rank, size = rank_and_size()
         msg = (
             f"Process {rank} of {size} cannot go on: another one has ended, or cannot be reached ({error}). "
@@ -214,9 +215,9 @@ def _all_answer() -> Iterator[None]:
 
 
 class SharedStep(Step):
-    """A step of which each process computes its part of the cells."""
+    """A step in which each process computes its part of the cells."""
 
-    alone = False
+    is_distributed = True
 
     def __init__(
         self,
@@ -230,7 +231,7 @@ class SharedStep(Step):
         super().__init__(model, counts, options, n_cells, generator)
         self.processes, self.n_cells, self.part = processes, n_cells, processes.part(n_cells)
         self.share = (self.part.stop - self.part.start) / n_cells
-        if not self.share:  # one cell, which counts nothing, so that there are gradients to add
+        if not self.share:  # take one cell with weight 0, so that there are gradients to sum
             self.part = slice(0, 1)
         self.broadcast(model.state_dict().values())
 
@@ -254,15 +255,15 @@ def scan_together(
     n_cells: int,
     cells: NDArray[np.int64],
 ) -> Scan:
-    """The same, for which each process goes through its part of the cells; all have what all of them find."""
+    """As `scan`, but each process scans its part of the cells; the result, in all processes, is for all cells."""
     processes.check_same({"counts": [n_cells, n_genes], "cells that the fit sees": [len(cells), checksum(cells)]})
     part = processes.part(n_cells)
-    here = cells[np.searchsorted(cells, part.start) : np.searchsorted(cells, part.stop)] - part.start
-    found = processes.each(lambda: scan(blocks(part), n_genes, here))
+    local_cells = cells[np.searchsorted(cells, part.start) : np.searchsorted(cells, part.stop)] - part.start
+    local = processes.each(lambda: scan(blocks(part), n_genes, local_cells))
     if processes.size == 1:
-        return found
-    seen: NDArray[np.bool_] = np.any(processes.join(found.seen).reshape(processes.size, n_genes), axis=0)
-    lengths, gene, count = map(processes.join, (np.diff(found.matrix.indptr), found.matrix.indices, found.matrix.data))
+        return local
+    seen: NDArray[np.bool_] = np.any(processes.join(local.seen).reshape(processes.size, n_genes), axis=0)
+    lengths, gene, count = map(processes.join, (np.diff(local.matrix.indptr), local.matrix.indices, local.matrix.data))
     pointer = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     matrix = sparse.csr_matrix((count, gene, pointer), shape=(len(cells), n_genes))
-    return Scan(processes.join(found.depth), seen, matrix)
+    return Scan(processes.join(local.depth), seen, matrix)

@@ -1,4 +1,4 @@
-"""What a fit writes down while it runs, and the verdict at its end."""
+"""The record of a fit while it runs, and the verdict at its end."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from ..model.vae import Terms
 from .convergence import judge
 from .stability import LR_DIVISOR_STEP
 
-MIN_ROWS, MAX_ROWS = 20, 50  # rows of a fit, where it has as many steps
-ACTIVE = 0.01  # nats: a latent dimension with less KL carries nothing
-OVERFITTED = 1e-2  # share of the loss: a larger rise above its lowest point is worth a word
+MIN_ROWS, MAX_ROWS = 20, 50  # rows of the history, if the fit has as many steps
+MIN_KL_ACTIVE = 0.01  # nats; a latent dimension with less KL carries no information
+MAX_RISE = 1e-2  # of the held-out loss above its minimum, as a share of it; the message reports a larger rise
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a fit ended, in words a program (`status`) and a person (`message`) can read."""
+    """How a fit ended: `status` for programs, `message` for people."""
 
     status: str  # converged, still_improving, overfitted, worse_than_pca, not_judged, stopped_early, interrupted
     posterior_collapse: bool
-    best_step: int  # with the lowest loss
-    kept_step: int  # whose weights the model has
-    setbacks: int  # after each of which the fit went on with smaller steps
+    best_step: int  # the step with the lowest loss
+    kept_step: int  # the step whose weights the model has
+    setbacks: int  # how often the fit went back to earlier weights and a lower learning rate
     message: str
 
 
 class History:
-    """One row per pass over the cells, though no fewer than 20 and no more than 50 in a fit."""
+    """One row per evaluation: about one per pass over the cells, but between 20 and 50 in a fit."""
 
     def __init__(self, per_step: float, n_steps: int, beta: float, penalties: Iterable[str] = ()) -> None:
-        self.per_step, self.n_steps = per_step, n_steps  # passes over the cells in a step; steps planned
-        self.beta = beta  # at which a fit is judged
+        self.per_step, self.n_steps = per_step, n_steps  # passes over the cells per step; planned steps
+        self.beta = beta  # weight of the KL in the loss that the verdict is based on
         self.penalties = tuple(penalties)
         self.interval = int(np.clip(round(1 / per_step), max(n_steps // MAX_ROWS, 1), max(n_steps // MIN_ROWS, 1)))
         self.rows: list[dict[str, float]] = []
@@ -46,7 +46,7 @@ class History:
         self._steps = 0
 
     def add(self, terms: Terms) -> None:
-        """Take in the terms of a training step (they stay on the device: reading each would wait for it)."""
+        """Add the terms of a training step. They stay on the device, because a copy to the CPU would wait for it."""
         values = [term.detach() for term in terms]
         self._sums = [total + value for total, value in zip(self._sums, values, strict=True)] if self._sums else values
         self._steps += 1
@@ -75,7 +75,7 @@ class History:
                 row[f"validation_{name}"] = value
         row |= {
             "beta": beta,
-            "active_units": int((kl > ACTIVE).sum()),
+            "active_units": int((kl > MIN_KL_ACTIVE).sum()),
             "neighbors_explained": explained,
             "learning_rate": learning_rate,
             "seconds": time.perf_counter() - self.start,
@@ -85,12 +85,12 @@ class History:
         self._sums, self._steps = [], 0
 
     def drop_last(self) -> None:
-        """Leave the last look out: a setback led to it."""
+        """Remove the last evaluation, because it was a setback."""
         self.rows.pop()
         self.kl_per_dim.pop()
 
     def losses(self) -> NDArray[np.float64]:
-        """What judges the fit, always at one beta: the loss of the held-out cells where there are any."""
+        """The loss that the verdict is based on, with a fixed beta: of held-out cells, if there are any."""
         if "validation_loss" in self.rows[0]:
             return self.column("validation_loss")
         return self.column("train_reconstruction") + self.beta * self.column("train_kl")
@@ -104,16 +104,17 @@ class History:
         return {name: self.column(name) for name in names} | {"kl_per_dim": np.array(self.kl_per_dim)}
 
     def verdict(
-        self, status: str, best_step: int, setbacks: int, learning_rate: float, usual: int, n_cells: int
+        self, status: str, best_step: int, setbacks: int, learning_rate: float, n_default_steps: int, n_cells: int
     ) -> Verdict:
-        """Judge the fit; `status` is what ended the loop before its last step, if anything.
+        """Judge the fit.
 
-        `usual`: the steps that the cells get by default.
+        `status` says what ended the loop before its last step; it is empty if nothing did. `n_default_steps` are the
+        steps that a fit of these cells has by default.
         """
         losses, last = self.losses(), self.rows[-1]
         held_out = " of held-out cells" if "validation_loss" in last else ""
         scale = max(abs(losses.min()), losses.max() - losses.min())  # a loss may be negative, or cross zero
-        rise, collapse = (losses[-1] - losses.min()) / scale, bool(last["active_units"] < 2)
+        rise, collapsed = (losses[-1] - losses.min()) / scale, bool(last["active_units"] < 2)
         if status:
             message = {
                 "stopped_early": f"The loss{held_out} no longer fell; its best weights are kept.",
@@ -122,18 +123,21 @@ class History:
         else:
             steps, explained = self.column("step"), self.column("neighbors_explained")
             unlearned = bool(held_out) and losses[-1] > losses[0]
-            status, message = judge(steps, explained, self.n_steps, learning_rate, usual, n_cells, collapse, unlearned)
-            if status == "converged" and held_out and rise > OVERFITTED:
+            status, message = judge(
+                steps, explained, self.n_steps, learning_rate, n_default_steps, n_cells, collapsed, unlearned
+            )
+            if status == "converged" and held_out and rise > MAX_RISE:
                 message += (
                     f" The loss{held_out} has risen by {rise:.1%} since step {best_step}: to decode, or to embed other "
                     "cells, fit with patience=10."
                 )
         if setbacks:
             message += (
-                f" The loss rose far, or was no number ({setbacks} times), so the fit went back and on with a learning "
-                f"rate {LR_DIVISOR_STEP**setbacks:g} times lower: start with a lower one."
+                f" The loss rose far, or became NaN or infinite ({setbacks} times). The fit went back to earlier "
+                f"weights and went on with a learning rate {LR_DIVISOR_STEP**setbacks:g} times lower: start with a "
+                "lower one."
             )
-        if collapse:
+        if collapsed:
             message += " Posterior collapse: the latent state ignores the cells. Lower beta, or set free_bits=0.1."
-        kept = best_step if status in {"stopped_early", "interrupted"} else int(last["step"])
-        return Verdict(status, collapse, best_step, kept, setbacks, message)
+        kept_step = best_step if status in {"stopped_early", "interrupted"} else int(last["step"])
+        return Verdict(status, collapsed, best_step, kept_step, setbacks, message)

@@ -18,7 +18,7 @@ from ..model.config import ModelConfig
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .checkpoint import Checkpoint
-from .convergence import look_steps, training_share
+from .convergence import scoring_steps, training_share
 from .device import generator, generators, normal_like, threads_as_asked
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
@@ -27,16 +27,16 @@ from .split import split_cells
 from .stability import Adaptation
 from .state import Best, FitConfig, State, parameter_groups
 
-CLIP = 1e3  # norm of the gradient; ordinary steps stay well below, a rare burst of counts does not
-MIN_CELLS_FOR_DISPERSION = 200  # with fewer their own chance would decide
+CLIP = 1e3  # largest norm of the gradient; usual steps stay well below, a rare step with extreme counts does not
+MIN_CELLS_FOR_DISPERSION = 200  # with fewer, the noise of these cells would determine the dispersions
 N_DISPERSION_STEPS = 12
-PULL = 0.5  # nats per unit of log theta squared, towards the value before: where counts say little, nothing changes
+DISPERSION_PENALTY = 0.5  # nats per squared change of log theta: where counts say little, theta hardly changes
 
 
 class Step:
-    """Called with cells, the learning rate, the weight of the KL and how much of it that is, it improves the model."""
+    """A training step: called with cells, learning rate, weight of the KL, and fraction of the KL warm-up done."""
 
-    alone = True  # no other process waits for this one
+    is_distributed = False  # whether several processes share the fit
 
     def __init__(
         self, model: CountVAE, counts: Counts, options: FitConfig, n_cells: int, generator: torch.Generator
@@ -55,8 +55,8 @@ class Step:
         return terms
 
     def gradients(self, cells: Any, beta: Any, kl_warmup: Any) -> Terms:
-        """The objective, and its gradients in the `grad` of the parameters."""
-        terms = self.model.loss(self.drawing(cells), beta, self.free_bits, kl_warmup)
+        """Compute the objective, and write its gradients to the `grad` of the parameters."""
+        terms = self.model.loss(self.minibatch_with_noise(cells), beta, self.free_bits, kl_warmup)
         self.optimizer.zero_grad()
         terms.loss.backward()
         return Terms(*(term.detach() for term in terms))
@@ -65,13 +65,13 @@ class Step:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
 
     def all_reduce(self, terms: Terms) -> None:
-        """Where several processes share a fit, make of the gradients and terms of their parts those of all cells."""
+        """If several processes share a fit, combine the gradients and terms of their parts into those of all cells."""
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Where several processes share a fit, take over what the first of them has found."""
+        """If several processes share a fit, replace these tensors by those of the first process."""
 
-    def drawing(self, cells: Any) -> Minibatch:
-        """The cells, with what their noise is drawn from."""
+    def minibatch_with_noise(self, cells: Any) -> Minibatch:
+        """The minibatch of these cells, with the generator of their noise."""
         batch = self.minibatch(cells)
         batch.generator = self.generator
         return batch
@@ -89,38 +89,43 @@ def fit(
     progress: bool = False,
     make_step: Callable[[CountVAE, Counts, FitConfig, int, torch.Generator], Step] = Step,
     checkpoint: Checkpoint | None = None,
+    batch_offset: NDArray[np.float32] | None = None,
 ) -> tuple[CountVAE, History, Verdict]:
-    """Fit a new model: to the end of the schedule, or with `patience` until held-out cells no longer gain from it.
+    """Fit a new model: to the end of the schedule, or with `patience` until the loss of held-out cells stops falling.
 
-    Stopped early or by Ctrl-C, the weights go back to those that did best on the held-out cells; Ctrl-C before the
-    first look at them ends it all. A loss that ever again is no number raises FloatingPointError. With a checkpoint the
-    fit goes on from the state that is kept there, if any, and ends as it would have without the break.
+    After an early stop or Ctrl-C, the model has the weights with the lowest loss of held-out cells; Ctrl-C before the
+    first evaluation raises KeyboardInterrupt. If the loss becomes NaN or infinite again and again, FloatingPointError
+    is raised. With a checkpoint, the fit goes on from the state stored there, if any, with the same result as a fit
+    without interruption.
     """
     split_of_cells = split_cells(counts.batch_index, options, seed)
     train, validation = split_of_cells.train, split_of_cells.validation
-    n_at_once = min(options.batch_size, len(train))
-    history = History(n_at_once / len(train), options.n_steps, options.validation_beta, config.penalties)
+    batch_size = min(options.batch_size, len(train))
+    history = History(batch_size / len(train), options.n_steps, options.validation_beta, config.penalties)
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
-    own = generators(seed, device)
-    noise = own[device.type]
+    generator_of = generators(seed, device)
+    noise = generator_of[device.type]
     with threads_as_asked(), bar:
-        model = CountVAE(config, own["cpu"]).to(device)
-        first = counts.minibatch(split_of_cells.first, device)
-        first.generator = noise
-        model.initialise(first)
-        train_step = make_step(model, counts, options, n_at_once, noise)
+        model = CountVAE(config, generator_of["cpu"]).to(device)
+        init_batch = counts.minibatch(split_of_cells.first, device)
+        init_batch.generator = noise
+        if batch_offset is not None:
+            model.set_batch_offset(batch_offset)
+        model.initialise(init_batch)
+        train_step = make_step(model, counts, options, batch_size, noise)
         best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl, history.interval)
-        state = State(model, train_step.optimizer, history, best, adapt, own)
+        state = State(model, train_step.optimizer, history, best, adapt, generator_of)
         neighborhoods = Neighborhoods(counts, np.union1d(split_of_cells.first, validation), device)
-        due = [step for step in range(options.n_steps) if history.is_due(step)]
-        usual = default_steps(len(counts), config.n_genes, counts.typical_depth())
-        training = training_share(options.n_steps, options.learning_rate, usual)
-        looks = look_steps(due, options.n_steps, training, options.n_steps * history.per_step)
+        evaluation_steps = [step for step in range(options.n_steps) if history.is_due(step)]
+        n_default_steps = default_steps(len(counts), config.n_genes, counts.typical_depth())
+        training = training_share(options.n_steps, options.learning_rate, n_default_steps)
+        n_epochs = options.n_steps * history.per_step
+        steps_scored = scoring_steps(evaluation_steps, options.n_steps, training, n_epochs)
 
         def explained() -> float:
-            found = torch.tensor([neighborhoods.explained(model)], dtype=torch.float32, device=device)
-            train_step.broadcast([found])
-            return float(found)
+            score = torch.tensor([neighborhoods.explained(model)], dtype=torch.float32, device=device)
+            train_step.broadcast([score])
+            return float(score)
 
         if checkpoint is not None:
             checkpoint.restore(state)
@@ -134,11 +139,11 @@ def fit(
                 if history.is_due(step):
                     held_out = evaluate(model, counts, validation, options, device) if len(validation) else None
                     train_step.broadcast(held_out or ())
-                    history.record(step, beta, rate, held_out, explained() if step in looks else math.nan)
+                    history.record(step, beta, rate, held_out, explained() if step in steps_scored else math.nan)
                     bar.update(step + 1 - bar.n)
                     if adapt.rolled_back(model, history.rows[-1], beta):
                         history.drop_last()
-                        train_step = make_step(model, counts, options, n_at_once, noise)
+                        train_step = make_step(model, counts, options, batch_size, noise)
                         state.optimizer = train_step.optimizer
                     else:
                         best.update(history.losses()[-1], step + 1)
@@ -150,25 +155,27 @@ def fit(
                     if state.status:
                         break
         except KeyboardInterrupt:
-            if best.weights is None or not train_step.alone:  # nothing to keep yet, or others go on
+            if best.weights is None or train_step.is_distributed:  # no weights to keep yet, or other processes go on
                 raise
             state.status = "interrupted"
         if best.weights is None:
-            raise FloatingPointError("the loss was no number from the first look on")
+            raise FloatingPointError("the loss was NaN or infinite from the first evaluation on")
         if state.status:
             best.restore()
-        history.rows[-1]["neighbors_explained"] = explained()  # by the weights that are kept
+        history.rows[-1]["neighbors_explained"] = explained()  # of the weights that are kept
         refit_dispersion(model, counts, device, noise)
         train_step.broadcast(model.state_dict().values())
-    said = history.verdict(state.status, best.step, adapt.setbacks, options.learning_rate, usual, len(counts))
-    return model, history, said
+    verdict = history.verdict(
+        state.status, best.step, adapt.setbacks, options.learning_rate, n_default_steps, len(counts)
+    )
+    return model, history, verdict
 
 
 @torch.no_grad()
 def evaluate(
     model: CountVAE, counts: Counts, cells: NDArray[np.int64], options: FitConfig, device: torch.device
 ) -> Terms:
-    """The objective on some cells, with the same beta and noise every time so that looks can be compared."""
+    """The objective on some cells, always with the same beta and noise, so that evaluations can be compared."""
     model.eval()
     noise, terms = generator(0, device), []
     parts = [cells[start : start + 1024] for start in range(0, len(cells), 1024)]
@@ -182,24 +189,24 @@ def evaluate(
 
 
 def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, generator: torch.Generator) -> None:
-    """Set the dispersions to their most likely values, given what the fitted networks expect of the cells.
+    """Set the dispersions to their most likely values, given the means that the fitted networks predict.
 
-    During a fit weight decay holds log theta back, lest the networks chase single counts. That serves the embedding,
-    but drawn counts vary too much. The networks, and so the embedding, stay as they are.
+    During a fit, weight decay keeps log theta low, so that the networks do not follow single counts. That improves the
+    embedding, but counts drawn from the model vary too much. The networks, and so the embedding, do not change here.
     """
     log_theta = getattr(model.likelihood, "log_theta", None)
-    if log_theta is None or len(counts) < MIN_CELLS_FOR_DISPERSION:
+    if log_theta is None or not log_theta.requires_grad or len(counts) < MIN_CELLS_FOR_DISPERSION:
         return
     model.eval()
     batch = counts.minibatch(evenly(len(counts)), device)
     with torch.no_grad():
         mean, log_var = model.encode(batch)
         raw = model.decode(mean + (0.5 * log_var).exp() * normal_like(mean, generator), batch)
-    before, offset = log_theta.detach().clone(), model.offset(batch)
-    optimizer = torch.optim.Rprop([log_theta], lr=0.5, step_sizes=(1e-3, 1.0))  # every gene at its own pace
+    log_theta_before, offset = log_theta.detach().clone(), model.offset(batch)
+    optimizer = torch.optim.Rprop([log_theta], lr=0.5, step_sizes=(1e-3, 1.0))  # a step size per gene
     for _ in range(N_DISPERSION_STEPS):
         optimizer.zero_grad()
-        kept = PULL * (log_theta - before).square().sum()
-        (kept - model.likelihood.log_prob(raw, offset, batch).sum()).backward()
+        penalty = DISPERSION_PENALTY * (log_theta - log_theta_before).square().sum()
+        (penalty - model.likelihood.log_prob(raw, offset, batch).sum()).backward()
         optimizer.step()
     log_theta.grad = None

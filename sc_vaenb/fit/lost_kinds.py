@@ -1,7 +1,7 @@
-"""Which kinds of cells an embedding no longer tells apart, without labels.
+"""Which kinds of cells an embedding no longer separates, judged without labels.
 
-Within a batch there is no batch effect. So clusters that were found in one batch alone, with a gap between them, must
-still be two in the embedding, within that batch. Where they are not, the fit gave up what the counts show.
+Within a batch there is no batch effect. So two clusters that were found in one batch alone, with a gap between them,
+must stay separate in the embedding of that batch. If they do not, the fit lost a difference that the counts show.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics.neighbors import knn
-from .overlap import GAP, Kinds
+from .overlap import MIN_GAP, Kinds
 
 N_NEIGHBORS = 10  # within the batch
-CONFUSED = 0.2  # share of the neighbours that are of the other kind: more is lost
-STANDARD_ERRORS = 2.0  # by which the share must exceed that
+MAX_SHARE_OF_OTHER = 0.2  # of the neighbours; with more of the other cluster the two are no longer separate
+N_STANDARD_ERRORS = 2.0  # by which the share must exceed this limit
 N_MARKERS = 3
 
 
@@ -30,21 +30,21 @@ class Lost(NamedTuple):
 
 
 def lost_kinds(embedding: NDArray[np.float32], batch: int, kinds: Kinds) -> list[Lost]:
-    """The pairs of clusters of a batch that its cells in the embedding (all cells x dimensions) no longer show."""
+    """The pairs of clusters of a batch that the embedding (all cells x dimensions) no longer separates."""
     n_kinds = len(kinds.fraction)
     if n_kinds < 2 or len(kinds.cells) <= 2 * N_NEIGHBORS:
         return []
-    neighbors = kinds.cluster[knn(embedding[kinds.cells], N_NEIGHBORS + 1).indices[:, 1:]]
+    neighbor_clusters = kinds.cluster[knn(embedding[kinds.cells], N_NEIGHBORS + 1).indices[:, 1:]]
     mean = kinds.halves.mean(0)
-    found = []
+    lost_pairs = []
     for i in range(n_kinds):
-        of_i = neighbors[kinds.cluster == i]
+        neighbors_of_i = neighbor_clusters[kinds.cluster == i]
         for j in range(n_kinds):
-            if i == j or kinds.gap(i, j) < GAP:
+            if i == j or kinds.gap(i, j) < MIN_GAP:
                 continue
-            share = (of_i == j).mean(1)
-            if share.mean() - STANDARD_ERRORS * share.std() / np.sqrt(len(share)) > CONFUSED:
+            share = (neighbors_of_i == j).mean(1)
+            if share.mean() - N_STANDARD_ERRORS * share.std() / np.sqrt(len(share)) > MAX_SHARE_OF_OTHER:
                 order = np.argsort(mean[i] - mean[j], kind="stable")
                 high, low = order[::-1][:N_MARKERS], order[:N_MARKERS]
-                found.append(Lost(batch, float(share.mean()), kinds.genes[high], kinds.genes[low]))
-    return found
+                lost_pairs.append(Lost(batch, float(share.mean()), kinds.genes[high], kinds.genes[low]))
+    return lost_pairs

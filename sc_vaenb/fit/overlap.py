@@ -1,15 +1,16 @@
-"""Which batches have kinds of cells in common, found in the counts.
+"""Find which batches have kinds of cells in common, from the counts alone.
 
-A conditional model explains every difference between batches by the batch, if it is trained for long enough, also that
-between an early embryo and a late one. Where two sets of batches have no kind of cell in common, nothing in the data
-says how much of their difference is technical. They are put into different groups then: batch effects are estimated
-within each, and the difference between the groups is kept.
+If it is trained for long enough, a conditional model explains every difference between batches by the batch, even the
+difference between an early and a late embryo. If two sets of batches have no kind of cell in common, the data do not
+say how much of their difference is technical. Such sets become different groups: batch effects are estimated within
+each group, and the difference between the groups is kept.
 
-On the log scale a batch effect of a gene is, to first order, added to all cells of the batch alike. So it cancels in
-the *contrast* of two clusters of one batch, and batches that hold the same two kinds have the same contrast, however
-far apart they are. Each batch is clustered alone. Squared lengths and products of contrasts are taken across two halves
-of the cells, whose noise is independent, and so are free of it on average (Walther et al. 2016, NeuroImage; dividing by
-them corrects a correlation for the reliability of both sides, Spearman 1904).
+On the log scale, a batch effect adds about the same value to a gene in all cells of the batch. So it cancels in the
+*contrast* of two clusters of one batch (the difference of their means). Batches that hold the same two kinds have the
+same contrast, however far apart the batches are. Each batch is clustered alone. The cells of each cluster are split
+into two halves, and squared lengths and products of contrasts are computed across the halves. The noise of the halves
+is independent, so on average it adds nothing (Walther et al. 2016, NeuroImage). Division by these lengths corrects a
+correlation for the reliability of both sides (Spearman 1904).
 """
 
 from __future__ import annotations
@@ -29,38 +30,40 @@ from ..data.counts import Counts
 from ..metrics.clustering import leiden
 from ..metrics.neighbors import fuzzy_graph, knn
 
-# What is looked at
-MAX_CELLS, MIN_CELLS_DRAWN = 6_000, 60  # in all; of each batch at least, or all
-MAX_GENES = 2_000  # those that vary most within batches
-MAX_BATCHES = 64  # the largest are compared; smaller ones go with the batch whose mean is closest
-MIN_CELLS_PER_BATCH = 20  # fewer say nothing of kinds
-N_CELLS_OF_MEAN = 20  # of batches that are not compared
+# Which cells, batches and genes are compared
+MAX_CELLS, MIN_CELLS_DRAWN = 6_000, 60  # of all batches together; of each compared batch at least (or all its cells)
+MAX_GENES = 2_000  # the genes that vary most
+MAX_BATCHES = 64  # the largest are compared; each smaller one joins the batch with the closest mean
+MIN_CELLS_PER_BATCH = 20  # a smaller batch is not compared: it has too few cells to show kinds
+N_CELLS_OF_MEAN = 20  # cells that give the mean of a batch that is not compared
 N_COMPONENTS, N_NEIGHBORS = 30, 15
 MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER = 10, 0.04
 
-CHANCE = 3.0  # standard deviations of a squared distance of the means of two batches that chance explains
+MAX_SDS_BY_CHANCE = 3.0  # by which chance may raise the squared distance of two batch means above its expectation
 
 
-# When clusters of two batches are of one kind: squared lengths, in those of the contrast, where not said otherwise
-CLOSE = 0.35  # distance, in those to the closest cluster of the own batch: less than 0.6 times as far
-LARGE = 0.3  # contrasts that are looked at, in the largest that both batches have
-AGREE = 0.7  # correlation of two contrasts: half of the variance of one is explained by the other
-NO_SHIFT = 0.05  # difference of two contrasts that is believed anyhow; a larger one must not exceed the common shift
-# A contrast that stands alone must be alike in both batches, or there must be a gap between its two clusters:
-ALIKE, ALIKE_GAP, GAP = 0.15, 0.25, 4.0  # difference without and with a gap of so many standard deviations
-SHIFT_ALONE = 1.0  # and the shift must not exceed the contrast: a program that many kinds share would agree, too
-# One that stands not alone: what a third cluster adds, at right angles, agrees as well
-SECOND_AXIS, OFF_AXIS, SHIFT = 0.75, 0.2, 3.0  # correlation of it, its least square, and the largest shift
+# When clusters of two batches are of one kind. Lengths are squared, and relative to the contrast unless stated.
+MAX_DISTANCE = 0.35  # relative to the nearest cluster of the same batch: less than 0.6 times as far
+MIN_CONTRAST = 0.3  # relative to the largest contrast that both batches have; smaller ones are not compared
+MIN_CORRELATION = 0.7  # of two contrasts: one explains half of the variance of the other
+TOLERATED_DIFFERENCE = 0.05  # of two contrasts; only a shift that both clusters share allows a larger one
+# If no other contrast supports it, a contrast must differ little between the batches. It may differ more if there is
+# a gap (in standard deviations) between its two clusters.
+MAX_DIFFERENCE_ALONE, MAX_DIFFERENCE_WITH_GAP, MIN_GAP = 0.15, 0.25, 4.0
+MAX_SHIFT_ALONE = 1.0  # a program that many kinds share would agree, too, so the shift must not exceed the contrast
+# Otherwise a second contrast must support it: that with a third cluster, at right angles to the first contrast.
+MIN_CORRELATION_OFF_AXIS, MIN_LENGTH_OFF_AXIS = 0.75, 0.2
+MAX_SHIFT = 3.0
 
 
 @dataclass(frozen=True)
 class Overlap:
     """Which batches have kinds of cells in common.
 
-    `share` (compared x compared): of the cells of the first batch, those of kinds that were found in the second too;
-    NaN where the two are linked over others. `group`: of each batch, 0 for the first; batches of one group have kinds
-    of cells in common, directly or over others. `compared`: the batches that were compared with each other, not those
-    that went with the closest. `kinds`: what was found in each of them.
+    `share` (compared x compared): fraction of the cells of the first batch whose kind the second batch has too; NaN
+    where the two batches are linked only through others. `group`: the group of each batch, 0 for that of the first
+    batch; batches of one group have kinds of cells in common, directly or through others. `compared`: the batches that
+    were compared with each other; each other batch joined the closest of these. `kinds`: the clusters of each of them.
     """
 
     share: NDArray[np.float64]
@@ -69,81 +72,85 @@ class Overlap:
     kinds: Mapping[int, Kinds] = field(default_factory=dict)
 
     def code(self) -> NDArray[np.int64]:
-        """The batches of each group counted from 0: what a model is told, so that it cannot tell the groups by it."""
+        """Number the batches of each group from 0. A model gets these codes, so it cannot tell the groups apart."""
         return np.array([(self.group[:b] == g).sum() for b, g in enumerate(self.group)])
 
     def in_one_group(self) -> Overlap:
-        """The same with all batches in one group, whatever the counts say."""
+        """The same overlap with all batches in one group, whatever the counts say."""
         return replace(self, group=np.zeros_like(self.group))
 
 
 def sample_per_batch(batch_index: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
-    """The cells of each batch that are looked at; few of the batches that are not compared."""
+    """Draw cells of each batch to compare; only a few of a batch that is not compared."""
     sizes = np.bincount(batch_index)
     if len(sizes) < 2:
         return []
     rng = np.random.default_rng(seed)
-    compared = np.isin(np.arange(len(sizes)), _compared(sizes))
-    most = max(MAX_CELLS // max(compared.sum(), 1), MIN_CELLS_DRAWN)
+    is_compared = np.isin(np.arange(len(sizes)), _batches_to_compare(sizes))
+    max_cells = max(MAX_CELLS // max(is_compared.sum(), 1), MIN_CELLS_DRAWN)
     shuffled = rng.permutation(len(batch_index))
-    parts = np.split(shuffled[np.argsort(batch_index[shuffled], kind="stable")], np.cumsum(sizes)[:-1])
-    return [part[: most if judged else N_CELLS_OF_MEAN] for part, judged in zip(parts, compared, strict=True)]
+    cells_of = np.split(shuffled[np.argsort(batch_index[shuffled], kind="stable")], np.cumsum(sizes)[:-1])
+    return [
+        cells[: max_cells if large else N_CELLS_OF_MEAN] for cells, large in zip(cells_of, is_compared, strict=True)
+    ]
 
 
-def _compared(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The batches that are compared, the largest first."""
+def _batches_to_compare(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The batches that are large enough, the largest first."""
     largest = np.argsort(-sizes, kind="stable")[:MAX_BATCHES]
     return largest[sizes[largest] >= MIN_CELLS_PER_BATCH]
 
 
 def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
-    """Link batches that have a kind of cell in common, and group what is linked, directly or over others."""
+    """Link batches that have a kind of cell in common, and group those that are linked, directly or through others."""
     batch_index = counts.batch_index
     n_batches = int(batch_index.max()) + 1
-    parts = sample_per_batch(batch_index, seed)
-    if not parts:
+    cells = sample_per_batch(batch_index, seed)
+    if not cells:
         return nothing_to_compare(n_batches)
-    expression = _log_expression(counts, np.concatenate(parts))
-    rows = np.split(np.arange(len(expression.log_depth)), np.cumsum([len(part) for part in parts])[:-1])
-    compared = _compared(np.bincount(batch_index))
-    if not len(compared):  # too few cells everywhere to tell anything apart
+    expression = _log_expression(counts, np.concatenate(cells))
+    rows = np.split(np.arange(len(expression.log_depth)), np.cumsum([len(drawn) for drawn in cells])[:-1])
+    compared = _batches_to_compare(np.bincount(batch_index))
+    if not len(compared):  # every batch has too few cells
         return nothing_to_compare(n_batches)
-    kinds = _kinds(expression, [rows[b] for b in compared], [parts[b] for b in compared], np.random.default_rng(seed))
+    kinds = _cluster_batches(
+        expression, [rows[b] for b in compared], [cells[b] for b in compared], np.random.default_rng(seed)
+    )
     share, linked = np.full((len(compared), len(compared)), np.nan), DisjointSet(range(n_batches))
     np.fill_diagonal(share, 1.0)
     for second in range(len(compared)):
         for first in range(second):
             if not linked.connected(compared[first], compared[second]):
-                share[first, second], share[second, first] = shared(kinds[first], kinds[second])
+                share[first, second], share[second, first] = _shared_fractions(kinds[first], kinds[second])
                 if share[first, second] > 0:
                     linked.merge(compared[first], compared[second])
     means = np.stack([kind.mean for kind in kinds])
     for b in np.setdiff1d(np.arange(n_batches), compared):
         mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
         linked.merge(b, compared[np.argmin(((means - mean) ** 2).sum(1))])
-    first_of = {b: min(members) for members in linked.subsets() for b in members}
-    group = np.unique([first_of[b] for b in range(n_batches)], return_inverse=True)[1]
+    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
+    group = np.unique([first_in_group[b] for b in range(n_batches)], return_inverse=True)[1]
     order = np.argsort(compared)
-    by_code = dict(zip(compared.tolist(), kinds, strict=True))
-    return Overlap(share[np.ix_(order, order)], group, compared[order], by_code)
+    kinds_by_batch = dict(zip(compared.tolist(), kinds, strict=True))
+    return Overlap(share[np.ix_(order, order)], group, compared[order], kinds_by_batch)
 
 
 def nothing_to_compare(n_batches: int) -> Overlap:
-    """All batches in one group, as nothing can be told of them, or there is one at most."""
+    """All batches in one group, because there are fewer than two or too few cells in each."""
     return Overlap(np.ones((0, 0)), np.zeros(n_batches, np.int64), np.zeros(0, np.int64))
 
 
 class Kinds(NamedTuple):
-    """The clusters of one batch: mean log expression of two halves of the cells of each, and its share of the batch."""
+    """The clusters of one batch, with the mean log expression of two halves of the cells of each cluster."""
 
-    cells: NDArray[np.int64]  # those that were drawn
-    cluster: NDArray[np.int64]  # of each of them; -1 for one that is too small
-    genes: NDArray[np.int64]  # whose expression was compared
-    halves: NDArray[np.float32]  # 2 x clusters x genes
-    fraction: NDArray[np.float64]
+    cells: NDArray[np.int64]  # drawn from the batch
+    cluster: NDArray[np.int64]  # of each drawn cell; -1 if the cluster is too small
+    genes: NDArray[np.int64]  # whose expression is compared
+    halves: NDArray[np.float32]  # mean log expression; 2 x clusters x genes
+    fraction: NDArray[np.float64]  # of the cells of the batch; clusters
     center: NDArray[np.float64]  # clusters x components
     covariance: NDArray[np.float64]  # of the cells of each cluster; clusters x components x components
-    mean: NDArray[np.float64]  # of the batch; genes
+    mean: NDArray[np.float64]  # log expression of the batch; genes
     noise: NDArray[np.float64]  # variance of this mean; genes
 
     def gap(self, i: int, j: int) -> float:
@@ -160,7 +167,7 @@ class LogExpression(NamedTuple):
 
 
 def _log_expression(counts: Counts, cells: NDArray[np.int64]) -> LogExpression:
-    """The log-normalised counts of these cells, of the genes that vary most."""
+    """Log-normalise the counts of these cells, and select the genes that vary most."""
     minibatch = counts.minibatch(cells, torch.device("cpu"))
     row, gene, count = (array.numpy() for array in (minibatch.row, minibatch.gene, minibatch.count))
     matrix = sparse.csr_matrix((count, (row, gene)), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
@@ -175,28 +182,29 @@ def _log_expression(counts: Counts, cells: NDArray[np.int64]) -> LogExpression:
     return LogExpression(matrix, np.log(depth), genes)
 
 
-def _kinds(
+def _cluster_batches(
     expression: LogExpression, rows: list[NDArray[np.int64]], cells: list[NDArray[np.int64]], rng: np.random.Generator
 ) -> list[Kinds]:
-    """Cluster each batch alone, in the principal components of all cells around the means of their batches."""
+    """Cluster each batch alone, on principal components of all cells after subtraction of the mean of their batch."""
     if not rows:
         return []
     values = [expression.values[r].toarray() for r in rows]
-    centred = [v - v.mean(0) for v in values]
-    pooled = np.concatenate([v / np.sqrt(len(v)) for v in centred])
+    centred = [x - x.mean(0) for x in values]
+    pooled = np.concatenate([x / np.sqrt(len(x)) for x in centred])
     components = randomized_svd(pooled, min(N_COMPONENTS, *pooled.shape), random_state=0)[2]
     return [
-        _clustered(c, expression.genes, v, _depth_terms(expression.log_depth[r]), w @ components.T, rng)
-        for c, r, v, w in zip(cells, rows, values, centred, strict=True)
+        _cluster_batch(c, expression.genes, x, _depth_terms(expression.log_depth[r]), x_centred @ components.T, rng)
+        for c, r, x, x_centred in zip(cells, rows, values, centred, strict=True)
     ]
 
 
 def _depth_terms(log_depth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The log depth of cells and its square, both centred: regressors that remove the effect of depth."""
     x = log_depth - log_depth.mean()
     return np.stack([x, x**2 - (x**2).mean()], 1)
 
 
-def _clustered(
+def _cluster_batch(
     cells: NDArray[np.int64],
     genes: NDArray[np.int64],
     values: NDArray[np.float32],
@@ -204,7 +212,7 @@ def _clustered(
     scores: NDArray[np.float32],
     rng: np.random.Generator,
 ) -> Kinds:
-    """Clusters of a batch, without what a cell's depth does to its log expression, which all batches would share."""
+    """Cluster a batch without the effect of depth on log expression, because all batches would share that effect."""
     n_cells = len(values)
     scores = scores - depth @ np.linalg.lstsq(depth, scores, rcond=None)[0]
     cluster = np.zeros(n_cells, np.int64)
@@ -212,13 +220,13 @@ def _clustered(
         cluster = leiden(fuzzy_graph(knn(scores, min(N_NEIGHBORS, n_cells // 3))))[0]
     cluster = np.unique(cluster, return_inverse=True)[1]
     sizes = np.bincount(cluster)
-    # the slopes of depth are those within clusters, as clusters may differ in depth by nature
-    member = np.eye(len(sizes))[cluster] / sizes[cluster, None]
-    depth_within = depth - (member.T @ depth)[cluster]
-    values_within = values - (member.T @ values)[cluster]
+    # estimate the slopes of depth within clusters, because real kinds of cells may differ in depth
+    weights = np.eye(len(sizes))[cluster] / sizes[cluster, None]
+    depth_within = depth - (weights.T @ depth)[cluster]
+    values_within = values - (weights.T @ values)[cluster]
     values = values - depth @ np.linalg.lstsq(depth_within, values_within, rcond=None)[0]
     large = np.flatnonzero(sizes >= max(MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER * n_cells))
-    if not len(large):  # the batch as a whole
+    if not len(large):  # use the whole batch as one cluster
         cluster, sizes, large = np.zeros(n_cells, np.int64), np.array([n_cells]), np.zeros(1, np.int64)
     code = np.full(len(sizes), -1)
     code[large] = np.arange(len(large))
@@ -237,97 +245,120 @@ def _clustered(
     )
 
 
-def shared(first: Kinds, second: Kinds) -> tuple[float, float]:
-    """Of the cells of each batch, the share that is of kinds found in the other; 0, 0 if no kind is."""
-    if _alike(first, second):
+def _shared_fractions(first: Kinds, second: Kinds) -> tuple[float, float]:
+    """Fraction of the cells of each batch whose kind the other batch has too; 0, 0 if no kind is in both."""
+    if _differ_by_chance(first, second):
         return 1.0, 1.0
-    gram_a, gram_b = _gram(first), _gram(second)
+    gram_first, gram_second = _gram(first), _gram(second)
     cross = first.halves.mean(0) @ second.halves.mean(0).T
-    between = np.diag(gram_a)[:, None] + np.diag(gram_b) - 2 * cross
-    closest = np.minimum(_closest(gram_a)[:, None], _closest(gram_b))
-    same = np.isfinite(closest) & (between <= CLOSE * closest)
-    if not same.any():
-        pairs = _agreeing(first, second, cross, between)
+    distance = np.diag(gram_first)[:, None] + np.diag(gram_second) - 2 * cross
+    nearest = np.minimum(_nearest_distance(gram_first)[:, None], _nearest_distance(gram_second))
+    same_kind = np.isfinite(nearest) & (distance <= MAX_DISTANCE * nearest)
+    if not same_kind.any():
+        pairs = _matching_contrast(first, second, cross, distance)
         if pairs is None:
             return 0.0, 0.0
         anchors = np.array(pairs)
-        shift = np.mean([second.halves[:, b] - first.halves[:, a] for a, b in pairs], axis=0)
+        shift = np.mean([second.halves[:, k] - first.halves[:, i] for i, k in pairs], axis=0)
         residual = second.halves[:, None] - first.halves[:, :, None] - shift[:, None, None]
-        same = (residual[0] * residual[1]).sum(-1) <= closest / 2
-        same[anchors[:, 0], anchors[:, 1]] = True
-    return float(first.fraction[same.any(1)].sum()), float(second.fraction[same.any(0)].sum())
+        same_kind = (residual[0] * residual[1]).sum(-1) <= nearest / 2
+        same_kind[anchors[:, 0], anchors[:, 1]] = True
+    return float(first.fraction[same_kind.any(1)].sum()), float(second.fraction[same_kind.any(0)].sum())
 
 
-def _alike(first: Kinds, second: Kinds) -> bool:
-    """Whether the means of two batches differ no more than chance explains, as those of two halves of a batch."""
+def _differ_by_chance(first: Kinds, second: Kinds) -> bool:
+    """Whether chance explains the difference of the means of two batches, as if they were two halves of one batch."""
     noise = first.noise + second.noise
-    return bool(((first.mean - second.mean) ** 2).sum() <= noise.sum() + CHANCE * np.sqrt(2 * (noise**2).sum()))
+    squared_distance = ((first.mean - second.mean) ** 2).sum()
+    return bool(squared_distance <= noise.sum() + MAX_SDS_BY_CHANCE * np.sqrt(2 * (noise**2).sum()))
 
 
 def _gram(kinds: Kinds) -> NDArray[np.float64]:
-    """Products of the mean expression of clusters, free of noise."""
+    """Inner products of the mean expression of clusters, without bias from noise."""
     product = (kinds.halves[0] @ kinds.halves[1].T).astype(np.float64)
     return (product + product.T) / 2
 
 
-def _closest(gram: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squared distance of each cluster to the closest other one of its batch; infinite if there is none."""
+def _nearest_distance(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared distance of each cluster to the nearest other one of its batch; infinite if there is none."""
     distance = np.diag(gram)[:, None] + np.diag(gram) - 2 * gram
     np.fill_diagonal(distance, np.inf)
     return np.maximum(distance.min(1), 1e-9)
 
 
-def _agreeing(
-    first: Kinds, second: Kinds, cross: NDArray[np.float64], between: NDArray[np.float64]
+def _matching_contrast(
+    first: Kinds, second: Kinds, cross: NDArray[np.float64], distance: NDArray[np.float64]
 ) -> list[tuple[int, int]] | None:
-    """Two pairs of clusters whose contrasts agree well enough to be the same kinds in both batches, if any."""
-    gram_a, gram_b = _gram(first), _gram(second)
-    if min(len(gram_a), len(gram_b)) < 2:
+    """Find a contrast of each batch that agrees with the other: two pairs (cluster of first, cluster of second).
+
+    `cross` and `distance` hold the inner product and the squared distance of each cluster of the first batch and each
+    of the second. The result is None if no contrasts agree well enough to be of the same kinds.
+    """
+    gram_first, gram_second = _gram(first), _gram(second)
+    if min(len(gram_first), len(gram_second)) < 2:
         return None
-    square_a, square_b = (np.diag(g)[:, None] + np.diag(g) - 2 * g for g in (gram_a, gram_b))
-    large = max(LARGE * min(square_a.max(), square_b.max()), 1e-9)
-    pairs_a, pairs_b = np.argwhere(np.triu(square_a >= large, 1)), np.argwhere(square_b >= large)
-    i, j = np.repeat(pairs_a, len(pairs_b), axis=0).T
-    k, m = np.tile(pairs_b, (len(pairs_a), 1)).T
+    length_first, length_second = (np.diag(g)[:, None] + np.diag(g) - 2 * g for g in (gram_first, gram_second))
+    min_length = max(MIN_CONTRAST * min(length_first.max(), length_second.max()), 1e-9)
+    pairs_first = np.argwhere(np.triu(length_first >= min_length, 1))
+    pairs_second = np.argwhere(length_second >= min_length)
+    # every contrast of clusters i, j of the first batch with every contrast of clusters k, m of the second
+    i, j = np.repeat(pairs_first, len(pairs_second), axis=0).T
+    k, m = np.tile(pairs_second, (len(pairs_first), 1)).T
     product = cross[i, k] - cross[i, m] - cross[j, k] + cross[j, m]
-    size = (square_a[i, j] + square_b[k, m]) / 2
-    agreement = product / np.sqrt(square_a[i, j] * square_b[k, m])
-    difference = (size - product) / size
-    shift = (between[i, k] + between[j, m]) / 2 / size - difference  # what both kinds have in common
-    possible = np.flatnonzero((agreement >= AGREE) & (difference <= NO_SHIFT + shift) & (shift <= SHIFT))
+    length = (length_first[i, j] + length_second[k, m]) / 2
+    correlation = product / np.sqrt(length_first[i, j] * length_second[k, m])
+    difference = (length - product) / length
+    shift = (distance[i, k] + distance[j, m]) / 2 / length - difference  # that both pairs of clusters share
+    possible = np.flatnonzero(
+        (correlation >= MIN_CORRELATION) & (difference <= TOLERATED_DIFFERENCE + shift) & (shift <= MAX_SHIFT)
+    )
     for c in possible[np.argsort(difference[possible], kind="stable")]:
-        a, b = (i[c], j[c]), (k[c], m[c])
-        gap = min(first.gap(*a), second.gap(*b))
-        alone = difference[c] <= (ALIKE_GAP if gap >= GAP else ALIKE) and shift[c] <= SHIFT_ALONE
-        if alone or _second_axis(gram_a, gram_b, cross, *a, *b) >= SECOND_AXIS:
-            return list(zip(a, b, strict=True))
+        pair_first, pair_second = (i[c], j[c]), (k[c], m[c])
+        gap = min(first.gap(*pair_first), second.gap(*pair_second))
+        max_difference = MAX_DIFFERENCE_WITH_GAP if gap >= MIN_GAP else MAX_DIFFERENCE_ALONE
+        agrees_alone = difference[c] <= max_difference and shift[c] <= MAX_SHIFT_ALONE
+        if agrees_alone or (
+            _correlation_off_axis(gram_first, gram_second, cross, *pair_first, *pair_second) >= MIN_CORRELATION_OFF_AXIS
+        ):
+            return list(zip(pair_first, pair_second, strict=True))
     return None
 
 
-def _second_axis(
-    gram_a: NDArray[np.float64], gram_b: NDArray[np.float64], cross: NDArray[np.float64], i: int, j: int, k: int, m: int
+def _correlation_off_axis(
+    gram_first: NDArray[np.float64],
+    gram_second: NDArray[np.float64],
+    cross: NDArray[np.float64],
+    i: int,
+    j: int,
+    k: int,
+    m: int,
 ) -> float:
-    """The best correlation of third clusters' contrasts with i and k, at right angles to the contrasts j-i and m-k."""
-    along_a, rest_a = _off_axis(gram_a, i, j)
-    along_b, rest_b = _off_axis(gram_b, k, m)
-    others_a = np.flatnonzero(rest_a > OFF_AXIS * _square(gram_a, i, j))
-    others_b = np.flatnonzero(rest_b > OFF_AXIS * _square(gram_b, k, m))
-    if not len(others_a) or not len(others_b):
+    """The best correlation of contrasts with a third cluster, at right angles to the contrasts j-i and m-k.
+
+    The contrasts are those with i in the first batch and with k in the second. The result is -1 if a batch has no third
+    cluster far enough from its axis.
+    """
+    along_first, rest_first = _off_axis(gram_first, i, j)
+    along_second, rest_second = _off_axis(gram_second, k, m)
+    others_first = np.flatnonzero(rest_first > MIN_LENGTH_OFF_AXIS * _squared_distance(gram_first, i, j))
+    others_second = np.flatnonzero(rest_second > MIN_LENGTH_OFF_AXIS * _squared_distance(gram_second, k, m))
+    if not len(others_first) or not len(others_second):
         return -1.0
-    centred = cross - cross[[i]] - cross[:, [k]] + cross[i, k]
-    off = centred - np.outer(along_a, centred[j]) - np.outer(centred[:, m], along_b)
-    off += np.outer(along_a, along_b) * centred[j, m]
-    return float((off[np.ix_(others_a, others_b)] / np.sqrt(np.outer(rest_a[others_a], rest_b[others_b]))).max())
+    products = cross - cross[[i]] - cross[:, [k]] + cross[i, k]  # of the contrasts with i and those with k
+    off_axis = products - np.outer(along_first, products[j]) - np.outer(products[:, m], along_second)
+    off_axis += np.outer(along_first, along_second) * products[j, m]
+    lengths = np.sqrt(np.outer(rest_first[others_first], rest_second[others_second]))
+    return float((off_axis[np.ix_(others_first, others_second)] / lengths).max())
 
 
-def _square(gram: NDArray[np.float64], i: int, j: int) -> float:
+def _squared_distance(gram: NDArray[np.float64], i: int, j: int) -> float:
     return float(gram[i, i] + gram[j, j] - 2 * gram[i, j])
 
 
 def _off_axis(gram: NDArray[np.float64], i: int, j: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each cluster's contrast with i: how much of the contrast j-i is in it, and the square of the rest."""
+    """Of each cluster's contrast with i: the coefficient along the contrast j-i, and the squared length of the rest."""
     product = gram[:, j] - gram[:, i] - gram[i, j] + gram[i, i]
-    along = product / _square(gram, i, j)
+    along = product / _squared_distance(gram, i, j)
     rest = np.diag(gram) + gram[i, i] - 2 * gram[:, i] - along * product
     rest[[i, j]] = 0  # they are the axis
     return along, rest

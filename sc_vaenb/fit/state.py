@@ -1,4 +1,4 @@
-"""What a fit is told, and what it carries from step to step."""
+"""The options of a fit, and its state from step to step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .history import History
 from .schedule import DEFAULT_RATE
 from .stability import Adaptation
 
-NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # in a RuntimeError: by a CPU, by MPS
-MIN_CELLS_PER_STEP = 16  # with fewer a fit is not tried
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # texts of a RuntimeError on CPU, on MPS
+MIN_CELLS_PER_STEP = 16  # a fit with fewer is not tried
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class FitConfig:
 
     @property
     def validation_beta(self) -> float:
-        """Weight of the KL in the loss of held-out cells, which must be the same all along."""
+        """Weight of the KL in the loss of held-out cells; it must stay the same during the fit."""
         return self.beta if self.target_kl is None else 1.0
 
     def halved(self, n_cells: int, error: Exception) -> FitConfig:
-        """The same with half the cells per step, to answer an error; raises it if it is another or they are too few."""
+        """Halve the cells per step if memory was too little; raise any other error, and MemoryError at the minimum."""
         no_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not no_memory and not any(text in str(error) for text in NO_MEMORY):
             raise error
@@ -51,7 +51,7 @@ class FitConfig:
 
 
 class Best:
-    """The weights that did best so far, and for how many looks no others did better."""
+    """The weights with the lowest loss so far, and the number of evaluations since then."""
 
     def __init__(self, model: CountVAE) -> None:
         self.model, self.step, self.loss, self.n_since_best = model, 0, math.inf, 0
@@ -73,10 +73,10 @@ BEST, ADAPT = ("step", "loss", "n_since_best"), ("beta", "lr_divisor", "setbacks
 
 @dataclass
 class State:
-    """All that changes in the course of a fit, as it is at a look (in between, the history holds sums as well).
+    """All that changes during a fit, as it is after an evaluation (between evaluations the history holds sums, too).
 
-    Which cells come next is not in it: that follows from the seed and the number of steps. A second passes over
-    100,000 steps in memory; a long fit to counts on disk reads again what it has seen.
+    The state does not hold which cells come next: that follows from the seed and the number of steps. For counts in
+    memory, a fit that goes on skips 100,000 steps in a second; for counts on disk, it reads the same cells again.
     """
 
     model: CountVAE
@@ -85,11 +85,11 @@ class State:
     best: Best
     adapt: Adaptation
     generators: dict[str, torch.Generator]  # of noise and dropout, by device
-    step: int = 0  # taken so far
-    status: str = ""  # what ended the fit before its last step, if anything
+    step: int = 0  # number of steps taken
+    status: str = ""  # what ended the fit before its last step; empty if nothing did
 
     def pack(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The state as arrays (those on the CPU are not copied), and as what JSON can hold."""
+        """The state as arrays (without a copy of those on the CPU) and as values for JSON."""
         parts: dict[str, dict[str, torch.Tensor]] = {
             "model": self.model.state_dict(),
             "best": self.best.weights or {},
@@ -97,8 +97,8 @@ class State:
             "noise": {name: generator.get_state() for name, generator in self.generators.items()},
             "history": {"kl_per_dim": torch.from_numpy(np.array(self.history.kl_per_dim))},
         }
-        for at, values in self.optimizer.state_dict()["state"].items():
-            parts[f"optimizer/{at}"] = values
+        for parameter, moments in self.optimizer.state_dict()["state"].items():  # parameters are numbered
+            parts[f"optimizer/{parameter}"] = moments
         arrays = {f"{part}/{name}": value.cpu() for part, values in parts.items() for name, value in values.items()}
         best = {name: getattr(self.best, name) for name in BEST}
         adapt = {name: getattr(self.adapt, name) for name in ADAPT}
@@ -106,7 +106,7 @@ class State:
         return arrays, facts
 
     def unpack(self, arrays: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
-        """Become a state that was packed, and checked (`check_state`)."""
+        """Restore a packed state, which must have passed `check_state`."""
         parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
         for path, value in arrays.items():
             part, _, name = path.rpartition("/")
@@ -116,7 +116,7 @@ class State:
         moments = {int(part.split("/")[1]): values for part, values in parts.items() if part.startswith("optimizer/")}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.history.rows, self.history.kl_per_dim = facts["rows"], list(parts["history"]["kl_per_dim"].numpy())
-        if facts["rows"]:  # else the first look led to a setback
+        if facts["rows"]:  # empty if the first evaluation was a setback
             self.history.start -= facts["rows"][-1]["seconds"]
         device = self.model.depth.device
         self.best.weights = {name: value.to(device) for name, value in parts["best"].items()} or None
@@ -126,16 +126,16 @@ class State:
         for name in ADAPT:
             setattr(self.adapt, name, facts["adapt"][name])
         for name, generator in self.generators.items():
-            if name in parts["noise"]:  # a fit may go on on another device, whose noise starts from the seed
+            if name in parts["noise"]:  # on another kind of device, the noise starts again from the seed
                 generator.set_state(parts["noise"][name])
 
 
 def parameter_groups(model: CountVAE, weight_decay: float) -> list[dict[str, Any]]:
-    """What decays (matrices, batch vectors, log dispersions: towards theta = 1) and what does not (biases, norms).
+    """Parameters with weight decay (matrices, batch vectors, log dispersions) and without (biases, norms).
 
-    To shrink a bias would be to pull a gene's mean expression towards that of all others. A dispersion that few cells
-    speak for is better held back: a large theta makes the fit chase single counts.
+    Decay of a bias would pull a gene's mean expression towards that of all others. Decay of log dispersions pulls theta
+    towards 1. This helps where few cells determine theta: a large theta would make the fit follow single counts.
     """
-    tables = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": tables, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

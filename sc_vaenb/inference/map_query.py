@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..data.counts import Counts, cells_by_code, shuffled
-from ..fit.align import A_FEW, DIVERSITY, INNER, LARGEST_OUTER, RIDGE, SETTLED, draw_cells
+from ..fit.align import DIVERSITY, MAX_ROUNDS, N_INNER_ROUNDS, PSEUDO_CELLS, RIDGE, TOLERANCE, draw_cells
 from ..fit.device import generator, threads_as_asked
 from ..fit.loop import Step
 from ..fit.schedule import one_cycle
@@ -57,7 +57,7 @@ def of_genes(model: CountVAE, genes: NDArray[np.int64], fitted: Counts) -> tuple
     for name in (f"decoder.{output}.weight", f"decoder.{output}.bias"):
         weights[name] = weights[name].unflatten(0, (-1, config.n_genes))[:, genes].flatten(0, 1)
     for name in weights:
-        if name.startswith("likelihood."):
+        if name.startswith("likelihood.") or name == "batch_offset":
             weights[name] = weights[name][:, genes]
     weights["depth"] = weights["depth"] * share
     return rebuilt(replace(config, n_genes=len(genes)), weights), share
@@ -162,16 +162,16 @@ def align_new(
         z, code = torch.from_numpy(latent[here]), torch.from_numpy(batch[here])
         scale, share = len(cells) / len(here), len(cells) / (len(cells) + len(reference))
         aligned = z
-        for _ in range(LARGEST_OUTER):
+        for _ in range(MAX_ROUNDS):
             near = SHARPNESS * normalize(aligned) @ alignment.centroid.T
-            for _ in range(INNER):
+            for _ in range(N_INNER_ROUNDS):
                 assignment = torch.softmax(near + alignment.log_weight[:, new], 1)
                 observed = scale * assignment.sum(0)
                 expected = share * (observed + size)
                 alignment.log_weight[:, new] = DIVERSITY * ((expected + 1) / (observed + 1)).log()
-            shrinkage = (observed / (observed + RIDGE * expected + A_FEW)).unsqueeze(1)
+            shrinkage = (observed / (observed + RIDGE * expected + PSEUDO_CELLS)).unsqueeze(1)
             mean = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
             alignment.shift[:, new] = shrinkage * (mean - centre)
             before, aligned = aligned, alignment(z, code)
-            if (aligned - before).abs().mean() < SETTLED * z.abs().mean():
+            if (aligned - before).abs().mean() < TOLERANCE * z.abs().mean():
                 break

@@ -1,4 +1,4 @@
-"""Integration metrics: arrays in, numbers out. No AnnData here; see :func:`score` for all of them at once."""
+"""Integration metrics from arrays, without AnnData. :func:`score` computes all of them at once."""
 
 from .across import cross_batch_accuracy, cross_batch_hits
 from .catalogue import BIO_WEIGHTS, METRICS, READINGS, SCIB, Case, Metric, aggregate, summarize

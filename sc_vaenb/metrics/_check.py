@@ -1,4 +1,4 @@
-"""Validation shared by all metrics: one array check, one group check, errors that say what to do."""
+"""Checks of arguments that all metrics share: embeddings, graphs and groups. Errors say what to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IntArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
 
 
-LARGEST = 1e100  # squares of larger numbers leave float64
+LARGEST = 1e100  # squares of larger numbers overflow float64
 
 
 class Groups(NamedTuple):
@@ -59,10 +59,10 @@ def check_graph(graph: Any) -> csr_array:
         raise ValueError(f"graph has shape {graph.shape}: pass a square one, cells x cells, such as of fuzzy_graph.")
     if graph.dtype.kind not in "biuf":
         raise ValueError(f"graph holds {graph.dtype}: pass one of weights, such as of fuzzy_graph.")
-    found = csr_array(graph, dtype=np.float64)
-    if not (np.isfinite(found.data).all() and (found.data >= 0).all()):
+    checked = csr_array(graph, dtype=np.float64)
+    if not (np.isfinite(checked.data).all() and (checked.data >= 0).all()):
         raise ValueError("graph holds weights that are negative or not finite: pass one such as of fuzzy_graph.")
-    return found
+    return checked
 
 
 def _is_missing(value: Any) -> bool:
@@ -91,8 +91,10 @@ def check_groups(values: ArrayLike, n_cells: int, what: str, *, min_groups: int 
                 f"{what} has {int(missing.sum())} missing values (first: cell {int(np.argmax(missing))}): "
                 "drop these cells, or give them a name such as 'unknown'."
             )
-        if odd := next((value for value in array if not np.isscalar(value) and not hasattr(value, "year")), None):
-            raise ValueError(f"{what} holds a {type(odd).__name__}: pass names or numbers, one for each cell.")
+        if not_scalar := next(
+            (value for value in array if not np.isscalar(value) and not hasattr(value, "year")), None
+        ):
+            raise ValueError(f"{what} holds a {type(not_scalar).__name__}: pass names or numbers, one for each cell.")
         if array.dtype.kind != "f":
             array = np.array([str(value) for value in array])
     names, codes = np.unique(array, return_inverse=True)

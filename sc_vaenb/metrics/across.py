@@ -1,4 +1,4 @@
-"""Labels across batches: would a cell be given its own label by the cells of the other batches?"""
+"""Label accuracy across batches: do the nearest cells of other batches predict the label of a cell?"""
 
 from __future__ import annotations
 
@@ -10,35 +10,37 @@ from .._session import own_state
 from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups
 from .neighbors import Neighbors
 
-_BLOCK = 4_000_000  # distances held at once
-_NEARER = 1e-3  # weight of the nearest neighbour in a tied vote: less than one vote, more than nothing
+_BLOCK = 4_000_000  # distances in memory at once
+_NEARER = 1e-3  # extra weight of the nearest neighbour: it decides ties and is less than one vote
 
 
 def _neighbors_in_other_batches(x: FloatArray, batch: Groups, k: int) -> tuple[IntArray, IntArray]:
-    """The `k` nearest cells of other batches, and how many of these columns hold one (fewer in very small data)."""
-    x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
+    """The `k` nearest cells of other batches, and how many of the `k` columns are filled (fewer in very small data)."""
+    x = x - x.mean(axis=0)  # distances by a matrix product lose precision far from the origin
     square = np.einsum("ij,ij->i", x, x)
     indices = np.zeros((len(x), k), dtype=np.intp)
     n_found = np.zeros(len(x), dtype=np.intp)
     for code in range(len(batch.names)):
-        own, others = np.flatnonzero(batch.codes == code), np.flatnonzero(batch.codes != code)
-        n = min(k, len(others))
-        step = max(1, _BLOCK // len(others))
-        for start in range(0, len(own), step):
-            rows = own[start : start + step]
-            distances = square[others] - 2 * x[rows] @ x[others].T  # squared, less what is the same in a row
+        own_cells, other_cells = np.flatnonzero(batch.codes == code), np.flatnonzero(batch.codes != code)
+        n = min(k, len(other_cells))
+        step = max(1, _BLOCK // len(other_cells))
+        for start in range(0, len(own_cells), step):
+            rows = own_cells[start : start + step]
+            distances = (
+                square[other_cells] - 2 * x[rows] @ x[other_cells].T
+            )  # squared, without the term that is constant in a row
             nearest = np.argpartition(distances, n - 1, axis=1)[:, :n]
             order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind="stable")
-            indices[rows, :n] = others[np.take_along_axis(nearest, order, axis=1)]
-        n_found[own] = n
+            indices[rows, :n] = other_cells[np.take_along_axis(nearest, order, axis=1)]
+        n_found[own_cells] = n
     return indices, n_found
 
 
 def _graph_neighbors_in_other_batches(neighbors: Neighbors, batch: Groups, k: int) -> tuple[IntArray, IntArray]:
-    """The same from a neighbour list, as far as it reaches into other batches."""
-    other = batch.codes[neighbors.indices] != batch.codes[:, None]
-    order = np.argsort(~other, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(neighbors.indices, order, axis=1), np.minimum(other.sum(axis=1), order.shape[1])
+    """The same from a neighbour list, which may have fewer neighbours in other batches."""
+    is_other_batch = batch.codes[neighbors.indices] != batch.codes[:, None]
+    order = np.argsort(~is_other_batch, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(neighbors.indices, order, axis=1), np.minimum(is_other_batch.sum(axis=1), order.shape[1])
 
 
 @own_state()
@@ -71,19 +73,19 @@ def cross_batch_hits(
     batch_groups = check_groups(batch, n_cells, "batch", min_groups=2)
     sizes = np.zeros((len(batch_groups.names), len(label_groups.names)), dtype=np.intp)
     np.add.at(sizes, (batch_groups.codes, label_groups.codes), 1)
-    elsewhere = (sizes.sum(axis=0) - sizes)[batch_groups.codes, label_groups.codes]
+    n_in_other_batches = (sizes.sum(axis=0) - sizes)[batch_groups.codes, label_groups.codes]
     if isinstance(x, Neighbors):
         indices, n_found = _graph_neighbors_in_other_batches(x, batch_groups, k)
     else:
         indices, n_found = _neighbors_in_other_batches(x, batch_groups, k)
 
     rank = np.arange(indices.shape[1])
-    weights = np.where(rank < np.minimum(n_found, elsewhere)[:, None], 1 + _NEARER / (1 + rank), 0.0)
+    weights = np.where(rank < np.minimum(n_found, n_in_other_batches)[:, None], 1 + _NEARER / (1 + rank), 0.0)
     n_labels = len(label_groups.names)
     cell_and_label = np.arange(n_cells)[:, None] * n_labels + label_groups.codes[indices]
     votes = np.bincount(cell_and_label.ravel(), weights.ravel(), n_cells * n_labels).reshape(n_cells, n_labels)
-    right = (votes.argmax(axis=1) == label_groups.codes) & (votes.max(axis=1) > 0)
-    return np.where(elsewhere > 0, right.astype(np.float64), np.nan)
+    is_right = (votes.argmax(axis=1) == label_groups.codes) & (votes.max(axis=1) > 0)
+    return np.where(n_in_other_batches > 0, is_right.astype(np.float64), np.nan)
 
 
 @own_state()
@@ -102,9 +104,9 @@ def cross_batch_accuracy(
     """
     hits = cross_batch_hits(embedding, labels, batch, k=k)
     groups = check_groups(labels, len(hits), "labels")
-    known = ~np.isnan(hits)
-    if not known.any():
+    defined = ~np.isnan(hits)
+    if not defined.any():
         return float("nan")
-    sizes = np.bincount(groups.codes[known], minlength=len(groups.names))
-    right = np.bincount(groups.codes[known], hits[known], len(groups.names))
-    return float((right[sizes > 0] / sizes[sizes > 0]).mean())
+    sizes = np.bincount(groups.codes[defined], minlength=len(groups.names))
+    n_right = np.bincount(groups.codes[defined], hits[defined], len(groups.names))
+    return float((n_right[sizes > 0] / sizes[sizes > 0]).mean())

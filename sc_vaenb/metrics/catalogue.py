@@ -1,4 +1,4 @@
-"""Every metric by name. To add one, write a function of a `Case` and enter it in `METRICS`; nothing else changes."""
+"""All metrics by name. To add one, write a function of a `Case` and enter it in `METRICS`; nothing else changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Need = Literal["labels", "batch", "reference", "embedding"]
 
 @dataclass
 class Case:
-    """One embedding, or one neighbour graph, with its annotation; what several metrics share is computed once.
+    """One embedding, or one neighbour graph, with its annotation. Results that several metrics share are computed once.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def searched(self) -> FloatArray | Neighbors:
-        """Where neighbours of a kind (of a label, of other batches) are looked for."""
+        """The embedding, or the graph, in which metrics search for neighbours of a label or of other batches."""
         return self.embedding if self.graph is None else self.neighbors
 
     @cached_property
@@ -82,7 +82,7 @@ class Case:
     @cached_property
     def reference_neighbors(self) -> Neighbors:
         """As many neighbours in the reference as `graph_neighbors` has."""
-        return knn(_given(self.reference), self.graph_neighbors.k)
+        return knn(_required(self.reference), self.graph_neighbors.k)
 
     @cached_property
     def kbet_graph(self) -> csr_array:
@@ -92,22 +92,22 @@ class Case:
     @cached_property
     def widths(self) -> FloatArray:
         """Silhouette width of labels for each cell."""
-        return silhouette_samples(self.embedding, _given(self.labels))
+        return silhouette_samples(self.embedding, _required(self.labels))
 
     @cached_property
     def clusters(self) -> list[ClusterScore]:
         """Leiden clusters compared with labels, for each of `RESOLUTIONS`."""
         graph = fuzzy_graph(self.graph_neighbors) if self.graph is None else self.graph
-        return cluster_scores(graph, _given(self.labels), seed=self.seed)
+        return cluster_scores(graph, _required(self.labels), seed=self.seed)
 
     @cached_property
     def mixing(self) -> Mixing:
         """Share of neighbours from the own batch, within labels if there are labels."""
-        return same_batch_share(self.embedding, _given(self.batch), self.labels, k=LOCAL_K)
+        return same_batch_share(self.embedding, _required(self.batch), self.labels, k=LOCAL_K)
 
 
-def _given(value: T | None) -> T:
-    assert value is not None, "a metric asked for an input that its entry in METRICS does not name"
+def _required(value: T | None) -> T:
+    assert value is not None, "a metric needs an input that its entry in METRICS does not name"
     return value
 
 
@@ -120,15 +120,15 @@ class Metric:
     function
         From a `Case` to a number; NaN where it is undefined on these data.
     kind
-        "bio" (is biology kept), "batch" (are batches mixed), "overcorrection" (what did mixing destroy).
+        "bio" (is biology kept), "batch" (are batches mixed), "overcorrection" (what did the mixing destroy).
     needs
-        The inputs without which it is left out.
+        The inputs that it needs; without one of them it is left out.
     in_total
         Whether it enters the means `bio` and `batch` and so the `total`.
     in_scib
         Whether it enters scIB's means `bio_scib` and `batch_scib`, with which papers are compared.
     higher_is_better
-        Direction.
+        Whether a higher value is better.
     """
 
     function: Callable[[Case], float]
@@ -140,16 +140,16 @@ class Metric:
 
 
 def _purity(which: LabelSet) -> Callable[[Case], float]:
-    return lambda case: label_purity(case.graph_neighbors, _given(case.labels), case.batch, which=which)
+    return lambda case: label_purity(case.graph_neighbors, _required(case.labels), case.batch, which=which)
 
 
 def _kept(which: LabelSet) -> Callable[[Case], float]:
     return lambda case: purity_kept(
-        case.graph_neighbors, case.reference_neighbors, _given(case.labels), case.batch, which=which
+        case.graph_neighbors, case.reference_neighbors, _required(case.labels), case.batch, which=which
     )
 
 
-_FIXED = RESOLUTIONS.index(1.0)
+_RESOLUTION_1 = RESOLUTIONS.index(1.0)
 _L: tuple[Need, ...] = ("labels",)
 _B: tuple[Need, ...] = ("batch",)
 _LB: tuple[Need, ...] = ("labels", "batch")
@@ -162,47 +162,47 @@ _BR: tuple[Need, ...] = ("batch", "reference", "embedding")
 METRICS: Mapping[str, Metric] = {
     "nmi": Metric(lambda c: best_nmi(c.clusters).nmi, "bio", _L, in_total=True, in_scib=True),
     "ari": Metric(lambda c: best_nmi(c.clusters).ari, "bio", _L, in_total=True, in_scib=True),
-    "clisi": Metric(lambda c: clisi(c.neighbors, _given(c.labels)), "bio", _L, in_total=True, in_scib=True),
+    "clisi": Metric(lambda c: clisi(c.neighbors, _required(c.labels)), "bio", _L, in_total=True, in_scib=True),
     "cross_batch_accuracy": Metric(
-        lambda c: cross_batch_accuracy(c.searched, _given(c.labels), _given(c.batch)), "bio", _LB, in_total=True
+        lambda c: cross_batch_accuracy(c.searched, _required(c.labels), _required(c.batch)), "bio", _LB, in_total=True
     ),
     "geometry": Metric(
-        lambda c: geometry(c.embedding, _given(c.reference), _given(c.labels), _given(c.batch)),
+        lambda c: geometry(c.embedding, _required(c.reference), _required(c.labels), _required(c.batch)),
         "bio",
         _LBR,
         in_total=True,
     ),
     "isolated_labels": Metric(
-        lambda c: isolated_labels(c.embedding, _given(c.labels), _given(c.batch), widths=c.widths),
+        lambda c: isolated_labels(c.embedding, _required(c.labels), _required(c.batch), widths=c.widths),
         "bio",
         _LBE,
         in_scib=True,
     ),
     "silhouette_label": Metric(lambda c: float((c.widths.mean() + 1) / 2), "bio", _LE, in_scib=True),
-    "nmi_resolution_1": Metric(lambda c: c.clusters[_FIXED].nmi, "bio", _L),
-    "ari_resolution_1": Metric(lambda c: c.clusters[_FIXED].ari, "bio", _L),
+    "nmi_resolution_1": Metric(lambda c: c.clusters[_RESOLUTION_1].nmi, "bio", _L),
+    "ari_resolution_1": Metric(lambda c: c.clusters[_RESOLUTION_1].ari, "bio", _L),
     "cilisi": Metric(
-        lambda c: cilisi(c.searched, _given(c.labels), _given(c.batch), k=c.k), "batch", _LB, in_total=True
+        lambda c: cilisi(c.searched, _required(c.labels), _required(c.batch), k=c.k), "batch", _LB, in_total=True
     ),
     "kbet": Metric(
-        lambda c: kbet_per_label(c.kbet_graph, _given(c.labels), _given(c.batch)),
+        lambda c: kbet_per_label(c.kbet_graph, _required(c.labels), _required(c.batch)),
         "batch",
         _LB,
         in_total=True,
         in_scib=True,
     ),
     "graph_connectivity": Metric(
-        lambda c: graph_connectivity(c.graph_neighbors, _given(c.labels)), "batch", _LB, in_total=True, in_scib=True
+        lambda c: graph_connectivity(c.graph_neighbors, _required(c.labels)), "batch", _LB, in_total=True, in_scib=True
     ),
-    "ilisi": Metric(lambda c: ilisi(c.neighbors, _given(c.batch)), "batch", _B, in_scib=True),
-    "bras": Metric(lambda c: bras(c.embedding, _given(c.labels), _given(c.batch)), "batch", _LBE, in_scib=True),
+    "ilisi": Metric(lambda c: ilisi(c.neighbors, _required(c.batch)), "batch", _B, in_scib=True),
+    "bras": Metric(lambda c: bras(c.embedding, _required(c.labels), _required(c.batch)), "batch", _LBE, in_scib=True),
     "pcr_comparison": Metric(
-        lambda c: pcr_comparison(c.embedding, _given(c.reference), _given(c.batch)), "batch", _BR, in_scib=True
+        lambda c: pcr_comparison(c.embedding, _required(c.reference), _required(c.batch)), "batch", _BR, in_scib=True
     ),
     "same_batch_share": Metric(lambda c: c.mixing.share, "batch", _BE, higher_is_better=False),
     "same_batch_excess": Metric(lambda c: c.mixing.excess, "batch", _BE, higher_is_better=False),
     "neighborhood_overlap": Metric(
-        lambda c: neighborhood_overlap(c.embedding, _given(c.reference), _given(c.batch), k=LOCAL_K),
+        lambda c: neighborhood_overlap(c.embedding, _required(c.reference), _required(c.batch), k=LOCAL_K),
         "overcorrection",
         _BR,
     ),
@@ -215,7 +215,7 @@ METRICS: Mapping[str, Metric] = {
 """Metric by name, in the order in which :func:`score` reports them."""
 
 BIO_WEIGHT = 0.6
-"""Weight of the bio mean in the total; the rest is the batch mean's."""
+"""Weight of the bio mean in the total; the batch mean has the rest."""
 
 _TOTAL = tuple(name for name, metric in METRICS.items() if metric.in_total)
 SCIB = tuple(name for name, metric in METRICS.items() if metric.in_scib)
@@ -227,14 +227,14 @@ READINGS: Mapping[str, tuple[str, ...]] = {
     "without geometry": tuple(name for name in _TOTAL if name != "geometry"),
     "scIB": tuple(name for name in SCIB if name != "pcr_comparison"),
 }
-"""Sets of metrics by which methods are ranked, to see whether the winner depends on the choice. Principal component
-regression is in none: the embedding before correction, compared with itself, has 0."""
+"""Sets of metrics for ranking methods, to see whether the winner depends on the set. No set holds principal component
+regression: the embedding before correction is compared with itself there and gets 0."""
 BIO_WEIGHTS = (0.5, 0.6, 0.7)
-"""Weights of biology for each of these sets."""
+"""Weights of the bio mean that are tried with each of these sets."""
 
 
 def check_names(metrics: Sequence[str]) -> None:
-    """Refuse names of metrics that are none."""
+    """Refuse unknown names of metrics."""
     for name in [metrics] if isinstance(metrics, str) else metrics:
         if name not in METRICS:
             raise ValueError(f"metrics names {name!r}, which does not exist: choose from {', '.join(METRICS)}.")
@@ -270,11 +270,11 @@ def aggregate(
     check_names(metrics)
     result: dict[str, float] = {}
     for kind in ("bio", "batch"):
-        parts = [
+        finite_values = [
             values[name] for name in metrics if METRICS[name].kind == kind and not np.isnan(values.get(name, np.nan))
         ]
-        if parts:
-            result[kind] = float(np.mean(parts))
+        if finite_values:
+            result[kind] = float(np.mean(finite_values))
     if len(result) == 2:
         result["total"] = bio_weight * result["bio"] + (1 - bio_weight) * result["batch"]
     return result

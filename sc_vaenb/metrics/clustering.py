@@ -1,4 +1,4 @@
-"""Clusters against labels: Leiden on the neighbour graph, then NMI and ARI."""
+"""Leiden clusters of the neighbour graph, and their agreement with labels (NMI and ARI)."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ClusterScore(NamedTuple):
 
 @contextmanager
 def _igraph_seed(seed: int) -> Iterator[None]:
-    """Let igraph draw from a generator of its own.
+    """Let igraph use its own random number generator.
 
-    igraph keeps one generator per process and by default borrows Python's global `random`, whose state would move. As
-    scanpy does, it is given another one and afterwards the `random` module again (its own default; it cannot be asked
-    which one it had). The lock keeps two threads from drawing from each other's generator.
+    igraph has one generator per process: by default Python's global `random`, whose state would change. As in scanpy,
+    it gets another generator, and afterwards the `random` module again (its default; igraph cannot report which one it
+    had). The lock prevents that two threads use each other's generator.
     """
     import igraph
 
@@ -79,10 +79,10 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     clusters = []
     for resolution in resolutions:
         with _igraph_seed(seed):
-            found = network.community_leiden(
+            partition = network.community_leiden(
                 objective_function="modularity", weights="weight", resolution=resolution, n_iterations=2
             )
-        clusters.append(np.asarray(found.membership, dtype=np.intp))
+        clusters.append(np.asarray(partition.membership, dtype=np.intp))
     return clusters
 
 

@@ -1,4 +1,4 @@
-"""Graph connectivity: do the cells of a label hang together in the neighbour graph?"""
+"""Graph connectivity: are the cells of a label connected in the neighbour graph?"""
 
 from __future__ import annotations
 

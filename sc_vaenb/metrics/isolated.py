@@ -1,4 +1,4 @@
-"""Isolated labels: are the labels that few batches share still apart from all others?"""
+"""Isolated labels: are labels that occur in few batches still separate from all others?"""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def isolated_labels(
     """
     if widths is None:
         widths = silhouette_samples(embedding, labels)
-    elif len(widths := check_embedding(np.asarray(widths)[:, None], "widths", min_cells=1)[:, 0]) != np.size(labels):
+    elif len(widths := check_embedding(np.ravel(widths)[:, None], "widths", min_cells=1)[:, 0]) != np.size(labels):
         raise ValueError(f"widths has {len(widths)} entries, labels has {np.size(labels)}: pass one of each per cell.")
     label_groups = check_groups(labels, len(widths), "labels", min_groups=2)
     n_batches = batches_per_label(label_groups, check_groups(batch, len(widths), "batch"))
-    chosen = n_batches <= (n_batches.min() if max_batches is None else max_batches)
+    is_isolated = n_batches <= (n_batches.min() if max_batches is None else max_batches)
     means = np.bincount(label_groups.codes, weights=(widths + 1) / 2) / label_groups.sizes
-    return float(means[chosen].mean()) if chosen.any() else float("nan")
+    return float(means[is_isolated].mean()) if is_isolated.any() else float("nan")

@@ -1,4 +1,4 @@
-"""kBET: does a neighbourhood's batch composition agree with the whole label's, by a chi-square test?"""
+"""kBET: a chi-square test of whether neighbourhoods have the batch composition of their label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .neighbors import knn
 _MIN_CELLS = 10
 _MIN_K, _MAX_K = 10, 70
 _COMPONENTS = 100
-_DENSE = 400  # up to here all eigenvectors by LAPACK are quicker than some by Lanczos
+_DENSE = 400  # cells; up to this size, all eigenvectors by LAPACK are faster than some by Lanczos
 
 
 def _acceptance(indices: IntArray, batch: IntArray, alpha: float) -> float:
@@ -24,7 +24,7 @@ def _acceptance(indices: IntArray, batch: IntArray, alpha: float) -> float:
     present, batch = np.unique(batch, return_inverse=True)
     n, k = indices.shape
     if len(present) < 2:
-        return 0.0  # only reached when the other batches fell into small components: they are apart
+        return 0.0  # happens only if the other batches are in small components, so they are separate
     expected = np.bincount(batch) / n * k
     cell_and_batch = np.arange(n)[:, None] * len(present) + batch[indices]
     observed = np.bincount(cell_and_batch.ravel(), minlength=n * len(present)).reshape(n, -1)
@@ -53,7 +53,8 @@ def _diffusion_map(graph: csr_array, n_components: int) -> FloatArray:
         from threadpoolctl import threadpool_limits
 
         start = np.random.default_rng(0).uniform(0.5, 1.5, n)
-        # Lanczos makes many small products: on a busy machine BLAS threads wait for each other, up to ten times as long
+        # Lanczos makes many small products: on a busy machine BLAS threads wait for each other, and it becomes up to
+        # ten times slower
         with shared(), threadpool_limits(limits=1, user_api="blas"):
             values, vectors = eigsh(transitions, k=n_components, which="LM", v0=start)
     trivial = np.abs(1 - values) < 1e-7
@@ -85,10 +86,10 @@ def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> fl
     if n < _MIN_CELLS or len(groups.names) < 2:
         return float("nan")
     k0 = min(_MAX_K, max(_MIN_K, int(groups.sizes.mean() / 4)))
-    n_parts, part = connected_components(graph, directed=False)
+    n_components, component = connected_components(graph, directed=False)
     cells = np.arange(n)
-    if n_parts > 1:
-        cells = np.flatnonzero(np.bincount(part)[part] >= 3 * k0)
+    if n_components > 1:
+        cells = np.flatnonzero(np.bincount(component)[component] >= 3 * k0)
         if len(cells) < 0.75 * n:
             return 0.0
         graph = csr_array(graph[cells][:, cells])

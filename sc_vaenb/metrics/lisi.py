@@ -1,4 +1,4 @@
-"""LISI: how many labels, or batches, does a cell's neighbourhood effectively hold?"""
+"""LISI: the effective number of labels or batches in a cell's neighbourhood."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _MIN_CELLS = 10  # of a label, for LISI among its cells
 
 
 def _perplexity_weights(distances: FloatArray, perplexity: float) -> FloatArray:
-    """Weigh neighbours by exp(-beta d), with each cell's beta such that the weights have the given perplexity.
+    """Weigh neighbours by exp(-beta d), with beta of each cell chosen such that the weights have the given perplexity.
 
-    Returns rows that sum to 1. Distances are shifted by their minimum, which leaves the weights as they are but cannot
+    Returns rows that sum to 1. Distances are shifted by their minimum, which does not change the weights and prevents
     underflow. Bisection as in Harmony and scib-metrics: from beta = 1, to 1e-5 in entropy or 50 steps.
     """
     n = distances.shape[0]
@@ -27,22 +27,22 @@ def _perplexity_weights(distances: FloatArray, perplexity: float) -> FloatArray:
     weights: FloatArray = np.empty_like(shifted)
     rows = np.arange(n)
     for step in range(_ITERATIONS + 1):
-        d = shifted[rows]
-        p = np.exp(-d * beta[rows, None])
-        total = p.sum(axis=1)
-        p /= total[:, None]
-        weights[rows] = p
-        excess = np.log(total) + beta[rows] * np.einsum("ij,ij->i", d, p) - np.log(perplexity)
-        keep = np.abs(excess) >= _TOLERANCE
-        rows, excess = rows[keep], excess[keep]
+        row_distances = shifted[rows]
+        row_weights = np.exp(-row_distances * beta[rows, None])
+        total = row_weights.sum(axis=1)
+        row_weights /= total[:, None]
+        weights[rows] = row_weights
+        excess = np.log(total) + beta[rows] * np.einsum("ij,ij->i", row_distances, row_weights) - np.log(perplexity)
+        not_converged = np.abs(excess) >= _TOLERANCE
+        rows, excess = rows[not_converged], excess[not_converged]
         if len(rows) == 0 or step == _ITERATIONS:
             break
         flat, sharp = rows[excess > 0], rows[excess <= 0]
         low[flat] = beta[flat]
         high[sharp] = beta[sharp]
-        now, lowest, highest = beta[rows], low[rows], high[rows]
-        halved = np.where(np.isinf(lowest), now / 2, (lowest + highest) / 2)
-        beta[rows] = np.where(np.isinf(highest), now * 2, halved)
+        current, lowest, highest = beta[rows], low[rows], high[rows]
+        halved = np.where(np.isinf(lowest), current / 2, (lowest + highest) / 2)
+        beta[rows] = np.where(np.isinf(highest), current * 2, halved)
     return weights
 
 
@@ -133,15 +133,15 @@ def cilisi_per_cell(
     values = np.full(len(x), np.nan)
     for code in range(len(types.names)):
         cells = np.flatnonzero(types.codes == code)
-        own = check_groups(batches.codes[cells], len(cells), "batch")
-        if len(own.names) > 1 and len(cells) >= _MIN_CELLS:
+        batches_of_label = check_groups(batches.codes[cells], len(cells), "batch")
+        if len(batches_of_label.names) > 1 and len(cells) >= _MIN_CELLS:
             within = knn(x[cells], min(k, max(6, len(cells) // 2)))
-            values[cells] = (_effective_number(within, own, None) - 1) / (len(own.names) - 1)
+            values[cells] = (_effective_number(within, batches_of_label, None) - 1) / (len(batches_of_label.names) - 1)
     return values
 
 
 def _cilisi_in_graph(neighbors: Neighbors, labels: ArrayLike, batch: ArrayLike) -> FloatArray:
-    """The same from the neighbours that a graph gives, of which those of the cell's own label count."""
+    """The same from neighbours in a graph; only neighbours with the label of the cell count."""
     types = check_groups(labels, neighbors.n_cells, "labels")
     batches = check_groups(batch, neighbors.n_cells, "batch", min_groups=2)
     others = neighbors.indices[:, 1:]

@@ -1,4 +1,4 @@
-"""Labels that an embedding no longer tells apart, with a bootstrap over the cells of each label."""
+"""Labels that an embedding has lost: the fall of their purity, with a bootstrap over the cells of each label."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ._check import FloatArray, check_groups
 from .neighbors import Neighbors
 
 FALL = 0.10
-"""Fall of a label's purity from which the label counts as lost, if the bootstrap excludes half of it."""
+"""A label counts as lost if its purity falls by this much or more, and the bootstrap excludes half of it."""
 _LEVEL = 0.05
 
 
 class Loss(NamedTuple):
-    """Purity of the neighbours of a label's cells before and after, and the limits of its fall.
+    """Purity of the neighbours of a label's cells before and after integration, and the limits of its fall.
 
     Attributes
     ----------
@@ -33,12 +33,12 @@ class Loss(NamedTuple):
 
     @property
     def lost(self) -> bool:
-        """Whether the fall is as large as `FALL`, and larger than half of it beyond chance."""
+        """Whether the fall is at least `FALL`, and its lower limit is above half of `FALL`."""
         return self.before - self.after >= FALL and self.low > FALL / 2
 
 
 def purity_per_cell(neighbors: Neighbors, labels: ArrayLike) -> FloatArray:
-    """Share of each cell's neighbours that have its label; for a label of n cells of the nearest n - 1, if fewer.
+    """Share of each cell's neighbours that have its label; a label of n cells uses only the nearest n - 1 neighbours.
 
     Returns
     -------
@@ -47,9 +47,9 @@ def purity_per_cell(neighbors: Neighbors, labels: ArrayLike) -> FloatArray:
     groups = check_groups(labels, neighbors.n_cells, "labels")
     others = groups.sizes[groups.codes] - 1
     same = groups.codes[neighbors.indices[:, 1:]] == groups.codes[:, None]
-    looked_at = np.arange(same.shape[1]) < others[:, None]
-    n_looked_at = looked_at.sum(axis=1)
-    return np.where(n_looked_at > 0, (same & looked_at).sum(axis=1) / np.maximum(n_looked_at, 1), np.nan)
+    is_counted = np.arange(same.shape[1]) < others[:, None]
+    n_counted = is_counted.sum(axis=1)
+    return np.where(n_counted > 0, (same & is_counted).sum(axis=1) / np.maximum(n_counted, 1), np.nan)
 
 
 def losses(
@@ -82,7 +82,7 @@ def losses(
     """
     groups = check_groups(labels, len(before), "labels")
     generator = np.random.default_rng(rng)
-    found = []
+    results = []
     for code, name in enumerate(groups.names):
         cells = np.flatnonzero(groups.codes == code)
         if len(cells) < max(2, min_cells):
@@ -90,7 +90,7 @@ def losses(
         fall = before[cells] - after[cells]
         weights = generator.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), n_bootstraps)
         low, high = np.quantile(weights @ fall / len(cells), [_LEVEL, 1 - _LEVEL])
-        found.append(
+        results.append(
             Loss(name, len(cells), float(before[cells].mean()), float(after[cells].mean()), float(low), float(high))
         )
-    return found
+    return results

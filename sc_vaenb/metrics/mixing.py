@@ -1,4 +1,4 @@
-"""A simple mixing number: which share of a cell's neighbours of its own type comes from its own batch?"""
+"""A simple measure of mixing: the share of a cell's neighbours of its type that are from its own batch."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ def same_batch_share(embedding: ArrayLike, batch: ArrayLike, labels: ArrayLike |
         groups = check_groups(labels, x.shape[0], "labels")
     shares, expected = [], []
     for _, cells, neighbors in knn_within(x, groups, k):
-        own = batches.codes[cells]
-        sizes = np.bincount(own)
+        batch_codes = batches.codes[cells]
+        sizes = np.bincount(batch_codes)
         if sizes.max() < len(cells):
-            shares.append((own[neighbors] == own[:, None]).mean(axis=1))
-            expected.append((sizes[own] - 1) / (len(cells) - 1))
+            shares.append((batch_codes[neighbors] == batch_codes[:, None]).mean(axis=1))
+            expected.append((sizes[batch_codes] - 1) / (len(cells) - 1))
     if not shares:
         return Mixing(float("nan"), float("nan"))
     return Mixing(float(np.concatenate(shares).mean()), float(np.concatenate(expected).mean()))

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours, found once and shared by the metrics, and the fuzzy graph built from them."""
+"""Exact nearest neighbours, which the metrics share, and the fuzzy graph built from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .._checks import checked
 from .._session import own_state, shared
 from ._check import FloatArray, Groups, IntArray, check_embedding, check_graph
 
-_BLOCK = 2_000_000  # floats held at once while distances are recomputed
+_BLOCK = 2_000_000  # floats in memory at once while distances are recomputed
 _UMAP_TOLERANCE = 1e-5
 _UMAP_ITERATIONS = 64
 _UMAP_MIN_SCALE = 1e-3
-_FAR = 50.0  # "distance" in a graph of what no walk reaches: a probability of 2e-22
+_FAR = 50.0  # "distance" in a graph of cells that no walk reaches: a probability of 2e-22
 
 
 @dataclass(frozen=True)
@@ -84,30 +84,32 @@ def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     """
     x = check_embedding(embedding)
     k = min(k, x.shape[0])
-    from sklearn.neighbors import NearestNeighbors  # here, so that importing the package stays light
+    from sklearn.neighbors import NearestNeighbors  # imported here, so that importing the package stays fast
 
-    x = x - x.mean(axis=0)  # the matrix-product form of a distance cancels badly far from the origin
+    x = x - x.mean(axis=0)  # distances by a matrix product lose precision far from the origin
     with shared():  # it sets the threads of BLAS
         indices = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors(x, return_distance=False)
     indices = indices.astype(np.intp)
-    own = np.arange(x.shape[0])[:, None]
-    absent = ~(indices == own).any(axis=1)
-    indices[absent, -1] = own[absent, 0]  # k or more other cells on the same point pushed the cell out of its own list
+    cell_itself = np.arange(x.shape[0])[:, None]
+    lacks_itself = ~(indices == cell_itself).any(axis=1)
+    indices[lacks_itself, -1] = cell_itself[
+        lacks_itself, 0
+    ]  # k or more other cells at the same point: the cell is not in its own list
 
     distances = np.empty(indices.shape)
     step = max(1, _BLOCK // (k * x.shape[1]))
     for start in range(0, x.shape[0], step):
         rows = slice(start, start + step)
         distances[rows] = np.linalg.norm(x[indices[rows]] - x[rows, None, :], axis=2)
-    order = np.argsort(np.where(indices == own, -1.0, distances), axis=1, kind="stable")
+    order = np.argsort(np.where(indices == cell_itself, -1.0, distances), axis=1, kind="stable")
     return Neighbors(np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1))
 
 
 def capped_k(k: int, n_cells: int) -> int:
     """Return `k`, but at most a quarter of the other cells (and at least 1).
 
-    Where `k` comes close to the size of the group that is searched, every neighbourhood is the whole group, and any
-    embedding would look unchanged and perfectly mixed.
+    If `k` is close to the size of the group, every neighbourhood is the whole group, and any embedding would look
+    unchanged and perfectly mixed.
     """
     return min(k, max(1, (n_cells - 1) // 4))
 
@@ -161,8 +163,8 @@ def fuzzy_graph(neighbors: Neighbors) -> csr_array:
     open_rows = np.arange(n)
     for _ in range(_UMAP_ITERATIONS):
         error = np.exp(-beyond[open_rows] / sigma[open_rows, None]).sum(axis=1) - target
-        keep = np.abs(error) >= _UMAP_TOLERANCE
-        open_rows, error = open_rows[keep], error[keep]
+        not_converged = np.abs(error) >= _UMAP_TOLERANCE
+        open_rows, error = open_rows[not_converged], error[not_converged]
         if len(open_rows) == 0:
             break
         too_wide, too_narrow = open_rows[error > 0], open_rows[error <= 0]
@@ -207,18 +209,22 @@ def graph_neighbors(graph: csr_array, k: int = 90) -> Neighbors:
     k = min(k, n)
     degree = np.asarray(graph.sum(axis=1)).ravel()
     walk = csr_array(diags_array(1 / np.where(degree > 0, degree, 1)) @ graph)
-    reached = csr_array(walk + walk @ walk)
-    few = np.flatnonzero(np.diff(reached.indptr) < k)
+    two_steps = csr_array(walk + walk @ walk)
+    reaches_few = np.flatnonzero(np.diff(two_steps.indptr) < k)
     indices = np.repeat(np.arange(n)[:, None], k, axis=1)
     distances = np.full((n, k), _FAR)
     distances[:, 0] = 0.0
-    further = csr_array(reached[few] + reached[few] @ walk) if len(few) else None
-    place = np.full(n, -1)
-    place[few] = np.arange(len(few))
+    three_steps = csr_array(two_steps[reaches_few] + two_steps[reaches_few] @ walk) if len(reaches_few) else None
+    row_in_further = np.full(n, -1)
+    row_in_further[reaches_few] = np.arange(len(reaches_few))
     for cell in range(n):
-        rows, row = (reached, cell) if place[cell] < 0 or further is None else (further, place[cell])
-        part = slice(rows.indptr[row], rows.indptr[row + 1])
-        cells, weights = rows.indices[part], rows.data[part]
+        rows, row = (
+            (two_steps, cell)
+            if row_in_further[cell] < 0 or three_steps is None
+            else (three_steps, row_in_further[cell])
+        )
+        entries = slice(rows.indptr[row], rows.indptr[row + 1])
+        cells, weights = rows.indices[entries], rows.data[entries]
         cells, weights = cells[cells != cell], weights[cells != cell]
         nearest = np.argsort(-weights, kind="stable")[: k - 1]
         indices[cell, 1 : len(nearest) + 1] = cells[nearest]

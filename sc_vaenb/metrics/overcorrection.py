@@ -1,8 +1,8 @@
-"""Over-correction, which scIB's total hides: what did integration destroy?
+"""Over-correction, which scIB's total does not show: what did integration destroy?
 
-Batch metrics only rise when batches are mixed, also where they should not be, and labels see only what was annotated.
-Here are numbers that fall: neighbourhoods within a batch, which no batch effect can have distorted, and the purity of
-labels that do not occur in every batch, which mixing harms first.
+Batch metrics rise whenever batches are mixed, also if they should not be, and labels cover only what was annotated.
+The metrics here fall: neighbourhoods within a batch, which no batch effect can distort, and the purity of labels that
+do not occur in every batch, which mixing harms first.
 """
 
 from __future__ import annotations
@@ -49,9 +49,11 @@ def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLi
     before = check_reference(reference, x)
     groups = check_groups(batch, x.shape[0], "batch")
     shares: dict[str, float] = {}
-    for (code, cells, new), (_, _, old) in zip(knn_within(x, groups, k), knn_within(before, groups, k), strict=True):
-        offset = np.arange(len(cells))[:, None] * len(cells)  # each row gets numbers of its own
-        shares[groups.names[code]] = float(np.isin(new + offset, old + offset).mean())
+    for (code, cells, neighbors_after), (_, _, neighbors_before) in zip(
+        knn_within(x, groups, k), knn_within(before, groups, k), strict=True
+    ):
+        offset = np.arange(len(cells))[:, None] * len(cells)  # so that each row has unique numbers
+        shares[groups.names[code]] = float(np.isin(neighbors_after + offset, neighbors_before + offset).mean())
     return shares
 
 
@@ -85,10 +87,10 @@ def purity_per_label(neighbors: Neighbors, labels: ArrayLike) -> dict[str, float
     return dict(zip(groups.names, _purity(neighbors, groups).tolist(), strict=True))
 
 
-def _chosen(labels: Groups, batch: ArrayLike | None, n_cells: int, which: LabelSet) -> BoolArray:
+def _in_label_set(labels: Groups, batch: ArrayLike | None, n_cells: int, which: LabelSet) -> BoolArray:
     if which == "all":
         if batch is not None:
-            check_groups(batch, n_cells, "batch")  # refused here too, although it does not matter
+            check_groups(batch, n_cells, "batch")  # checked here too, although it is not used
         return np.ones(len(labels.names), dtype=bool)
     if batch is None:
         raise ValueError(f"which={which!r} depends on the batches but batch is None: pass one batch per cell.")
@@ -125,7 +127,7 @@ def label_purity(
     Between 0 and 1; NaN if there is no such label.
     """
     groups = check_groups(labels, neighbors.n_cells, "labels", min_groups=2)
-    purity = _purity(neighbors, groups)[_chosen(groups, batch, neighbors.n_cells, which)]
+    purity = _purity(neighbors, groups)[_in_label_set(groups, batch, neighbors.n_cells, which)]
     purity = purity[~np.isnan(purity)]
     return float(purity.mean()) if len(purity) else float("nan")
 
@@ -162,7 +164,7 @@ def purity_kept(
             f"{reference_neighbors.n_cells} x {reference_neighbors.k}: search both in the same cells with the same k."
         )
     groups = check_groups(labels, neighbors.n_cells, "labels", min_groups=2)
-    chosen = _chosen(groups, batch, neighbors.n_cells, which)
+    chosen = _in_label_set(groups, batch, neighbors.n_cells, which)
     after, before = _purity(neighbors, groups)[chosen], _purity(reference_neighbors, groups)[chosen]
     usable = before > 0  # also False for NaN
     return float(np.minimum(1, after[usable] / before[usable]).mean()) if usable.any() else float("nan")

@@ -1,4 +1,4 @@
-"""Principal component regression: how much variance does the batch explain, before and after?"""
+"""Principal component regression: the variance that the batch explains, before and after integration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is one method better than another beyond chance? Paired draws of cells beside seeds."""
+"""Test whether one method is better than another beyond chance, from seeds and paired draws of cells."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .subsample import stratified_draw
 
 N_DRAWS = 6
 MAX_DRAWN = 750
-MIN_CELLS = 40  # of which draws can still be scored
+MIN_CELLS = 40  # from which draws can be scored
 SEED_SD = 0.02
-"""Standard deviation of a total over seeds that is assumed beforehand, with the weight of `PRIOR_SEEDS` seeds."""
+"""Prior standard deviation of a total over seeds, with the weight of `PRIOR_SEEDS` seeds."""
 PRIOR_SEEDS = 3
 ALPHA = 0.05
 
@@ -33,16 +33,16 @@ def draw_cells(strata: Sequence[ArrayLike], n_cells: int, rng: int | np.random.G
     """Draw 6 samples of half of the cells (at most 750), in proportion to the strata; none where there are under 40."""
     if n_cells < MIN_CELLS:
         return []
-    code = np.zeros(n_cells, dtype=np.intp)
+    stratum = np.zeros(n_cells, dtype=np.intp)
     for values in strata:
         groups = check_groups(values, n_cells, "strata")
-        code = np.unique(code * len(groups.names) + groups.codes, return_inverse=True)[1]
-    n_strata = int(code.max()) + 1
-    size = max(min(n_cells // 2, MAX_DRAWN), min(2 * n_strata, n_cells - 1))
-    if size < 2 * n_strata:  # nearly every cell is a stratum of its own
+        stratum = np.unique(stratum * len(groups.names) + groups.codes, return_inverse=True)[1]
+    n_strata = int(stratum.max()) + 1
+    n_drawn = max(min(n_cells // 2, MAX_DRAWN), min(2 * n_strata, n_cells - 1))
+    if n_drawn < 2 * n_strata:  # nearly every cell is its own stratum
         return []
     generator = np.random.default_rng(rng)
-    return [stratified_draw(code, size, generator) for _ in range(N_DRAWS)]
+    return [stratified_draw(stratum, n_drawn, generator) for _ in range(N_DRAWS)]
 
 
 def score_draws(
@@ -71,8 +71,8 @@ def score_draws(
 def seed_variance(totals: Mapping[str, Sequence[float]]) -> tuple[float, int]:
     """Variance of a total over seeds, pooled over methods and moderated towards `SEED_SD`, and its degrees of freedom.
 
-    As limma does for genes (Smyth 2004): few seeds say little of their variance, and two that agree by chance would
-    make a difference of nothing certain.
+    As in limma for genes (Smyth 2004): a few seeds give a poor estimate of the variance, and two seeds that agree by
+    chance would make a tiny difference significant.
     """
     squares, n = PRIOR_SEEDS * SEED_SD**2, PRIOR_SEEDS
     for values in totals.values():
@@ -97,26 +97,26 @@ def lead(
     Parameters
     ----------
     first, second
-        Totals of the seeds of either.
+        Totals of each seed, for the first and the second method.
     drawn
         Differences of the totals on each draw of cells.
     variance, freedom
-        Of :func:`seed_variance`.
+        From :func:`seed_variance`.
     fixed
-        Whether either depends on no seed (PCA).
+        Whether the first and the second method do not depend on a seed (as PCA).
     drawn_share
-        Share of the cells in a draw: draws of a share f vary by (1 - f) / f of what a sample of all cells would.
+        Share f of the cells in a draw: the variance of draws is (1 - f) / f of that of a new sample of all cells.
     """
     from scipy.stats import t
 
     difference = float(np.mean(first) - np.mean(second))
-    of_seeds = sum(
-        0.0 if alone else variance / len(values) for values, alone in zip((first, second), fixed, strict=True)
+    seed_part = sum(
+        0.0 if is_fixed else variance / len(values) for values, is_fixed in zip((first, second), fixed, strict=True)
     )
     drawn = drawn[np.isfinite(drawn)]
-    of_cells = float(np.var(drawn, ddof=1)) * drawn_share / (1 - drawn_share) if len(drawn) > 1 else 0.0
-    se = float(np.sqrt(of_seeds + of_cells))
+    cell_part = float(np.var(drawn, ddof=1)) * drawn_share / (1 - drawn_share) if len(drawn) > 1 else 0.0
+    se = float(np.sqrt(seed_part + cell_part))
     if not se > 0:
         return Lead(difference, 0.0, 1.0 if difference == 0 else 0.0)
-    df = se**4 / (of_seeds**2 / freedom + of_cells**2 / max(len(drawn) - 1, 1))  # Welch-Satterthwaite
+    df = se**4 / (seed_part**2 / freedom + cell_part**2 / max(len(drawn) - 1, 1))  # Welch-Satterthwaite
     return Lead(difference, se, float(2 * t.sf(abs(difference) / se, df)))

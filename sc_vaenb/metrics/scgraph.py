@@ -10,10 +10,10 @@ from .._session import own_state
 from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups
 from .pcr import check_reference
 
-_MIN_CELLS = 10  # of a type in a batch, for a centroid
-_TRIMMED = 0.05  # of the cells at either end of each dimension
-_MIN_PAIRS = 6  # of types, for a correlation
-_CLOSEST = 1e-3  # distance, in units of their mean, below which a pair gets no more weight
+_MIN_CELLS = 10  # of a type in a batch, to compute a centroid
+_TRIMMED = 0.05  # share of the cells trimmed at either end of each dimension
+_MIN_PAIRS = 6  # of types, to compute a correlation
+_CLOSEST = 1e-3  # distance in units of the mean; closer pairs get no larger weight
 
 
 def _distances(x: FloatArray, labels: Groups, cells: IntArray) -> FloatArray:
@@ -22,13 +22,13 @@ def _distances(x: FloatArray, labels: Groups, cells: IntArray) -> FloatArray:
 
     centroids = np.full((len(labels.names), x.shape[1]), np.nan)
     for code in range(len(labels.names)):
-        own = cells[labels.codes[cells] == code]
-        if len(own) >= _MIN_CELLS:
-            centroids[code] = trim_mean(x[own], _TRIMMED, axis=0)
+        cells_of_type = cells[labels.codes[cells] == code]
+        if len(cells_of_type) >= _MIN_CELLS:
+            centroids[code] = trim_mean(x[cells_of_type], _TRIMMED, axis=0)
     distances = np.linalg.norm(centroids[:, None] - centroids[None], axis=2)
     np.fill_diagonal(distances, np.nan)
-    known = distances[~np.isnan(distances)]
-    return distances / known.mean() if len(known) and known.mean() > 0 else np.full_like(distances, np.nan)
+    finite = distances[~np.isnan(distances)]
+    return distances / finite.mean() if len(finite) and finite.mean() > 0 else np.full_like(distances, np.nan)
 
 
 @own_state()
@@ -62,15 +62,15 @@ def geometry(embedding: ArrayLike, reference: ArrayLike, labels: ArrayLike, batc
     x = check_embedding(embedding)
     before = check_reference(reference, x)
     types, batches = check_groups(labels, len(x), "labels"), check_groups(batch, len(x), "batch")
-    inside = np.stack(
+    within_batches = np.stack(
         [_distances(before, types, np.flatnonzero(batches.codes == code)) for code in range(len(batches.names))]
     )
-    n_known = (~np.isnan(inside)).sum(axis=0)
-    expected = np.where(n_known > 0, np.nansum(inside, axis=0) / np.maximum(n_known, 1), np.nan)
-    found = _distances(x, types, np.arange(len(x)))
+    n_known = (~np.isnan(within_batches)).sum(axis=0)
+    expected = np.where(n_known > 0, np.nansum(within_batches, axis=0) / np.maximum(n_known, 1), np.nan)
+    distances = _distances(x, types, np.arange(len(x)))
     upper = np.triu_indices(len(types.names), k=1)
-    known = ~np.isnan(expected[upper]) & ~np.isnan(found[upper])
-    a, b = expected[upper][known], found[upper][known]
+    is_known = ~np.isnan(expected[upper]) & ~np.isnan(distances[upper])
+    a, b = expected[upper][is_known], distances[upper][is_known]
     if len(a) < _MIN_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     covariance = np.cov(a, b, aweights=1 / np.maximum(a, _CLOSEST))

@@ -18,12 +18,12 @@ from .subsample import stratified_draw
 _MIN_CELLS = 10
 
 
-def _chosen(metrics: Sequence[str] | None, given: set[str]) -> dict[str, Metric]:
+def _select_metrics(metrics: Sequence[str] | None, available: set[str]) -> dict[str, Metric]:
     if metrics is None:
-        return {name: metric for name, metric in METRICS.items() if given.issuperset(metric.needs)}
+        return {name: metric for name, metric in METRICS.items() if available.issuperset(metric.needs)}
     check_names(metrics)
     for name in metrics:
-        missing = [need for need in METRICS[name].needs if need not in given]
+        missing = [need for need in METRICS[name].needs if need not in available]
         if missing:
             raise ValueError(f"metric {name!r} needs {' and '.join(missing)}: pass {'them' if missing[1:] else 'it'}.")
     return {name: METRICS[name] for name in metrics}
@@ -103,7 +103,7 @@ def score(
         x = np.empty((check_graph(graph), 0))
         max_cells = None
     else:
-        assert embedding is not None  # there is no graph
+        assert embedding is not None  # one of them is given
         x = check_embedding(embedding, min_cells=_MIN_CELLS)
     if labels is None and batch is None:
         raise ValueError("labels and batch are both None: pass at least one of them, there is nothing to score by.")
@@ -111,7 +111,7 @@ def score(
     batch_codes = None if batch is None else check_groups(batch, len(x), "batch", min_groups=2).codes
     before = None if reference is None else check_reference(reference, x)
     inputs = {"labels": labels, "batch": batch, "reference": reference, "embedding": embedding}
-    chosen = _chosen(metrics, {name for name, value in inputs.items() if value is not None})
+    chosen = _select_metrics(metrics, {name for name, value in inputs.items() if value is not None})
     generator = np.random.default_rng(rng)
 
     def values_of(cells: IntArray | slice) -> dict[str, float]:
@@ -135,7 +135,7 @@ def score(
     draws = [values_of(stratified_draw(strata, max_cells, generator)) for _ in range(n_draws)]
     table = {name: np.array([draw.get(name, np.nan) for draw in draws]) for name in draws[0]}
     means = {name: _mean(column) for name, column in table.items()}
-    return means | {f"{name}_sd": _spread(column) for name, column in table.items()}
+    return means | {f"{name}_sd": _sd(column) for name, column in table.items()}
 
 
 def check_graph(graph: csr_array) -> int:
@@ -152,6 +152,6 @@ def _mean(column: FloatArray) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _spread(column: FloatArray) -> float:
+def _sd(column: FloatArray) -> float:
     finite = column[~np.isnan(column)]
     return float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")

@@ -1,4 +1,4 @@
-"""Are batches separated beyond chance? A permutation of batches within strata (types, or clusters)."""
+"""Test whether batches are separated beyond chance, by permuting batches within strata (types or clusters)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ._check import FloatArray, IntArray, check_embedding, check_groups
 from .clustering import leiden
 from .neighbors import fuzzy_graph, knn, knn_within
 
-_MIN_CELLS = 5  # of a batch in a stratum, for its cells to be compared with others
+_MIN_CELLS = 5  # of a batch in a stratum, to compare it with other batches
 _K_GRAPH = 15
-_MIN_CLUSTER = 10  # cells, for a centroid
+_MIN_CLUSTER = 10  # cells, to compute a centroid
 
 
 class Separation(NamedTuple):
-    """What a permutation of batches within strata shows.
+    """The result of a permutation of batches within strata.
 
     Attributes
     ----------
@@ -28,7 +28,7 @@ class Separation(NamedTuple):
         Share of neighbours from the own batch beyond that expected: 0 fully mixed, 1 fully separated; NaN if no stratum
         has two batches.
     p
-        Share of the permutations with as large an excess, the observed one included.
+        Share of the permutations with an excess at least as large; the observed one is included.
     tested
         Share of all cells that are in a stratum with two batches.
     """
@@ -73,21 +73,21 @@ def batch_separation(
     np.add.at(table, (groups.codes, batches.codes), 1)
     usable = table >= _MIN_CELLS
     usable &= (usable.sum(axis=1) > 1)[:, None]
-    kept = np.flatnonzero(usable[groups.codes, batches.codes])
-    if not len(kept):
+    used_cells = np.flatnonzero(usable[groups.codes, batches.codes])
+    if not len(used_cells):
         return Separation(float("nan"), float("nan"), 0.0)
     n_same, expected = np.zeros(n_permutations + 1), 0.0
-    within = check_groups(groups.codes[kept], len(kept), "strata")
-    for _, cells, neighbors in knn_within(x[kept], within, k):
-        own = batches.codes[kept[cells]]
-        sizes = np.bincount(own)
-        expected += float(((sizes[own] - 1) / (len(own) - 1)).sum())
+    strata_of_used = check_groups(groups.codes[used_cells], len(used_cells), "strata")
+    for _, cells, neighbors in knn_within(x[used_cells], strata_of_used, k):
+        batch_codes = batches.codes[used_cells[cells]]
+        sizes = np.bincount(batch_codes)
+        expected += float(((sizes[batch_codes] - 1) / (len(batch_codes) - 1)).sum())
         for i in range(n_permutations + 1):
-            codes = own if i == 0 else generator.permutation(own)
+            codes = batch_codes if i == 0 else generator.permutation(batch_codes)
             n_same[i] += (codes[neighbors] == codes[:, None]).mean(axis=1).sum()
-    share, expected = n_same / len(kept), expected / len(kept)
+    share, expected = n_same / len(used_cells), expected / len(used_cells)
     p = float((share >= share[0] - 1e-12).mean())
-    return Separation(float((share[0] - expected) / (1 - expected)), p, len(kept) / len(x))
+    return Separation(float((share[0] - expected) / (1 - expected)), p, len(used_cells) / len(x))
 
 
 def clusters(embedding: ArrayLike, *, resolution: float = 1.0, seed: int = 0) -> IntArray:
@@ -96,15 +96,15 @@ def clusters(embedding: ArrayLike, *, resolution: float = 1.0, seed: int = 0) ->
 
 
 def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN_CELLS) -> IntArray:
-    """Group batches that share a stratum, directly or over other batches.
+    """Group batches that share a stratum, directly or through other batches.
 
     Parameters
     ----------
     batch, strata
         One entry per cell.
     min_cells
-        Cells of a batch in a stratum, from which it counts as there (or 2 % of the batch, where that is more; a whole
-        batch, where it has fewer).
+        A batch counts as present in a stratum from this number of cells (or from 2 % of the batch, if that is more; a
+        smaller batch must be in the stratum completely).
 
     Returns
     -------
@@ -114,17 +114,17 @@ def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN
     groups = check_groups(strata, len(batches.codes), "strata")
     table = np.zeros((len(batches.names), len(groups.names)), dtype=np.intp)
     np.add.at(table, (batches.codes, groups.codes), 1)
-    least = np.minimum(np.maximum(min_cells, 0.02 * batches.sizes), batches.sizes)[:, None]
-    there = (table >= least).astype(np.intp)
-    return np.asarray(connected_components(there @ there.T > 0, directed=False)[1], dtype=np.intp)
+    min_counts = np.minimum(np.maximum(min_cells, 0.02 * batches.sizes), batches.sizes)[:, None]
+    is_present = (table >= min_counts).astype(np.intp)
+    return np.asarray(connected_components(is_present @ is_present.T > 0, directed=False)[1], dtype=np.intp)
 
 
 def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float = 0.5, seed: int = 0) -> IntArray:
-    """Group batches whose own clusters lie to each other in the same way, as under a batch effect that shifts a batch.
+    """Group batches whose clusters match after a shift, as under a batch effect that moves a whole batch.
 
-    Each batch is clustered by itself. Two batches are linked if one shift lays three clusters of one (or all, of two)
-    on clusters of the other, to within half of the distance to the next cluster. One shared type shows nothing, and
-    types that differ in the same way (two stages of each) look like the same types.
+    Each batch is clustered separately. Two batches are linked if one shift moves three clusters of one batch (or both,
+    if it has two) onto clusters of the other, to within half of the distance to the next cluster. A single shared type
+    shows nothing, and different types with the same differences (two stages of each) look like the same types.
 
     Returns
     -------
@@ -134,25 +134,29 @@ def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float
     batches = check_groups(batch, len(x), "batch")
     centroids = []
     for code in range(len(batches.names)):
-        own = x[batches.codes == code]
-        found = clusters(own, resolution=resolution, seed=seed) if len(own) > 2 * _K_GRAPH else np.zeros(len(own), int)
-        large = np.flatnonzero(np.bincount(found) >= _MIN_CLUSTER)
-        centers = [own[found == cluster].mean(axis=0) for cluster in large]
+        cells = x[batches.codes == code]
+        cluster_codes = (
+            clusters(cells, resolution=resolution, seed=seed)
+            if len(cells) > 2 * _K_GRAPH
+            else np.zeros(len(cells), int)
+        )
+        large = np.flatnonzero(np.bincount(cluster_codes) >= _MIN_CLUSTER)
+        centers = [cells[cluster_codes == cluster].mean(axis=0) for cluster in large]
         centroids.append(np.array(centers).reshape(len(large), x.shape[1]))
     linked = np.eye(len(centroids), dtype=np.intp)
     for a, b in combinations(range(len(centroids)), 2):
-        linked[a, b] = linked[b, a] = _laid_on_each_other(centroids[a], centroids[b])
+        linked[a, b] = linked[b, a] = _match_after_shift(centroids[a], centroids[b])
     return np.asarray(connected_components(linked, directed=False)[1], dtype=np.intp)
 
 
-def _laid_on_each_other(a: FloatArray, b: FloatArray) -> bool:
+def _match_after_shift(a: FloatArray, b: FloatArray) -> bool:
     if min(len(a), len(b)) < 2:
         return False
-    near_a, near_b = (np.sort(cdist(each, each), axis=1)[:, 1] for each in (a, b))
-    most = 0
+    nearest_in_a, nearest_in_b = (np.sort(cdist(centroids, centroids), axis=1)[:, 1] for centroids in (a, b))
+    max_matched = 0
     for shift in (b[:, None] - a[None]).reshape(-1, a.shape[1]):
         distances = cdist(a + shift, b)
         nearest = distances.argmin(axis=1)
-        close = distances.min(axis=1) <= 0.5 * np.minimum(near_a, near_b[nearest])
-        most = max(most, len(set(nearest[close])))
-    return most >= min(3, len(a), len(b))
+        is_matched = distances.min(axis=1) <= 0.5 * np.minimum(nearest_in_a, nearest_in_b[nearest])
+        max_matched = max(max_matched, len(set(nearest[is_matched])))
+    return max_matched >= min(3, len(a), len(b))

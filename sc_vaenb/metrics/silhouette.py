@@ -1,4 +1,4 @@
-"""Silhouettes: are cells nearer to their own group than to others? Of labels (biology), and of batches (BRAS)."""
+"""Silhouettes of labels (biology) and of batches (BRAS): are cells nearer to their own group than to others?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .._checks import checked
 from .._session import own_state
 from ._check import FloatArray, Groups, check_embedding, check_groups
 
-_BLOCK = 4_000_000  # distances held at once
+_BLOCK = 4_000_000  # distances in memory at once
 
 
 @own_state()
@@ -55,16 +55,18 @@ def silhouette_samples(embedding: ArrayLike, labels: ArrayLike) -> FloatArray:
         block += square[rows, None]
         np.maximum(block, 0, out=block)
         np.sqrt(block, out=block)
-        here = np.arange(len(rows))
-        block[here, rows] = 0  # the distance to itself is exactly 0, whatever the rounding of the product
+        row_numbers = np.arange(len(rows))
+        block[row_numbers, rows] = 0  # the distance to itself is exactly 0, whatever the rounding of the product
         sums = np.add.reduceat(block, starts, axis=1)
-        own = codes[rows]
-        a = sums[here, own] / np.maximum(sizes[own] - 1, 1)
+        own_group = codes[rows]
+        a = sums[row_numbers, own_group] / np.maximum(sizes[own_group] - 1, 1)
         means = sums / sizes
-        means[here, own] = np.inf
+        means[row_numbers, own_group] = np.inf
         b = means.min(axis=1)
         widest = np.maximum(a, b)
-        widths[order[rows]] = np.where((sizes[own] > 1) & (widest > 0), (b - a) / np.where(widest > 0, widest, 1), 0.0)
+        widths[order[rows]] = np.where(
+            (sizes[own_group] > 1) & (widest > 0), (b - a) / np.where(widest > 0, widest, 1), 0.0
+        )
     return widths
 
 
@@ -84,21 +86,21 @@ def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _batch_widths(unit: FloatArray, batch: Groups) -> FloatArray:
-    """Cosine silhouette widths of batches among the cells of one label, b over all cells of other batches together.
+    """Cosine silhouette widths of batches among the cells of one label; b is over all cells of the other batches.
 
-    The mean cosine distance to a set of cells is 1 - u . mean(u'), so no pair of cells is ever formed.
+    The mean cosine distance to a set of cells is 1 - u . mean(u'), so no pairs of cells are needed.
     """
     sizes = batch.sizes
     sums = np.zeros((len(sizes), unit.shape[1]))
     np.add.at(sums, batch.codes, unit)
     own_size = sizes[batch.codes]
-    own = sums[batch.codes]
+    own_sum = sums[batch.codes]
     others = len(unit) - own_size
-    itself = np.einsum("ij,ij->i", unit, unit)
-    a = 1 - (np.einsum("ij,ij->i", unit, own) - itself) / np.maximum(own_size - 1, 1)
-    b = 1 - np.einsum("ij,ij->i", unit, sums.sum(axis=0) - own) / others
+    own_square = np.einsum("ij,ij->i", unit, unit)
+    a = 1 - (np.einsum("ij,ij->i", unit, own_sum) - own_square) / np.maximum(own_size - 1, 1)
+    b = 1 - np.einsum("ij,ij->i", unit, sums.sum(axis=0) - own_sum) / others
     widest = np.maximum(a, b)
-    usable = (own_size > 1) & (widest > 1e-12)  # cells of one direction: a = b = 0 up to rounding
+    usable = (own_size > 1) & (widest > 1e-12)  # otherwise all cells have one direction: a = b = 0 up to rounding
     return np.where(usable, (b - a) / np.where(usable, widest, 1), 0.0)
 
 

@@ -12,9 +12,9 @@ _FLOOR = 10
 def stratified_draw(strata: IntArray, n_cells: int, rng: np.random.Generator) -> IntArray:
     """Draw at most `n_cells` cells without replacement, proportionally from each stratum, rare ones favoured.
 
-    Each stratum first keeps up to 10 cells (fewer if that would take more than half of the draw), then the rest is
-    shared out in proportion to the cells left. So no batch or label vanishes, at the price of shares that are slightly
-    off for rare strata.
+    Each stratum first keeps up to 10 cells (fewer if that would take more than half of the draw). The rest of the draw
+    is divided in proportion to the remaining cells. So no batch or label vanishes, but the shares of rare strata are
+    slightly too large.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def stratified_draw(strata: IntArray, n_cells: int, rng: np.random.Generator) ->
     if n_cells >= len(strata):
         return np.arange(len(strata))
     quota = np.minimum(sizes, floor)
-    left = sizes - quota
-    quota = quota + left * (n_cells - quota.sum()) // left.sum()
+    n_left = sizes - quota
+    quota = quota + n_left * (n_cells - quota.sum()) // n_left.sum()
     shuffled = rng.permutation(len(strata))
     order = shuffled[np.argsort(strata[shuffled], kind="stable")]
     rank = np.arange(len(strata)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

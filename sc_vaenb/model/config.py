@@ -28,11 +28,17 @@ class ModelConfig:
     batch_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
     batch_group: tuple[int, ...] = ()  # which batches may be laid over each other; () for all
     encode_batch: bool = False
+    batch_offsets: bool = False  # batches shift the log expression of genes, and the networks do not know them
     alignment_clusters: int = 0
     n_covariates: int = 0
     labels: tuple[str, ...] = ()  # names of those that the classifier tells apart
     n_proteins: int = 0  # with "protein" among the penalties
     penalties: dict[str, float] = field(default_factory=dict)  # weight of each
+
+    @property
+    def encoder_needs_batch(self) -> bool:
+        """Whether the latent state of a cell depends on its batch, before alignment."""
+        return self.encode_batch or self.batch_offsets
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:

@@ -70,9 +70,13 @@ class Minibatch:
         numbers = draw(total, width, generator=self.generator, dtype=like.dtype, device=like.device)
         return numbers[before : before + self.n_cells]
 
-    def log_normalised(self) -> Tensor:
-        """Dense log1p of the counts, every cell brought to the size factor 1 (the mean depth)."""
-        return self.dense(torch.log1p(self.count / self.size_factor.index_select(0, self.row)))
+    def log_normalised(self, offset: Tensor | None = None) -> Tensor:
+        """Dense log1p of the counts, every cell brought to the size factor 1 (the mean depth).
+
+        `offset`, one per non-zero, is taken off the log of the counts.
+        """
+        count = self.count if offset is None else self.count * (-offset).exp()
+        return self.dense(torch.log1p(count / self.size_factor.index_select(0, self.row)))
 
 
 def without_counts(

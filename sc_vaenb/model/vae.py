@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .alignment import Alignment
@@ -42,9 +44,11 @@ class CountVAE(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        conditional = config.n_batches > 0
+        conditional = config.n_batches > 0 and not config.batch_offsets
         code = config.batch_code or range(config.n_batches)
         self.batch_embedding = BatchEmbedding(code, config.batch_width) if conditional else None
+        offsets = torch.zeros(config.n_batches, config.n_genes, dtype=torch.float32) if config.batch_offsets else None
+        self.batch_offset = nn.Buffer(offsets) if offsets is not None else None
         n_side = self.batch_embedding.width if self.batch_embedding is not None else 0
         n_given = config.n_covariates
         covariate = config.size_factor_as == "covariate"
@@ -75,6 +79,11 @@ class CountVAE(nn.Module):
         assert part is None or isinstance(part, Protein)
         return part
 
+    def set_batch_offset(self, offset: NDArray[np.float32]) -> None:
+        """Shifts of the log expression (batches x genes), which are known before the fit."""
+        assert self.batch_offset is not None
+        self.batch_offset.copy_(torch.from_numpy(offset))
+
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> None:
         """Start at the mean expression and moment dispersions of some cells, so that no step is spent on them."""
@@ -86,8 +95,15 @@ class CountVAE(nn.Module):
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
-        mean, log_var = self.encoder(batch.log_normalised(), self.encoder_side(batch), batch.generator).chunk(2, dim=1)
+        x = self.encoder_input(batch)
+        mean, log_var = self.encoder(x, self.encoder_side(batch), batch.generator).chunk(2, dim=1)
         return mean, log_var.clamp(*LOG_VAR)
+
+    def encoder_input(self, batch: Minibatch) -> Tensor:
+        """Log-normalised counts, (n_cells, n_genes); the offsets of the batches, if any, are taken off."""
+        if self.batch_offset is None:
+            return batch.log_normalised()
+        return batch.log_normalised(self.batch_offset[batch.batch_index[batch.row], batch.gene])
 
     def encoder_side(self, batch: Minibatch) -> list[Tensor]:
         """What the encoder sees besides the counts."""
@@ -100,7 +116,11 @@ class CountVAE(nn.Module):
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
         """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""
-        return self.decoder(z, self.decoder_side(batch), batch.generator)
+        raw = self.decoder(z, self.decoder_side(batch), batch.generator)
+        if self.batch_offset is None:
+            return raw
+        expression, rest = raw.tensor_split([self.config.n_genes], dim=1)
+        return torch.cat([expression + self.batch_offset[batch.batch_index], rest], dim=1)
 
     def decoder_side(self, batch: Minibatch) -> list[Tensor]:
         """What the decoder sees besides the latent state."""

@@ -1,4 +1,4 @@
-"""Plots of a fit, of the embeddings that it writes, of what the model says, and of a comparison of methods."""
+"""Plots of a fit, its embeddings, the results of a model, and a comparison of methods."""
 
 from ._compare import compare
 from ._confusion import confusion

@@ -1,4 +1,4 @@
-"""The methods of a comparison side by side: one row a method; columns batch, label and clusters."""
+"""Plot the methods of a comparison: a row for each method, coloured by batch, label and clusters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def compare(
     adata
         Annotated data with a comparison by :func:`sc_vaenb.tl.compare`.
     key
-        Where it is in ``adata.uns``: the ``key_added`` of that call.
+        Key of the comparison in ``adata.uns``: the ``key_added`` of that call.
     fig
         Figure to draw into. A new figure by default.
     show
@@ -42,7 +42,7 @@ def compare(
     Raises
     ------
     KeyError
-        If there is no comparison, or a UMAP or clusters of it are gone.
+        If there is no comparison, or its UMAPs or clusters were removed.
     """
     record = adata.uns.get(key)
     if not (isinstance(record, dict) and "methods" in record):
@@ -51,14 +51,14 @@ def compare(
     record = check_result(record, key, "compare", "params")
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
-    by = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
-    figure = get_figure(fig, (3.6 * (len(by) + 1) + 2.0, 3.3 * len(names)))
+    columns = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    figure = get_figure(fig, (3.6 * (len(columns) + 1) + 2.0, 3.3 * len(names)))
     rows = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
-    axes = np.empty((len(names), len(by) + 1), dtype=object)
-    for row, (part, name, method) in enumerate(zip(rows, names, methods["method"], strict=True)):
-        panels = embedding(adata, f"X_umap_{name}", color=[*by, f"leiden_{name}"], fig=part, show=False)
+    axes = np.empty((len(names), len(columns) + 1), dtype=object)
+    for row, (subfigure, name, method) in enumerate(zip(rows, names, methods["method"], strict=True)):
+        panels = embedding(adata, f"X_umap_{name}", color=[*columns, f"leiden_{name}"], fig=subfigure, show=False)
         assert panels is not None  # not shown
         axes[row] = panels[0]
-        for ax, title in zip(axes[row], [*by, "leiden"], strict=True):
+        for ax, title in zip(axes[row], [*columns, "leiden"], strict=True):
             ax.set_title(f"{as_label(method)} · {as_label(title)}", fontsize="medium")
     return show_or_return(axes, show)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from .. import _adata
+from .. import _obs
 from .._checks import checked
 from ._embedding import PLAIN
 from ._figure import get_figure, show_or_return
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-CELL_WIDTH, ROW_HEIGHT, LETTER = 0.36, 0.27, 0.075  # inches
-READ = 0.05  # share of a label from which its number is written
-MAX_CATEGORIES = 100  # rows or columns that can be read
+CELL_WIDTH, ROW_HEIGHT, LETTER_WIDTH = 0.36, 0.27, 0.075  # inches
+MIN_SHARE_WRITTEN = 0.05  # of a label's cells; smaller shares have no number
+MAX_CATEGORIES = 100  # readable rows or columns
 
 
 @checked
@@ -39,10 +39,10 @@ def confusion(
 ) -> Axes | None:
     """Plot clusters against labels: which share of the cells of each label is in which cluster.
 
-    Rows are labels, columns clusters; each row adds up to 1. Clusters stand in the order of the label of which they
-    hold the largest share, and labels whose cells went to the same cluster stand together, so that the mass lies on the
-    diagonal: a label in several columns is split, a column with several labels mixes them. Numbers of cells stand at
-    the end of each row and column. Cells without a label or without a cluster are left out, as the title says.
+    Rows are labels, columns are clusters; each row adds up to 1. Clusters are in the order of their main label (the one
+    with the largest share in them), and labels with the same main cluster are next to each other. So most cells lie on
+    the diagonal: a label in several columns is split, a column with several labels mixes them. The number of cells is
+    at the end of each row and column. Cells without a label or cluster are left out, as the title says.
 
     Parameters
     ----------
@@ -70,46 +70,46 @@ def confusion(
     Raises
     ------
     KeyError
-        If a column or the comparison is not there.
+        If a column or the comparison does not exist.
     ValueError
-        If both `clusters` and `method` are given, the comparison has no such method, or no labels, or there is nothing
-        to plot or too much.
+        If both `clusters` and `method` are given, the comparison has no such method or no labels, there is nothing to
+        plot, or there are too many categories.
     """
     title = ""
     if clusters is None:
-        title, clusters = _of_comparison(adata, key, method)
+        title, clusters = _title_and_clusters(adata, key, method)
     elif method is not None:
         msg = f"clusters={clusters!r} and method={method!r} are both given. Leave one of them out."
         raise ValueError(msg)
-    columns = _categories(adata, "clusters", clusters)
+    cluster_of_cell = _categories(adata, "clusters", clusters)
     label_key = _label_key(adata, key) if label_key is None else label_key
-    counts, rows, at_bottom, n_missing = _count(_categories(adata, "label_key", label_key), columns)
+    counts, rows, columns_in_order, n_missing = _count(_categories(adata, "label_key", label_key), cluster_of_cell)
 
-    names, numbers = as_labels(rows), as_labels(at_bottom)
-    longest = [max(map(len, found)) for found in (names, numbers)]
-    width = CELL_WIDTH * len(numbers) + LETTER * longest[0] + 1.3
-    figure = get_figure(fig, (max(width, 4.0), ROW_HEIGHT * len(names) + LETTER * longest[1] + 2.0))
+    label_names, cluster_names = as_labels(rows), as_labels(columns_in_order)
+    n_letters = [max(map(len, texts)) for texts in (label_names, cluster_names)]
+    width = CELL_WIDTH * len(cluster_names) + LETTER_WIDTH * n_letters[0] + 1.3
+    figure = get_figure(fig, (max(width, 4.0), ROW_HEIGHT * len(label_names) + LETTER_WIDTH * n_letters[1] + 2.0))
     ax: Axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True)
-    _shares(ax, shares)
-    ax.set_yticks(range(len(names)), names, fontsize=8)
-    ax.set_xticks(range(len(numbers)), numbers, fontsize=8, rotation=90 if longest[1] > 4 else 0)
+    _draw_shares(ax, shares)
+    ax.set_yticks(range(len(label_names)), label_names, fontsize=8)
+    ax.set_xticks(range(len(cluster_names)), cluster_names, fontsize=8, rotation=90 if n_letters[1] > 4 else 0)
     ax.set_xlabel(as_label(clusters), fontsize=9)
     ax.set_ylabel(as_label(label_key), fontsize=9)
-    _margins(ax, counts)
-    said = [
+    _draw_totals(ax, counts)
+    title_lines = [
         *([as_label(title)] if title else []),
         "share of each label's cells in each cluster",
         f"{counts.sum():,} cells",
     ]
     if n_missing:
-        said[-1] += f"; {n_missing:,} without label or cluster are left out"
-    figure.suptitle("\n".join(said), x=0.01, ha="left", fontsize="small", color=PLAIN, linespacing=1.4)
+        title_lines[-1] += f"; {n_missing:,} without label or cluster are left out"
+    figure.suptitle("\n".join(title_lines), x=0.01, ha="left", fontsize="small", color=PLAIN, linespacing=1.4)
     return show_or_return(ax, show)
 
 
-def _of_comparison(adata: AnnData, key: str, method: str | None) -> tuple[str, str]:
-    """The method, by default the best, and the column with the clusters of its first fit."""
+def _title_and_clusters(adata: AnnData, key: str, method: str | None) -> tuple[str, str]:
+    """A title with the method (by default the best one), and the column with the clusters of its first fit."""
     values, _, _ = read_scores(adata, key)
     record: Any = adata.uns[key]
     if "methods" not in record:
@@ -135,52 +135,52 @@ def _of_comparison(adata: AnnData, key: str, method: str | None) -> tuple[str, s
 
 def _label_key(adata: AnnData, key: str) -> str:
     record: Any = adata.uns.get(key)
-    found = record.get("params", {}).get("label_key") if isinstance(record, dict) else None
-    if found is None:
+    label_key = record.get("params", {}).get("label_key") if isinstance(record, dict) else None
+    if label_key is None:
         msg = f"label_key is None, and uns[{key!r}] is no comparison with labels. Name a column of obs as label_key."
         raise ValueError(msg)
-    return str(found)
+    return str(label_key)
 
 
 def _categories(adata: AnnData, name: str, column: str) -> pd.Series:
-    found = _adata.read_categories(adata, name, column)
-    if not 0 < len(found.cat.categories) <= MAX_CATEGORIES:
+    values = _obs.read_categories(adata, name, column)
+    if not 0 < len(values.cat.categories) <= MAX_CATEGORIES:
         msg = (
-            f"obs[{column!r}] holds {len(found.cat.categories):,} categories; a plot that can be read has 1 to "
+            f"obs[{column!r}] holds {len(values.cat.categories):,} categories; a plot that can be read has 1 to "
             f"{MAX_CATEGORIES}. "
             f"Choose another column as {name}."
         )
         raise ValueError(msg)
-    return found
+    return values
 
 
 def _count(labels: pd.Series, clusters: pd.Series) -> tuple[NDArray[np.int64], list[str], list[str], int]:
-    """Cells by label and cluster, in the order in which they are drawn; their names; and how many have none."""
-    known = (labels.notna() & clusters.notna()).to_numpy()
-    if not known.any():
+    """Numbers of cells by label and cluster in drawing order, their names, and the number of cells without either."""
+    has_both = (labels.notna() & clusters.notna()).to_numpy()
+    if not has_both.any():
         msg = f"no cell has a value in both obs[{labels.name!r}] and obs[{clusters.name!r}]. Choose other columns."
         raise ValueError(msg)
-    labels, clusters = (column[known].cat.remove_unused_categories() for column in (labels, clusters))
+    labels, clusters = (column[has_both].cat.remove_unused_categories() for column in (labels, clusters))
     counts = np.zeros((len(labels.cat.categories), len(clusters.cat.categories)), np.int64)
     np.add.at(counts, (labels.cat.codes.to_numpy(), clusters.cat.codes.to_numpy()), 1)
 
     share = counts / counts.sum(axis=1, keepdims=True)
-    owner = share.argmax(axis=0)  # of each cluster, the label of which it has the largest share
-    own = np.arange(len(counts))
-    group = owner[share.argmax(axis=1)]  # the owner of the cluster that most cells of a label are in
-    rows = np.lexsort((own, group != own, group))
-    place = np.argsort(rows)
-    columns = np.lexsort((-share.max(axis=0), place[owner]))
-    names, numbers = labels.cat.categories.astype(str), clusters.cat.categories.astype(str)
-    return counts[np.ix_(rows, columns)], list(names[rows]), list(numbers[columns]), int((~known).sum())
+    main_label = share.argmax(axis=0)  # for each cluster, the label with the largest share in it
+    codes = np.arange(len(counts))
+    group = main_label[share.argmax(axis=1)]  # the main label of the cluster that most cells of a label are in
+    rows = np.lexsort((codes, group != codes, group))
+    row_of_label = np.argsort(rows)
+    columns = np.lexsort((-share.max(axis=0), row_of_label[main_label]))
+    label_names, cluster_names = labels.cat.categories.astype(str), clusters.cat.categories.astype(str)
+    return counts[np.ix_(rows, columns)], list(label_names[rows]), list(cluster_names[columns]), int((~has_both).sum())
 
 
-def _shares(ax: Axes, shares: NDArray[np.float64]) -> None:
+def _draw_shares(ax: Axes, shares: NDArray[np.float64]) -> None:
     colours = mpl.colormaps["Blues"](0.85 * shares)
     colours[shares == 0] = 1
     ax.imshow(colours, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
-        if share >= READ:
+        if share >= MIN_SHARE_WRITTEN:
             dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
             colour = "white" if dark else "black"
             ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
@@ -191,8 +191,8 @@ def _shares(ax: Axes, shares: NDArray[np.float64]) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _margins(ax: Axes, counts: NDArray[np.int64]) -> None:
-    """Numbers of cells, of labels to the right and of clusters above."""
+def _draw_totals(ax: Axes, counts: NDArray[np.int64]) -> None:
+    """Write numbers of cells: of labels at the right, of clusters at the top."""
     by_label, by_cluster = ([f"{n:,}" for n in counts.sum(axis=axis)] for axis in (1, 0))
     right, top = ax.secondary_yaxis("right"), ax.secondary_xaxis("top")
     right.set_yticks(range(len(by_label)), by_label)

@@ -1,4 +1,4 @@
-"""Embeddings side by side: one row an embedding, one column a colouring."""
+"""Plot embeddings side by side: a row for each embedding, a column for each colouring."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 from scanpy import logging
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._session import shared
 from ._figure import get_figure, show_or_return
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-# Told apart with all common kinds of colour vision: Okabe and Ito (2008), then Krzywinski's twelve colours.
+# Distinguishable with all common kinds of colour vision: Okabe and Ito (2008), then Krzywinski's twelve colours.
 OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 TWELVE = [
     "#9F0162",
@@ -44,15 +44,15 @@ TWELVE = [
     "#FF6E3A",
     "#FFC33B",
 ]
-# and, for more, scanpy's largest palette without what is too pale for a white page
-MANY = [c for c in sc.pl.palettes.default_102 if np.dot(to_rgb(c), (0.299, 0.587, 0.114)) < 0.85]
-PALETTES = OKABE_ITO, TWELVE, sc.pl.palettes.default_28, MANY
+# for more categories, scanpy's largest palette without colours that are too pale on white
+LARGE_PALETTE = [c for c in sc.pl.palettes.default_102 if np.dot(to_rgb(c), (0.299, 0.587, 0.114)) < 0.85]
+PALETTES = OKABE_ITO, TWELVE, sc.pl.palettes.default_28, LARGE_PALETTE
 MISSING, PLAIN = "#D3D3D3", "#4D4D4D"
 PANEL_WIDTH, PANEL_HEIGHT = 3.2, 3.3  # inches
 
 
 class Colouring(NamedTuple):
-    """What the cells look like, and what explains it."""
+    """The colours of the cells, and the content of the legend or colour bar."""
 
     name: str  # empty if there is none
     rgba: NDArray[np.float64]  # cells x 4
@@ -76,12 +76,12 @@ def embedding(
 ) -> NDArray[np.object_] | None:
     """Plot embeddings as rows against colourings as columns, all in two dimensions.
 
-    An embedding with two columns is plotted as it is. Of any other, say ``obsm['X_vae']``, its stored UMAP
-    (``obsm['X_umap_vae']``) is plotted or, where there is none, one that is computed for this plot from 15 exact
-    nearest neighbours (McInnes, Healy & Melville 2018); ``adata`` stays as it is. Cells are drawn in random order, so
-    that no batch hides another, those with missing values below all others. Categories have colours that can be told
-    apart with all common kinds of colour vision (up to twelve categories) or those in ``adata.uns[f'{color}_colors']``;
-    numbers are mapped to viridis between their first and 99th percentile.
+    An embedding with two columns is plotted directly. For any other, such as ``obsm['X_vae']``, its stored UMAP
+    (``obsm['X_umap_vae']``) is plotted. Without one, a UMAP is computed for this plot from 15 exact nearest neighbours
+    (McInnes, Healy & Melville 2018); ``adata`` does not change. Cells are drawn in random order, so
+    that no batch hides another, those with missing values below all others. Categories have the colours in
+    ``adata.uns[f'{color}_colors']``, or else colours that are distinct with all common kinds of colour vision (up to
+    twelve categories); numbers are mapped to viridis between their first and 99th percentile.
 
     Parameters
     ----------
@@ -110,9 +110,9 @@ def embedding(
     Raises
     ------
     KeyError
-        If a key, colour or layer is not there.
+        If a key, colour or layer does not exist.
     ValueError
-        If an embedding holds a non-finite value, or a colour has more categories than can be told apart.
+        If an embedding holds a non-finite value, or a colour has more categories than there are distinct colours.
     """
     rng = seed_of(rng)
     keys = [keys] if isinstance(keys, str) else list(keys)
@@ -120,11 +120,11 @@ def embedding(
     _validate(adata, keys, colors, layer)
 
     colourings = [_colouring(adata, name, layer) for name in colors]
-    planes = [_plane(adata, key, rng) for key in keys]
+    planes = [_two_dimensions(adata, key, rng) for key in keys]
 
     n_rows, n_columns = len(keys), len(colors)
     figure = get_figure(fig, (n_columns * PANEL_WIDTH, n_rows * PANEL_HEIGHT))
-    # beside each column of panels a strip of no width, out of which the legend hangs
+    # beside each column of panels is a strip of almost no width, which anchors the legend
     grid = figure.add_gridspec(n_rows, 2 * n_columns, width_ratios=[1, 1e-3] * n_columns)
     strips: list[Axes] = []
     axes = np.empty((n_rows, n_columns), dtype=object)
@@ -140,17 +140,17 @@ def embedding(
             ax.set_aspect("equal", adjustable="datalim")
             ax.spines[:].set_color(MISSING)
         strips.append(figure.add_subplot(grid[:, 2 * j + 1]))
-        _explain(strips[-1], colouring, n_rows)
-    if fig is None:  # as wide as the legends turned out
+        _draw_legend(strips[-1], colouring, n_rows)
+    if fig is None:  # make the figure wide enough for the legends
         legends = sum(box.width for box in map(Axes.get_tightbbox, strips) if box is not None) / figure.dpi
         figure.figure.set_figwidth(n_columns * PANEL_WIDTH + legends)
     return show_or_return(axes, show)
 
 
 def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], layer: str | None) -> None:
-    for what, names in {"keys": keys, "color": colors}.items():
+    for argument, names in {"keys": keys, "color": colors}.items():
         if not names:
-            raise ValueError(f"{what} is empty: there is nothing to plot. Pass at least one name.")
+            raise ValueError(f"{argument} is empty: there is nothing to plot. Pass at least one name.")
     for key in keys:
         if key not in adata.obsm:
             raise KeyError(
@@ -171,8 +171,8 @@ def _validate(adata: AnnData, keys: list[str], colors: Sequence[str | None], lay
                 f"obs has: {list(adata.obs)}."
             )
     if layer is not None and layer not in adata.layers:
-        found = [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
-        raise KeyError(f"layers has no {layer!r}; found: {found}. Leave layer out to plot genes from X.")
+        layer_names = [name for name in adata.layers if name is not None]  # anndata 0.13 lists X as None
+        raise KeyError(f"layers has no {layer!r}; found: {layer_names}. Leave layer out to plot genes from X.")
 
 
 def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring:
@@ -180,10 +180,10 @@ def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring
         n_cells = adata.n_obs
         return Colouring("", np.tile(to_rgba(PLAIN), (n_cells, 1)), np.zeros(n_cells, bool), {}, None, "neither")
     if name in adata.obs:
-        _adata.check_obs_key(adata, "color", name)
+        _obs.check_obs_key(adata, "color", name)
         values = adata.obs[name]
         if not pd.api.types.is_numeric_dtype(values):
-            _adata.read_categories(adata, "color", name)  # refuses what has no names of its own
+            _obs.read_categories(adata, "color", name)  # raises an error if the values cannot be names
     else:
         if (adata.var_names == name).sum() > 1:
             raise ValueError(f"var_names holds {name!r} more than once. Call adata.var_names_make_unique() first.")
@@ -197,23 +197,23 @@ def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring
 
 def _numbers(name: str, values: NDArray[np.float64]) -> Colouring:
     missing = ~np.isfinite(values)
-    present = values[~missing]
+    finite_values = values[~missing]
     scale, extend = None, "neither"
     rgba = np.tile(to_rgba(MISSING), (len(values), 1))
-    if len(present):
-        low, high = np.quantile(present, [0.01, 0.99])
-        if low == high:  # as of a gene that few cells express
-            low, high = present.min(), present.max()
+    if len(finite_values):
+        low, high = np.quantile(finite_values, [0.01, 0.99])
+        if low == high:  # for instance a gene that few cells express
+            low, high = finite_values.min(), finite_values.max()
         scale = ScalarMappable(Normalize(low, high), "viridis")
-        rgba[~missing] = scale.to_rgba(present)
+        rgba[~missing] = scale.to_rgba(finite_values)
         extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
-            int(present.min() < low), int(present.max() > high)
+            int(finite_values.min() < low), int(finite_values.max() > high)
         ]
     return Colouring(name, rgba, missing, {}, scale, extend)
 
 
 def _categories(name: str, values: pd.Series, stored: Sequence[str] | None) -> Colouring:
-    """Colours as stored in ``uns``, by the order of the categories; else of the smallest palette that has enough."""
+    """The colours stored in ``uns``, in the order of the categories; else the smallest palette with enough colours."""
     labels, n = values.cat.categories, len(values.cat.categories)
     if n > len(PALETTES[-1]):
         raise ValueError(
@@ -232,13 +232,13 @@ def _categories(name: str, values: pd.Series, stored: Sequence[str] | None) -> C
     return Colouring(name, rgba[codes], codes < 0, {str(labels[c]): palette[c] for c in used}, None, "neither")
 
 
-def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]]:
-    """Two coordinates a cell, and how to call them."""
+def _two_dimensions(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]]:
+    """The name of a two-dimensional embedding, and its coordinates."""
     coordinates = _adata.read_embedding(adata, key, dtype=float)
     if coordinates.shape[1] == 2:
         return key, coordinates
-    stored = f"X_umap_{key.removeprefix('X_')}"
-    if stored in adata.obsm and (plane := _adata.read_embedding(adata, stored, dtype=float)).shape[1] >= 2:
+    umap_key = f"X_umap_{key.removeprefix('X_')}"
+    if umap_key in adata.obsm and (plane := _adata.read_embedding(adata, umap_key, dtype=float)).shape[1] >= 2:
         return f"UMAP of {key}", plane[:, :2]
     start = logging.info(f"computing a UMAP of obsm[{key!r}], for this plot alone")
     umap = _umap(coordinates, rng)
@@ -246,41 +246,47 @@ def _plane(adata: AnnData, key: str, rng: int) -> tuple[str, NDArray[np.float64]
         "    finished",
         time=start,
         deep=f"to keep one: sc.pp.neighbors(adata, use_rep={key!r}, key_added='neighbors_{key}'); "
-        f"sc.tl.umap(adata, neighbors_key='neighbors_{key}', key_added={stored!r})",
+        f"sc.tl.umap(adata, neighbors_key='neighbors_{key}', key_added={umap_key!r})",
     )
     return f"UMAP of {key}", umap
 
 
 def _umap(coordinates: NDArray[np.float64], rng: int) -> NDArray[np.float64]:
-    """UMAP from exact neighbours (scanpy's approximate ones fail with pynndescent 0.7.0), begun at the PCA."""
+    """UMAP of exact neighbours (scanpy's approximate ones fail with pynndescent 0.7.0), initialised with the PCA."""
     n_cells, n_dims = coordinates.shape
     if n_cells < 4:
         raise ValueError(f"a UMAP needs at least 4 cells; found {n_cells}. Pass an embedding with two columns.")
     centred = coordinates - coordinates.mean(axis=0)
-    start = np.random.default_rng(rng).normal(scale=1e-4, size=(n_cells, 2))
-    start[:, : min(n_dims, 2)] += centred @ np.linalg.eigh(centred.T @ centred)[1][:, : -min(n_dims, 2) - 1 : -1]
+    init = np.random.default_rng(rng).normal(scale=1e-4, size=(n_cells, 2))
+    init[:, : min(n_dims, 2)] += centred @ np.linalg.eigh(centred.T @ centred)[1][:, : -min(n_dims, 2) - 1 : -1]
     with shared(), warnings.catch_warnings(), sc.settings.verbosity.override("error"):
         warnings.simplefilter("ignore")
-        alone = AnnData(obs=pd.DataFrame(index=np.arange(n_cells).astype(str)), obsm={"X": coordinates.astype("f4")})
-        sc.pp.neighbors(alone, min(15, n_cells - 1), use_rep="X", transformer="sklearn", random_state=rng)
-        sc.tl.umap(alone, init_pos=start, random_state=rng)
-    return np.asarray(alone.obsm["X_umap"], dtype=float)
+        umap_adata = AnnData(
+            obs=pd.DataFrame(index=np.arange(n_cells).astype(str)), obsm={"X": coordinates.astype("f4")}
+        )
+        sc.pp.neighbors(umap_adata, min(15, n_cells - 1), use_rep="X", transformer="sklearn", random_state=rng)
+        sc.tl.umap(umap_adata, init_pos=init, random_state=rng)
+    return np.asarray(umap_adata.obsm["X_umap"], dtype=float)
 
 
-def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
-    """Legend or colour bar for one column of panels, hanging out of ``strip``, with an entry for missing values."""
+def _draw_legend(strip: Axes, colouring: Colouring, n_rows: int) -> None:
+    """Draw the legend or colour bar of a column of panels, anchored at ``strip``, with an entry for missing values."""
     strip.set_axis_off()
     figure = strip.figure
-    inches = figure.dpi_scale_trans + ScaledTranslation(0, 1, BboxTransformTo(strip.bbox))  # from the strip's upper end
-    top = 0.0
+    inch_transform = figure.dpi_scale_trans + ScaledTranslation(
+        0, 1, BboxTransformTo(strip.bbox)
+    )  # from the top of the strip
+    legend_top = 0.0
     if colouring.scale is not None:
         bar = figure.colorbar(
-            colouring.scale, cax=strip.inset_axes((0, -1.65, 0.12, 1.3), transform=inches), extend=colouring.extend
+            colouring.scale,
+            cax=strip.inset_axes((0, -1.65, 0.12, 1.3), transform=inch_transform),
+            extend=colouring.extend,
         )
         bar.ax.set_title(as_label(colouring.name), loc="left", fontsize="small")
         bar.ax.tick_params(labelsize="small")
         bar.outline.set_visible(False)
-        top = -1.8
+        legend_top = -1.8
     entries = colouring.categories | ({"missing": MISSING} if colouring.missing.any() else {})
     if entries:
         strip.legend(
@@ -291,8 +297,8 @@ def _explain(strip: Axes, colouring: Colouring, n_rows: int) -> None:
             title=as_label(colouring.name) if colouring.scale is None else None,
             ncols=-(-len(entries) // (14 * n_rows)),
             loc="upper left",
-            bbox_to_anchor=(0, top),
-            bbox_transform=inches,
+            bbox_to_anchor=(0, legend_top),
+            bbox_transform=inch_transform,
             alignment="left",
             frameon=False,
             fontsize="small",

@@ -1,4 +1,4 @@
-"""What each latent dimension is: its share of the variance, what it goes with, and its genes, on one page."""
+"""Plot what each latent dimension represents: its share of the variance, its associations and its genes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-CELL_WIDTH, ROW_HEIGHT, LETTER = 0.55, 0.34, 0.068  # inches
+CELL_WIDTH, ROW_HEIGHT, LETTER_WIDTH = 0.55, 0.34, 0.068  # inches
 TITLE = "genes that rise ▲ and fall ▼"
 LONGEST_LINE = 200  # letters
-SHOWN = 0.01  # share of the variance
+MIN_VARIANCE_SHARE = 0.01  # dimensions below it are not drawn by default
 KINDS = {"eta2": ("η²", "Blues", (0, 1)), "spearman": ("\N{GREEK SMALL LETTER RHO}", "RdBu_r", (-1, 1))}
 
 
@@ -68,34 +68,34 @@ def factors(
         If `n_dimensions` is not possible.
     """
     record = read_factors(adata, key)
-    about, association = record["dimensions"], record["association"]
+    dimensions, association = record["dimensions"], record["association"]
     if n_dimensions is None:
-        n_dimensions = max(int((about["active"] & (about["variance"] >= SHOWN)).sum()), 1)
-    if n_dimensions > len(about):
-        msg = f"n_dimensions={n_dimensions} is not possible. The model in uns[{key!r}] has {len(about)}."
+        n_dimensions = max(int((dimensions["active"] & (dimensions["variance"] >= MIN_VARIANCE_SHARE)).sum()), 1)
+    if n_dimensions > len(dimensions):
+        msg = f"n_dimensions={n_dimensions} is not possible. The model in uns[{key!r}] has {len(dimensions)}."
         raise ValueError(msg)
-    left_out = len(about) - n_dimensions
-    about = about.iloc[:n_dimensions]
-    tables = {kind: association.loc[association["measure"] == kind, list(about.index)].T for kind in KINDS}
+    left_out = len(dimensions) - n_dimensions
+    dimensions = dimensions.iloc[:n_dimensions]
+    tables = {kind: association.loc[association["measure"] == kind, list(dimensions.index)].T for kind in KINDS}
     tables = {kind: table.astype(float) for kind, table in tables.items() if table.shape[1]}
 
-    text = [f"▲ {_short(row.up)}\n▼ {_short(row.down)}" for row in about.itertuples()]
+    gene_lines = [f"▲ {_cut(row.up)}\n▼ {_cut(row.down)}" for row in dimensions.itertuples()]
     widths = {"variance": 1.3} | {kind: CELL_WIDTH * table.shape[1] for kind, table in tables.items()}
-    widths["genes"] = LETTER * max(len(line) for line in [TITLE, *"\n".join(text).split("\n")])
-    longest = max((len(as_label(name)) for table in tables.values() for name in table), default=0)
-    size = (sum(widths.values()) + 1.0, ROW_HEIGHT * len(about) + 0.05 * longest + 1.1)
+    widths["genes"] = LETTER_WIDTH * max(len(line) for line in [TITLE, *"\n".join(gene_lines).split("\n")])
+    n_letters = max((len(as_label(name)) for table in tables.values() for name in table), default=0)
+    size = (sum(widths.values()) + 1.0, ROW_HEIGHT * len(dimensions) + 0.05 * n_letters + 1.1)
     figure = get_figure(fig, size)
     grid = figure.add_gridspec(1, len(widths), width_ratios=list(widths.values()))
     axes: dict[str, Axes] = {}
-    for at, part in enumerate(widths):
-        axes[part] = ax = figure.add_subplot(grid[at])
+    for i, part in enumerate(widths):
+        axes[part] = ax = figure.add_subplot(grid[i])
         if part in tables:
-            _table(ax, tables[part], part)
+            _draw_table(ax, tables[part], part)
         elif part == "variance":
-            _bars(ax, about["variance"])
+            _draw_variance(ax, dimensions["variance"])
         else:
-            _genes(ax, text)
-        ax.set_ylim(len(about) - 0.5, -0.5)
+            _draw_genes(ax, gene_lines)
+        ax.set_ylim(len(dimensions) - 0.5, -0.5)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     title = f"Latent dimensions of {as_label(key)}" + (f"; {left_out} more are not shown" if left_out else "")
@@ -103,12 +103,12 @@ def factors(
     return show_or_return(axes, show)
 
 
-def _short(genes: str) -> str:
+def _cut(genes: str) -> str:
     return plain(genes if len(genes) <= LONGEST_LINE else f"{genes[: LONGEST_LINE - 1]}…")
 
 
 def read_factors(adata: AnnData, key: str, *needed: str) -> dict[str, Any]:
-    """What :func:`sc_vaenb.tl.factors` wrote."""
+    """The checked result of :func:`sc_vaenb.tl.factors`."""
     record = adata.uns.get(f"{key}_factors")
     if not (isinstance(record, dict) and "dimensions" in record and "association" in record):
         msg = (
@@ -119,25 +119,25 @@ def read_factors(adata: AnnData, key: str, *needed: str) -> dict[str, Any]:
     return check_result(record, f"{key}_factors", "factors", *needed)
 
 
-def _bars(ax: Axes, share: pd.Series) -> None:
+def _draw_variance(ax: Axes, share: pd.Series) -> None:
     ax.barh(range(len(share)), share, height=0.7, color=PLAIN)
-    room = max(share.max(), 1e-9)
-    for at, value in enumerate(share):
-        ax.text(value + 0.03 * room, at, f"{100 * value:.1f} %", va="center", fontsize=8)
-    ax.set(xlim=(0, 1.7 * room), xticks=[])
+    longest_bar = max(share.max(), 1e-9)
+    for row, value in enumerate(share):
+        ax.text(value + 0.03 * longest_bar, row, f"{100 * value:.1f} %", va="center", fontsize=8)
+    ax.set(xlim=(0, 1.7 * longest_bar), xticks=[])
     ax.set_yticks(range(len(share)), share.index)
     ax.set_title("variance\nexplained", fontsize="small", loc="left")
 
 
-def _table(ax: Axes, table: pd.DataFrame, kind: str) -> None:
+def _draw_table(ax: Axes, table: pd.DataFrame, kind: str) -> None:
     name, colours, (low, high) = KINDS[kind]
     numbers = table.to_numpy()
     rgba = mpl.colormaps[colours]((0.85 if low == 0 else 1) * (numbers - low) / (high - low))
     ax.imshow(rgba, aspect="auto")
     for (row, column), number in np.ndenumerate(numbers):
         dark = np.dot(rgba[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
-        said = f"{number:.2f}".replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
-        ax.text(column, row, said, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        text = f"{number:.2f}".replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     ax.set_yticks([])
     ax.set_xticks(
         range(table.shape[1]), as_labels(table.columns), rotation=45, ha="right", rotation_mode="anchor", fontsize=8
@@ -145,8 +145,8 @@ def _table(ax: Axes, table: pd.DataFrame, kind: str) -> None:
     ax.set_title(name, fontsize="small", loc="left")
 
 
-def _genes(ax: Axes, text: list[str]) -> None:
-    for at, lines in enumerate(text):
-        ax.text(0, at, lines, va="center", fontsize=7.5, linespacing=1.25)
+def _draw_genes(ax: Axes, text: list[str]) -> None:
+    for row, lines in enumerate(text):
+        ax.text(0, row, lines, va="center", fontsize=7.5, linespacing=1.25)
     ax.set(xlim=(0, 1), xticks=[], yticks=[])
     ax.set_title(TITLE, fontsize="small", loc="left")

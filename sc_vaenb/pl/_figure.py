@@ -1,4 +1,4 @@
-"""The figure of a plot: its own or a given one, its colours, and whether it is shown or returned."""
+"""The figure of a plot: a new one or the user's, colours, and whether it is shown or returned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def get_figure(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Fig
 
 
 def show_or_return(axes: T, show: bool | None) -> T | None:
-    """Show the current figure if ``show``, or scanpy's settings, say so; else hand the axes back."""
+    """Show the current figure if ``show`` (by default: scanpy's setting) is True; else return the axes."""
     if sc.settings.autoshow if show is None else show:
         plt.show()
         return None

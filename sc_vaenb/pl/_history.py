@@ -1,4 +1,4 @@
-"""How a fit went: its losses, its schedules and its verdict."""
+"""Plot the history of a fit: its losses, schedules and verdict."""
 
 from __future__ import annotations
 
@@ -89,28 +89,28 @@ def _record(adata: AnnData, key: str) -> tuple[dict[str, NDArray[Any]], Mapping[
 
 
 def _losses(ax: Axes, curves: dict[str, NDArray[Any]], name: str, title: str) -> None:
-    """Training and, where there is one, validation curve, the y axis made for reading their end."""
+    """Draw the training curve and, if there is one, the validation curve; the y axis is scaled to late steps."""
     step = curves["step"]
-    both = {split: curves.get(f"{split}_{name}", np.full(len(step), np.nan)) for split in ("train", "validation")}
-    for (split, y), colour in zip(both.items(), (TRAIN, VALIDATION), strict=True):
-        if (finite := np.isfinite(y)).any():
-            ax.plot(step[finite], y[finite], color=colour, label=split, **_style(y[finite]))
+    curve_of = {split: curves.get(f"{split}_{name}", np.full(len(step), np.nan)) for split in ("train", "validation")}
+    for (split, values), colour in zip(curve_of.items(), (TRAIN, VALIDATION), strict=True):
+        if (finite := np.isfinite(values)).any():
+            ax.plot(step[finite], values[finite], color=colour, label=split, **_style(values[finite]))
     ax.set_title(title, loc="left", fontsize="medium")
     ax.set_ylabel("nats per cell")
 
-    _follow_the_end(ax, step, np.stack(list(both.values()), axis=1))
+    _scale_to_late_steps(ax, step, np.stack(list(curve_of.values()), axis=1))
 
 
-def _follow_the_end(ax: Axes, step: NDArray[Any], values: NDArray[Any]) -> None:
-    """Where the first fifth of the steps would more than double the range of y, limit y to the others, and say so."""
-    later, finite = values[step >= 0.2 * step[-1]], values[np.isfinite(values)]
-    if not np.isfinite(later).any():
+def _scale_to_late_steps(ax: Axes, step: NDArray[Any], values: NDArray[Any]) -> None:
+    """If the first fifth of the steps more than doubles the range of y, limit y to the other steps, and note it."""
+    late_values, finite = values[step >= 0.2 * step[-1]], values[np.isfinite(values)]
+    if not np.isfinite(late_values).any():
         return
-    low, top, highest = finite.min(), later[np.isfinite(later)].max(), finite.max()
-    margin = 0.05 * (top - low) or 0.01 * abs(top) or 1.0
-    if highest > top + max(top - low, 4 * margin):
-        ax.set_ylim(low - margin, top + 4 * margin)
-        ax.set_title(f"first steps off scale,\nup to {highest:,.4g}", loc="right", fontsize="x-small", color=OTHER)
+    low, late_max, overall_max = finite.min(), late_values[np.isfinite(late_values)].max(), finite.max()
+    margin = 0.05 * (late_max - low) or 0.01 * abs(late_max) or 1.0
+    if overall_max > late_max + max(late_max - low, 4 * margin):
+        ax.set_ylim(low - margin, late_max + 4 * margin)
+        ax.set_title(f"first steps off scale,\nup to {overall_max:,.4g}", loc="right", fontsize="x-small", color=OTHER)
 
 
 def _beta(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
@@ -141,7 +141,7 @@ def _active_units(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
 
 
 def _kl_per_dim(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
-    """One line a latent dimension, the darker the more it holds at the end."""
+    """Draw a line for each latent dimension; a darker line has a higher KL divergence at the end."""
     kl = curves["kl_per_dim"]
     ax.set_title("KL per dimension (dark: highest)", loc="left", fontsize="medium")
     ax.set_ylabel("nats per cell")
@@ -151,18 +151,18 @@ def _kl_per_dim(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, kl.shape[1]))
     for column, colour in zip(np.argsort(kl[-1]), shades, strict=True):
         ax.plot(curves["step"], kl[:, column], color=colour, **_style(kl) | {"linewidth": 0.9})
-    _follow_the_end(ax, curves["step"], kl)
+    _scale_to_late_steps(ax, curves["step"], kl)
     ax.set_ylim(bottom=0)
 
 
 def _style(values: NDArray[Any]) -> dict[str, Any]:
-    """A line, or a point where there is but one record."""
+    """The style of a line; a single record is drawn as a point."""
     return {"linewidth": 1.4, "marker": "o" if len(values) == 1 else None, "markersize": 4}
 
 
 def _mark_kept(axes: dict[str, Axes], kept: int) -> None:
     for name in PANELS[0]:
-        for line in axes[name].lines[-1:]:  # validation where there is one, else training
+        for line in axes[name].lines[-1:]:  # the validation curve if there is one, else the training curve
             y = np.interp(kept, *np.asarray(line.get_data(), float))
             axes[name].plot(kept, y, "o", color=line.get_color(), markeredgecolor="black", markersize=5, zorder=3)
     for ax in axes.values():
@@ -170,16 +170,18 @@ def _mark_kept(axes: dict[str, Axes], kept: int) -> None:
 
 
 def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None:
-    """Steps below, epochs above; the epoch is proportional to the step."""
+    """Label steps at the bottom and epochs at the top; the epoch is proportional to the step."""
     step, epoch = float(curves["step"][-1]), float(curves["epoch"][-1])
-    rate = epoch / step if step and epoch else 1.0
+    epochs_per_step = epoch / step if step and epoch else 1.0
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.02)
     for name in PANELS[0]:
-        top = axes[name].secondary_xaxis("top", functions=(partial(np.multiply, rate), partial(np.multiply, 1 / rate)))
-        top.set_xlabel("epoch", fontsize="small")
-        top.tick_params(labelsize="small")
+        epoch_axis = axes[name].secondary_xaxis(
+            "top", functions=(partial(np.multiply, epochs_per_step), partial(np.multiply, 1 / epochs_per_step))
+        )
+        epoch_axis.set_xlabel("epoch", fontsize="small")
+        epoch_axis.tick_params(labelsize="small")
     for name in PANELS[1]:
         axes[name].set_xlabel("step")
         axes[name].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-ROW_HEIGHT, LETTER = 0.17, 0.075  # inches
-FAR = 2.0  # z-score at the ends of the colours: what only falls or rises reaches 1.7, and a spike must not pale all
+ROW_HEIGHT, LETTER_WIDTH = 0.17, 0.075  # inches
+MAX_Z_SCORE = (
+    2.0  # at the ends of the colour scale: a steady rise or fall reaches 1.7, and a spike must not make the rest pale
+)
 
 
 @checked
@@ -71,24 +73,26 @@ def interpolation(
         raise KeyError(msg)
     record = check_result(record, key, "interpolation")
     expression: pd.DataFrame = record["expression"]
-    logged = np.log1p(_of_genes(expression, genes, key))
+    logged = np.log1p(_select_genes(expression, genes, key))
     if genes is None:
         logged = logged.loc[logged.std(axis=1).sort_values(ascending=False, kind="stable").index[:n_genes]]
-    scores = _ordered(_z_scores(logged))
+    scores = _order_by_peak(_z_scores(logged))
 
     names = as_labels(scores.index)
-    letters = max(map(len, names))
-    figure = get_figure(fig, (5.0 + LETTER * letters, 1.4 + ROW_HEIGHT * max(len(scores), 6)))
+    n_letters = max(map(len, names))
+    figure = get_figure(fig, (5.0 + LETTER_WIDTH * n_letters, 1.4 + ROW_HEIGHT * max(len(scores), 6)))
     ax: Axes = figure.add_subplot()
-    half = 0.5 / (scores.shape[1] - 1)  # so that the centre of each column is at its position
-    edges = (-half, 1 + half, len(scores) - 0.5, -0.5)
-    image = ax.imshow(scores, cmap="RdBu_r", vmin=-FAR, vmax=FAR, aspect="auto", extent=edges, interpolation="nearest")
+    half_column = 0.5 / (scores.shape[1] - 1)  # so that the centre of each column is at its position
+    edges = (-half_column, 1 + half_column, len(scores) - 0.5, -0.5)
+    image = ax.imshow(
+        scores, cmap="RdBu_r", vmin=-MAX_Z_SCORE, vmax=MAX_Z_SCORE, aspect="auto", extent=edges, interpolation="nearest"
+    )
     ax.set_yticks(range(len(scores)), names, fontsize=7)
     stops = record["stops"]
     ax.set_xticks(stops["position"], as_labels(stops["name"]))
-    ends = ax.get_xticklabels()
-    ends[0].set_horizontalalignment("left")  # long names would hang out to the sides
-    ends[-1].set_horizontalalignment("right")
+    tick_labels = ax.get_xticklabels()
+    tick_labels[0].set_horizontalalignment("left")  # long names would reach beyond the sides
+    tick_labels[-1].set_horizontalalignment("right")
     ax.tick_params(axis="y", length=0)
     ax.spines[:].set_visible(False)
     for position in stops["position"].iloc[1:-1]:
@@ -98,8 +102,8 @@ def interpolation(
     right.set_ylabel("highest, per 10,000", fontsize=8, color=PLAIN)
     right.tick_params(length=0, labelsize=6, labelcolor=PLAIN)
     right.spines[:].set_visible(False)
-    high, low = scores.to_numpy().max() > FAR, scores.to_numpy().min() < -FAR
-    extend = {(0, 0): "neither", (1, 0): "max", (0, 1): "min", (1, 1): "both"}[int(high), int(low)]
+    any_above, any_below = scores.to_numpy().max() > MAX_Z_SCORE, scores.to_numpy().min() < -MAX_Z_SCORE
+    extend = {(0, 0): "neither", (1, 0): "max", (0, 1): "min", (1, 1): "both"}[int(any_above), int(any_below)]
     bar = figure.colorbar(image, ax=ax, extend=extend, shrink=min(1.0, 12 / len(scores)), pad=0.02)
     bar.set_label("z-score along the way", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -108,7 +112,7 @@ def interpolation(
     return show_or_return(ax, show)
 
 
-def _of_genes(expression: pd.DataFrame, genes: Sequence[str] | None, key: str) -> pd.DataFrame:
+def _select_genes(expression: pd.DataFrame, genes: Sequence[str] | None, key: str) -> pd.DataFrame:
     if genes is None:
         return expression
     genes = [genes] if isinstance(genes, str) else list(dict.fromkeys(genes))
@@ -120,16 +124,16 @@ def _of_genes(expression: pd.DataFrame, genes: Sequence[str] | None, key: str) -
 
 
 def _z_scores(logged: pd.DataFrame) -> pd.DataFrame:
-    """Zero where a gene does not vary."""
+    """The z-scores of each gene; 0 for a gene that does not vary."""
     spread = logged.std(axis=1, ddof=0)
     return logged.sub(logged.mean(axis=1), axis=0).div(spread.where(spread > 1e-6, np.inf), axis=0)
 
 
-def _ordered(scores: pd.DataFrame) -> pd.DataFrame:
-    """By the point of the peak; among genes that fall from the first point or rise to the last, by their middle."""
-    above = scores.clip(lower=0).to_numpy()
-    middle = above @ np.arange(scores.shape[1]) / np.maximum(above.sum(axis=1), 1e-12)
-    return scores.iloc[np.lexsort((middle, scores.to_numpy().argmax(axis=1)))]
+def _order_by_peak(scores: pd.DataFrame) -> pd.DataFrame:
+    """Order genes by the point of their peak; genes with the same peak by the centre of their positive z-scores."""
+    positive = scores.clip(lower=0).to_numpy()
+    center = positive @ np.arange(scores.shape[1]) / np.maximum(positive.sum(axis=1), 1e-12)
+    return scores.iloc[np.lexsort((center, scores.to_numpy().argmax(axis=1)))]
 
 
 def _title(params: dict[str, Any]) -> str:

@@ -73,66 +73,66 @@ def latent(
         If there is no such dimension, or nothing to group by, or too many groups.
     """
     record = read_factors(adata, key, "sweep")
-    about = record["dimensions"]
-    name = _dimension(about, dimension)
+    dimensions = record["dimensions"]
+    name = _dimension(dimensions, dimension)
     groups = _categories(adata, "groupby", _groupby(record["association"], name) if groupby is None else groupby)
     states = _adata.read_embedding(adata, f"X_{key}_factors")
-    if states.shape[1] != len(about):
+    if states.shape[1] != len(dimensions):
         msg = (
             f"obsm['X_{key}_factors'] has {states.shape[1]} dimensions, but uns['{key}_factors'] describes "
-            f"{len(about)}. Run sc_vaenb.tl.factors(adata, {key!r}) again."
+            f"{len(dimensions)}. Run sc_vaenb.tl.factors(adata, {key!r}) again."
         )
         raise ValueError(msg)
     state = states[:, int(name.removeprefix("z"))]
-    at = list(about.index).index(name)
-    swept = {part: np.asarray(values)[at] for part, values in record["sweep"].items()}
+    i = list(dimensions.index).index(name)
+    sweep = {part: np.asarray(values)[i] for part, values in record["sweep"].items()}
 
     figure = get_figure(fig, (6.4, ROW_HEIGHT * len(groups.cat.categories) + 4.4))
     heights = [ROW_HEIGHT * len(groups.cat.categories) + 0.5, 3.0]
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
-    below = figure.add_subplot(grid[1])
-    above = figure.add_subplot(grid[0], sharex=below)
-    _cells(above, state, groups)
-    _genes(below, swept, n_genes)
-    low, high = swept["z"][[0, -1]]
-    room = 0.2 * (high - low)  # for the names of the genes
-    below.set_xlim(min(low - room, state.min()), max(high + room, state.max()))
-    above.tick_params(labelbottom=False)
-    below.set_xlabel(name)
-    share = f"{name} of {as_label(key)}: explains {100 * about.loc[name, 'variance']:.1f} % of the variance"
+    genes_ax = figure.add_subplot(grid[1])
+    cells_ax = figure.add_subplot(grid[0], sharex=genes_ax)
+    _draw_cells(cells_ax, state, groups)
+    _draw_genes(genes_ax, sweep, n_genes)
+    low, high = sweep["z"][[0, -1]]
+    margin = 0.2 * (high - low)  # room for the names of the genes
+    genes_ax.set_xlim(min(low - margin, state.min()), max(high + margin, state.max()))
+    cells_ax.tick_params(labelbottom=False)
+    genes_ax.set_xlabel(name)
+    share = f"{name} of {as_label(key)}: explains {100 * dimensions.loc[name, 'variance']:.1f} % of the variance"
     figure.suptitle(share, x=0.01, ha="left", fontsize="medium")
-    return show_or_return({"cells": above, "genes": below}, show)
+    return show_or_return({"cells": cells_ax, "genes": genes_ax}, show)
 
 
-def _dimension(about: pd.DataFrame, dimension: str | int | None) -> str:
+def _dimension(dimensions: pd.DataFrame, dimension: str | int | None) -> str:
     if dimension is None:
-        return str(about.index[0])
+        return str(dimensions.index[0])
     name = dimension if isinstance(dimension, str) else f"z{dimension}"
-    if name not in about.index:
-        msg = f"dimension={dimension!r} is not known. Choose 'z0' to 'z{len(about) - 1}', or the number alone."
+    if name not in dimensions.index:
+        msg = f"dimension={dimension!r} is not known. Choose 'z0' to 'z{len(dimensions) - 1}', or the number alone."
         raise ValueError(msg)
     return name
 
 
 def _groupby(association: pd.DataFrame, name: str) -> str:
-    between = association.loc[association["measure"] == "eta2", name].astype(float)
-    if not len(between):
+    eta2 = association.loc[association["measure"] == "eta2", name].astype(float)
+    if not len(eta2):
         msg = "groupby is None, and no categories were described. Name a column of obs as groupby."
         raise ValueError(msg)
-    return str(between.idxmax())
+    return str(eta2.idxmax())
 
 
-def _cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None:
-    """A density for each category, or its cells as points where they are few."""
+def _draw_cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None:
+    """Draw a density for each category, or points if it has few cells."""
     names = groups.cat.categories
     median = [np.median(state[(groups == name).to_numpy()]) for name in names]
     order = np.argsort(median, kind="stable")
     for row, code in enumerate(order):
-        own = state[(groups == names[code]).to_numpy()]
-        if len(own) < MIN_CELLS_FOR_DENSITY or own.std() == 0:
-            ax.plot(own, np.full(len(own), row), "o", color=PLAIN, markersize=3)
+        values = state[(groups == names[code]).to_numpy()]
+        if len(values) < MIN_CELLS_FOR_DENSITY or values.std() == 0:
+            ax.plot(values, np.full(len(values), row), "o", color=PLAIN, markersize=3)
             continue
-        parts: Any = ax.violinplot([own], [row], orientation="horizontal", widths=0.9, showextrema=False)
+        parts: Any = ax.violinplot([values], [row], orientation="horizontal", widths=0.9, showextrema=False)
         body = parts["bodies"][0]
         body.set(facecolor=MISSING, edgecolor=PLAIN, linewidth=0.6, alpha=1)
         ax.plot([median[code]] * 2, [row - 0.3, row + 0.3], color="black", linewidth=1.5)
@@ -143,21 +143,23 @@ def _cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
-    """Lines of decoded expression, named at the end where they are high."""
+def _draw_genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
+    """Draw lines of decoded expression, with the name of the gene at the higher end."""
     half = len(sweep["genes"]) // 2
     chosen = [*range(min(n_genes, half)), *range(half, half + min(n_genes, half))]
     lines = sweep["log1p"][chosen]
     low, high = 0.0, 1.05 * max(float(lines.max()), 1e-6)
-    place = _apart(np.where(np.array(chosen) < half, lines[:, -1], lines[:, 0]), chosen, half, 0.065 * (high - low))
+    label_height = _separate_labels(
+        np.where(np.array(chosen) < half, lines[:, -1], lines[:, 0]), chosen, half, 0.065 * (high - low)
+    )
     for row, gene in enumerate(chosen):
         rises = gene < half
-        colour = OKABE_ITO[row % 6]  # without yellow, and black
+        colour = OKABE_ITO[row % 6]  # the first six: no yellow and no black
         ax.plot(sweep["z"], lines[row], color=colour, linewidth=1.5, label=as_label(sweep["genes"][gene]))
         end = -1 if rises else 0
         ax.annotate(
             as_label(sweep["genes"][gene]),
-            (sweep["z"][end], place[row]),
+            (sweep["z"][end], label_height[row]),
             (6 if rises else -6, 0),
             textcoords="offset points",
             ha="left" if rises else "right",
@@ -165,17 +167,19 @@ def _genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
             fontsize=8,
             color=colour,
         )
-    ax.set_ylim(low, max(high, place.max() + 0.03 * high))
+    ax.set_ylim(low, max(high, label_height.max() + 0.03 * high))
     ax.set_ylabel("decoded expression\n(log1p, at the mean depth)", fontsize=8)
     ax.set_title("genes that fall and rise most, the other dimensions at their mean", fontsize="small", loc="left")
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _apart(heights: NDArray[np.float64], chosen: list[int], half: int, room: float) -> NDArray[np.float64]:
-    """Heights of the labels of each side, moved up until none covers another."""
-    moved = np.array(heights, dtype=float)
+def _separate_labels(
+    heights: NDArray[np.float64], chosen: list[int], half: int, min_distance: float
+) -> NDArray[np.float64]:
+    """Move the labels of each side up until they do not overlap; return their heights."""
+    label_height = np.array(heights, dtype=float)
     for side in (np.array(chosen) < half, np.array(chosen) >= half):
-        below = -np.inf
-        for at in np.flatnonzero(side)[np.argsort(moved[side], kind="stable")]:
-            moved[at] = below = max(moved[at], below + room)
-    return moved
+        previous = -np.inf
+        for i in np.flatnonzero(side)[np.argsort(label_height[side], kind="stable")]:
+            label_height[i] = previous = max(label_height[i], previous + min_distance)
+    return label_height

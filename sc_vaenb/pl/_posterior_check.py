@@ -1,4 +1,4 @@
-"""Data beside cells drawn from the model: where they part, and which likelihood finds new cells likeliest."""
+"""Plot data against cells drawn from the model, and the likelihoods of held-out cells."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 DATA, REPLICATES = OTHER, VALIDATION
-MAX_POINTS = 5_000  # of a panel: more only darken it
-FAR = 20  # times the shallowest depth, from which depths need a logarithmic axis
-OF_COUNTS = "count", "count_expressed"
+MAX_POINTS = 5_000  # in a panel: more points would only darken it
+MAX_LINEAR_RATIO = 20  # of the largest to the smallest depth; above it the axes are logarithmic
+COUNT_STATISTICS = "count", "count_expressed"
 COLOURS = {
     "mean": "#0072B2", "variance": "#56B4E9", "zeros": "#009E73", "depth": "#F0E442", "detected": "#E69F00",
     "correlation": "#CC79A7", "count": "#999999", "count_expressed": "#000000",
@@ -70,18 +70,18 @@ def posterior_check(
         raise KeyError(msg)
     record = check_result(record, key, "posterior_check", "genes", "cells", "correlations", "pit")
     panels: list[Any] = [["variance", "zeros", "depth", "detected"], ["correlation", "coverage", "pit", "likelihoods"]]
-    compared = "likelihoods" in record
-    if not compared:
+    has_likelihoods = "likelihoods" in record
+    if not has_likelihoods:
         panels[1][3] = "."
     figure = get_figure(fig, (13, 7.2))
     axes: dict[str, Axes] = figure.subplot_mosaic(panels)
-    _of_genes(axes["variance"], axes["zeros"], record["genes"])
+    _draw_genes(axes["variance"], axes["zeros"], record["genes"])
     for name, title in {"depth": "Depth", "detected": "Detected genes"}.items():
-        _against(axes[name], record["cells"], name, title)
-    _against(axes["correlation"], record["correlations"], "correlation", "Correlation of gene pairs")
+        _draw_against_data(axes[name], record["cells"], name, title)
+    _draw_against_data(axes["correlation"], record["correlations"], "correlation", "Correlation of gene pairs")
     _coverage(axes["coverage"], record["coverage"])
     _pit(axes["pit"], record["pit"])
-    if compared:
+    if has_likelihoods:
         _likelihoods(axes["likelihoods"], record["likelihoods"])
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
@@ -90,25 +90,34 @@ def posterior_check(
     return show_or_return(axes, show)
 
 
-def _some(table: pd.DataFrame) -> pd.DataFrame:
-    """No more rows than can be seen, evenly taken."""
+def _thin_out(table: pd.DataFrame) -> pd.DataFrame:
+    """At most `MAX_POINTS` or so rows, evenly spaced in the table."""
     return table.iloc[:: max(1, len(table) // MAX_POINTS)]
 
 
-def _of_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
-    genes = _some(genes)
-    sides = (("data", "", DATA), ("replicates", "_replicates", REPLICATES))
+def _draw_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
+    genes = _thin_out(genes)
+    series = (("data", "", DATA), ("replicates", "_replicates", REPLICATES))
     for ax, name in ((variance, "variance"), (zeros, "zeros")):
-        for label, suffix, colour in sides:
+        for label, suffix, colour in series:
             mean, values = genes[f"mean{suffix}"], genes[f"{name}{suffix}"]
-            seen = (mean > 0) & ((values > 0) | (name == "zeros"))
-            ax.plot(mean[seen], values[seen], ".", markersize=3, alpha=0.6, color=colour, label=label, rasterized=True)
+            is_drawn = (mean > 0) & ((values > 0) | (name == "zeros"))
+            ax.plot(
+                mean[is_drawn],
+                values[is_drawn],
+                ".",
+                markersize=3,
+                alpha=0.6,
+                color=colour,
+                label=label,
+                rasterized=True,
+            )
         ax.set_xscale("log")
         ax.set_xlabel("mean")
         low, high = ax.get_xlim()
-        curve = np.geomspace(low, high, 200)
-        poisson = curve if name == "variance" else np.exp(-curve)
-        ax.plot(curve, poisson, color="black", linewidth=1, linestyle="--", label="Poisson")
+        curve_mean = np.geomspace(low, high, 200)
+        poisson = curve_mean if name == "variance" else np.exp(-curve_mean)
+        ax.plot(curve_mean, poisson, color="black", linewidth=1, linestyle="--", label="Poisson")
         ax.set_xlim(low, high)
         ax.set_title("Variance of genes" if name == "variance" else "Zeros of genes", loc="left", fontsize="medium")
     variance.set(yscale="log", ylabel="variance")
@@ -116,13 +125,13 @@ def _of_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
     zeros.legend(frameon=False, fontsize="small", markerscale=3)
 
 
-def _against(ax: Axes, table: pd.DataFrame, name: str, title: str) -> None:
-    table = _some(table)
+def _draw_against_data(ax: Axes, table: pd.DataFrame, name: str, title: str) -> None:
+    table = _thin_out(table)
     data, replicates = table[name], table[f"{name}_replicates"]
     ax.plot(data, replicates, ".", markersize=3, alpha=0.6, color=REPLICATES, rasterized=True)
     low, high = min(data.min(), replicates.min()), max(data.max(), replicates.max())
     ax.plot([low, high], [low, high], **_diagonal())
-    if name == "depth" and low > 0 and high > FAR * low:
+    if name == "depth" and low > 0 and high > MAX_LINEAR_RATIO * low:
         ax.set(xscale="log", yscale="log")
     ax.set(xlabel="data", ylabel="replicates")
     ax.set_title(title, loc="left", fontsize="medium")
@@ -147,7 +156,7 @@ def _coverage(ax: Axes, coverage: pd.DataFrame) -> None:
 def _pit(ax: Axes, pit: pd.DataFrame) -> None:
     edges = np.append(pit.index.to_numpy(dtype=float), 1.0)
     ax.axhline(1, **_diagonal())
-    for name in OF_COUNTS:
+    for name in COUNT_STATISTICS:
         label = str(name).replace("_", ", ")
         ax.stairs(pit[name] * len(pit), edges, color=COLOURS[name], linewidth=1.4, label=label)
     ax.set(xlim=(0, 1), xlabel="PIT", ylabel="density")
@@ -160,19 +169,19 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     others = table.drop("nb")
     difference, error = others["difference"].to_numpy(float), others["difference_se"].to_numpy(float)
     ax.axvline(0, **_diagonal())
-    at = np.arange(len(others))
-    ax.errorbar(difference, at, xerr=2 * error, fmt="o", color=TRAIN, capsize=3)
-    for y, value, se in zip(at, difference, error, strict=True):
+    rows = np.arange(len(others))
+    ax.errorbar(difference, rows, xerr=2 * error, fmt="o", color=TRAIN, capsize=3)
+    for row, value, se in zip(rows, difference, error, strict=True):
         ax.annotate(
-            f"{value:+.2f} ± {se:.2f}", (value, y), xytext=(0, 9), textcoords="offset points",
+            f"{value:+.2f} ± {se:.2f}", (value, row), xytext=(0, 9), textcoords="offset points",
             ha="left" if value < 0 else "right", fontsize="small",
         )  # fmt: skip
-    small = max(1.0, float(2 * error.min()))
-    reach = 3 * max(small, float((np.abs(difference) + 2 * error).max()))
-    ax.set_xscale("symlog", linthresh=small)
-    ax.set(xlim=(-reach, reach), ylim=(len(others) - 0.5, -0.7), yticks=at, xlabel="nats per cell, + is better")
+    linear_range = max(1.0, float(2 * error.min()))
+    x_limit = 3 * max(linear_range, float((np.abs(difference) + 2 * error).max()))
+    ax.set_xscale("symlog", linthresh=linear_range)
+    ax.set(xlim=(-x_limit, x_limit), ylim=(len(others) - 0.5, -0.7), yticks=rows, xlabel="nats per cell, + is better")
     ax.set_yticklabels(str(name) for name in others.index)
-    power = 10 ** np.floor(np.log10(reach))
+    power = 10 ** np.floor(np.log10(x_limit))
     ax.set_xticks([-power, 0, power], [f"{-power:,.0f}", "0", f"+{power:,.0f}"])
     ax.xaxis.minorticks_off()
     ax.set_title(f"Likelihood less nb's ({table.loc['nb', 'log_likelihood']:,.1f})", loc="left", fontsize="medium")

@@ -1,4 +1,4 @@
-"""Methods against metrics, as a table that can be read, with the means as bars on an honest axis."""
+"""Plot scores as a table of methods against metrics, with the means as bars on an axis that begins at 0."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def scores(
 ) -> dict[str, Axes] | None:
     """Plot the scores of embeddings: a table of methods against metrics, their means as bars, and the time they took.
 
-    All colours are on one scale from 0 to 1, and bars begin at 0, so that a difference of 0.01 looks like one. Where
-    there are several seeds, numbers and bars are means over them, with a point for each seed. Columns marked with an
-    arrow down are better the smaller they are. Metrics in colour are part of a mean, `bio` or `batch`; those in grey
-    are part of none, or of scIB's alone.
+    All colours are on one scale from 0 to 1, and bars begin at 0, so that a difference of 0.01 looks small. With
+    several seeds, numbers and bars are means over seeds, and each seed has a point. In columns with an arrow down,
+    smaller is better. Metrics in colour are part of a mean, `bio` or `batch`; those in grey are part of no mean, or
+    only of scIB's.
 
     Parameters
     ----------
@@ -70,24 +70,24 @@ def scores(
 
 
 def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
-    """Scores with the method of each row, what is known of the metrics, and the seconds of each method."""
+    """The scores with the method of each row, the properties of the metrics, and the run time of each method."""
     record: Any = adata.uns.get(key)
-    found = record.get("scores", record) if isinstance(record, dict) else {}
-    if not (isinstance(found, dict) and isinstance(found.get("values"), pd.DataFrame)):
+    scores = record.get("scores", record) if isinstance(record, dict) else {}
+    if not (isinstance(scores, dict) and isinstance(scores.get("values"), pd.DataFrame)):
         msg = f"uns[{key!r}] holds no scores; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
-    if found is record:
-        found = check_result(record, key, "scores")
+    if scores is record:
+        scores = check_result(record, key, "scores")
     else:
         record = check_result(record, key, "compare", "methods")
-        found = record["scores"]
-    values, seconds = found["values"].copy(), pd.Series(dtype=float)
+        scores = record["scores"]
+    values, seconds = scores["values"].copy(), pd.Series(dtype=float)
     values["method"] = values.index.str.removeprefix("X_")
     if "methods" in record:
         methods = record["methods"].set_index("embedding")
         values["method"] = methods["method"].reindex(values.index).astype(str)
         seconds = methods.groupby("method")["seconds"].mean()
-    return values, found["metrics"], seconds
+    return values, scores["metrics"], seconds
 
 
 def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
@@ -113,14 +113,16 @@ def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
 
 def _bars(ax: Axes, values: pd.DataFrame, mean: pd.DataFrame, seconds: pd.Series) -> Axes:
     height = 0.8 / mean.shape[1]
-    for at, name in enumerate(mean):
-        place = np.arange(len(mean)) - 0.4 + height * (at + 0.5)
-        ax.barh(place, mean[name], height, color=KINDS[str(name)], label=name)
-        for y, method in zip(place, mean.index, strict=True):
+    for i, name in enumerate(mean):
+        heights = np.arange(len(mean)) - 0.4 + height * (i + 0.5)
+        ax.barh(heights, mean[name], height, color=KINDS[str(name)], label=name)
+        for height_of_bar, method in zip(heights, mean.index, strict=True):
             seeds = values.loc[values["method"] == method, name]
             if len(seeds) > 1:
-                ax.plot(seeds, [y] * len(seeds), "o", color="black", markersize=2.5)
-            ax.text(mean.loc[method, name] + 0.02, y, f"{mean.loc[method, name]:.3f}", va="center", fontsize=6.5)
+                ax.plot(seeds, [height_of_bar] * len(seeds), "o", color="black", markersize=2.5)
+            ax.text(
+                mean.loc[method, name] + 0.02, height_of_bar, f"{mean.loc[method, name]:.3f}", va="center", fontsize=6.5
+            )
     ax.set(xlim=(0, 1.12), ylim=(len(mean) - 0.5, -0.5), xticks=np.linspace(0, 1, 6), xlabel="score")
     ax.set_yticks([])
     if len(seconds):

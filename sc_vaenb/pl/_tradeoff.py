@@ -1,4 +1,4 @@
-"""Biology kept against batches mixed: what a method gives and what it takes."""
+"""Plot the biology score of each method against its batch score."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
     from numpy.typing import NDArray
 
-LEAST_SPAN = 0.3  # of both axes: no difference looks larger than on a third of the whole scale
-ROOM = 0.05  # of the axes around the outermost point
+MIN_SPAN = 0.3  # of both axes, so that small differences do not look large
+MARGIN = 0.05  # around the outermost points, in units of the scores
 FAINT = "0.55"
-REACH = (11, 17, 24, 32, 41, 52, 64, 80, 100)  # points from a mean to its label, nearest first
+LABEL_DISTANCES = (11, 17, 24, 32, 41, 52, 64, 80, 100)  # points from a mean to its label, nearest first
 
 
 @checked
@@ -39,10 +39,10 @@ def tradeoff(
 ) -> Axes | None:
     """Plot the biology score of each method against its batch score, with lines of equal total.
 
-    A dot is a seed, the ring around it the mean of the method. Better is up and to the right; the faint lines join
-    what has the same total, 0.6 bio + 0.4 batch, and the dotted ones pass through the embedding before any correction
-    (what is above both is better than it in both). Both axes have the same scale and span, of at least 0.3 and
-    otherwise as wide as the scores need, so that a difference of 0.01 looks as small as it is.
+    A dot is a seed; a ring is the mean of the method. Up and to the right is better. Faint lines connect points of
+    equal total, 0.6 bio + 0.4 batch. Dotted lines pass through the embedding before correction: a method above and to
+    the right of both is better in both scores. Both axes have the same scale and span, which is 0.3 or as much as the
+    scores need, so that a difference of 0.01 looks small.
 
     Parameters
     ----------
@@ -76,20 +76,20 @@ def tradeoff(
     ax: Axes = figure.add_subplot()
     (left, right), (low, high) = _limits(points)
     ax.set(xlim=(left, right), ylim=(low, high), xlabel="batch score", ylabel="bio score")
-    ticks = 0.05 if right - left < 0.45 else 0.1
-    ax.set_xticks(_multiples(ticks, left, right))
-    ax.set_yticks(_multiples(ticks, low, high))
+    tick_step = 0.05 if right - left < 0.45 else 0.1
+    ax.set_xticks(_multiples(tick_step, left, right))
+    ax.set_yticks(_multiples(tick_step, low, high))
     ax.set_aspect("equal")
     ax.spines[["top", "right"]].set_visible(False)
-    said = f"grey lines: equal total, {BIO_WEIGHT:g} bio + {1 - BIO_WEIGHT:g} batch"
+    title = f"grey lines: equal total, {BIO_WEIGHT:g} bio + {1 - BIO_WEIGHT:g} batch"
     if len(values) > len(methods):
-        said += "; dots: seeds, rings: their means"
-    ax.set_title(said, loc="left", fontsize="small", color=PLAIN)
+        title += "; dots: seeds, rings: their means"
+    ax.set_title(title, loc="left", fontsize="small", color=PLAIN)
 
-    totals = _equal_totals(ax, ticks, points)
+    totals = _equal_totals(ax, tick_step, points)
     if reference is not None:
-        for line, at in zip((ax.axvline, ax.axhline), mean.loc[reference], strict=True):
-            line(at, color=PLAIN, linewidth=0.8, linestyle=":", zorder=1)
+        for line, position in zip((ax.axvline, ax.axhline), mean.loc[reference], strict=True):
+            line(position, color=PLAIN, linewidth=0.8, linestyle=":", zorder=1)
     palette = next((p for p in PALETTES if len(p) >= len(methods)), PALETTES[-1])
     colours = dict(zip((m for m in methods if m != reference), itertools.cycle(palette), strict=False))
     labels = []
@@ -104,12 +104,12 @@ def tradeoff(
             arrowprops={"arrowstyle": "-", "linewidth": 0.7, "color": colour, "shrinkA": 0, "shrinkB": 0},
             path_effects=[effects.withStroke(linewidth=2.5, foreground="white")], annotation_clip=False,
         ))  # fmt: skip
-    _place(ax, labels, points, totals)
+    _place_labels(ax, labels, points, totals)
     return show_or_return(ax, show)
 
 
 def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, str | None]:
-    """Scores with the method of each row, and the method that is the embedding before correction, if it is there."""
+    """The scores with the method of each row, and the method of the embedding before correction, if it was scored."""
     values = read_scores(adata, key)[0]
     record: Any = adata.uns[key]
     for name, needed in {"bio": "label_key", "batch": "batch_key"}.items():
@@ -125,11 +125,11 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, str | None]:
 
 
 def _limits(points: NDArray[np.float64]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Limits of both axes: of one span, multiples of 0.05, within 0 .. 1."""
-    lowest, highest = points.min(axis=0) - ROOM, points.max(axis=0) + ROOM
-    span = min(1.0, max(LEAST_SPAN, np.ceil((highest - lowest).max() / 0.05) * 0.05))
-    begin = np.clip(np.round((lowest + highest - span) / 2 / 0.05) * 0.05, 0, 1 - span)
-    (x, y) = begin.round(2).tolist()
+    """Limits of both axes, with the same span: multiples of 0.05 within 0 .. 1."""
+    lowest, highest = points.min(axis=0) - MARGIN, points.max(axis=0) + MARGIN
+    span = min(1.0, max(MIN_SPAN, np.ceil((highest - lowest).max() / 0.05) * 0.05))
+    lower_ends = np.clip(np.round((lowest + highest - span) / 2 / 0.05) * 0.05, 0, 1 - span)
+    (x, y) = lower_ends.round(2).tolist()
     return (x, round(x + span, 2)), (y, round(y + span, 2))
 
 
@@ -138,60 +138,75 @@ def _multiples(step: float, low: float, high: float) -> NDArray[np.float64]:
 
 
 def _equal_totals(ax: Axes, step: float, points: NDArray[np.float64]) -> list[Text]:
-    """Faint lines of equal total, each with its number, as near to the lower right end as the points leave room."""
+    """Draw faint lines of equal total. The number of each is near its lower right end, where no point is close."""
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
-    of_batch, of_bio = 1 - BIO_WEIGHT, BIO_WEIGHT
-    room = 0.06 * (right - left)
+    batch_weight, bio_weight = 1 - BIO_WEIGHT, BIO_WEIGHT
+    min_distance = 0.06 * (right - left)
     texts = []
-    for total in _multiples(step, of_bio * low + of_batch * left, of_bio * high + of_batch * right):
-        x = np.clip((total - of_bio * np.array([high, low])) / of_batch, left, right)  # where it enters and leaves
-        ax.plot(x, (total - of_batch * x) / of_bio, color=FAINT, linewidth=0.7, alpha=0.6, zorder=0.5)
-        for at in np.arange(x[1] - room, x[0] + room, -room):
-            y = (total - of_batch * at) / of_bio
-            if np.linalg.norm(points - [at, y], axis=1).min() > room:
+    for total in _multiples(step, bio_weight * low + batch_weight * left, bio_weight * high + batch_weight * right):
+        ends = np.clip(
+            (total - bio_weight * np.array([high, low])) / batch_weight, left, right
+        )  # where the line enters and leaves the axes
+        ax.plot(ends, (total - batch_weight * ends) / bio_weight, color=FAINT, linewidth=0.7, alpha=0.6, zorder=0.5)
+        for x_of_number in np.arange(ends[1] - min_distance, ends[0] + min_distance, -min_distance):
+            y = (total - batch_weight * x_of_number) / bio_weight
+            if np.linalg.norm(points - [x_of_number, y], axis=1).min() > min_distance:
                 texts.append(ax.text(
-                    at, y, f"{total:.2f}", ha="center", va="center", fontsize=7, color=FAINT, zorder=0.6,
-                    rotation=np.degrees(np.arctan(-of_batch / of_bio)),
+                    x_of_number, y, f"{total:.2f}", ha="center", va="center", fontsize=7, color=FAINT, zorder=0.6,
+                    rotation=np.degrees(np.arctan(-batch_weight / bio_weight)),
                     bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
                 ))  # fmt: skip
                 break
     return texts
 
 
-def _place(ax: Axes, labels: list[Annotation], points: NDArray[np.float64], soft: list[Text]) -> None:
-    """Put each label beside its mean, where it covers no point, no other label and no line to one."""
+def _place_labels(ax: Axes, labels: list[Annotation], points: NDArray[np.float64], total_texts: list[Text]) -> None:
+    """Put each label beside its mean, where it covers no point, no other label and no line to another label."""
     root = ax.figure.figure
-    root.draw_without_rendering()  # so that sizes are known
-    unit = root.dpi / 72
+    root.draw_without_rendering()  # so that the sizes of texts are known
+    pixels_per_point = root.dpi / 72
     means = [ax.transData.transform(label.xy) for label in labels]
-    sizes = [np.array(Text.get_window_extent(label).size) for label in labels]  # of the text alone
-    rings = [Bbox([mean - 7 * unit, mean + 7 * unit]) for mean in means]
-    dots = [Bbox([dot - 3 * unit, dot + 3 * unit]) for dot in ax.transData.transform(points)]
-    totals = [text.get_window_extent() for text in soft]
-    inside = ax.get_window_extent()
-    ways = [np.array([np.cos(a), np.sin(a)]) for a in np.arange(16) * np.pi / 8]
+    label_sizes = [np.array(Text.get_window_extent(label).size) for label in labels]  # without the line to the mean
+    ring_boxes = [Bbox([mean - 7 * pixels_per_point, mean + 7 * pixels_per_point]) for mean in means]
+    dot_boxes = [
+        Bbox([dot - 3 * pixels_per_point, dot + 3 * pixels_per_point]) for dot in ax.transData.transform(points)
+    ]
+    total_boxes = [text.get_window_extent() for text in total_texts]
+    axes_box = ax.get_window_extent()
+    directions = [np.array([np.cos(a), np.sin(a)]) for a in np.arange(16) * np.pi / 8]
     boxes: dict[int, Bbox] = {}
-    leads: dict[int, Path] = {}
+    lines: dict[int, Path] = {}
 
-    def cost(i: int, reach: float, way: NDArray[np.float64]) -> tuple[float, Bbox, Path, tuple[float, float]]:
-        middle = means[i] + way * (reach * unit + sizes[i] / 2)
-        box, lead = Bbox([middle - sizes[i] / 2 - unit, middle + sizes[i] / 2 + unit]), Path([means[i], middle])
-        others = [at for j, at in boxes.items() if j != i]
-        hard = [*others, *rings, *dots]
-        crossed = [*others, *(ring for j, ring in enumerate(rings) if j != i)]
-        clashes = box.count_overlaps(hard) + sum(lead.intersects_bbox(at) for at in crossed)
-        clashes += sum(lead.intersects_path(at) or at.intersects_bbox(box) for j, at in leads.items() if j != i)
-        clashes += not (inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1)
-        x, y = (middle - means[i]) / unit
-        apart = means[i] - np.array(means)
-        away = (apart / (np.square(apart).sum(axis=1, keepdims=True) + unit)).sum(axis=0)  # from the nearest means
-        outwards = way @ away / (np.linalg.norm(away) + 1e-9)
-        return 1_000 * clashes + 10 * box.count_overlaps(totals) + reach - 3 * outwards, box, lead, (x, y)
+    def cost(i: int, distance: float, direction: NDArray[np.float64]) -> tuple[float, Bbox, Path, tuple[float, float]]:
+        center = means[i] + direction * (distance * pixels_per_point + label_sizes[i] / 2)
+        box, line = (
+            Bbox([center - label_sizes[i] / 2 - pixels_per_point, center + label_sizes[i] / 2 + pixels_per_point]),
+            Path([means[i], center]),
+        )
+        others = [other for j, other in boxes.items() if j != i]
+        obstacles = [*others, *ring_boxes, *dot_boxes]
+        not_to_cross = [*others, *(ring for j, ring in enumerate(ring_boxes) if j != i)]
+        clashes = box.count_overlaps(obstacles) + sum(line.intersects_bbox(other) for other in not_to_cross)
+        clashes += sum(
+            line.intersects_path(other) or other.intersects_bbox(box) for j, other in lines.items() if j != i
+        )
+        clashes += not (
+            axes_box.x0 <= box.x0 and box.x1 <= axes_box.x1 and axes_box.y0 <= box.y0 and box.y1 <= axes_box.y1
+        )
+        x, y = (center - means[i]) / pixels_per_point
+        from_means = means[i] - np.array(means)
+        repulsion = (from_means / (np.square(from_means).sum(axis=1, keepdims=True) + pixels_per_point)).sum(
+            axis=0
+        )  # away from the nearest means
+        outwardness = direction @ repulsion / (np.linalg.norm(repulsion) + 1e-9)
+        return 1_000 * clashes + 10 * box.count_overlaps(total_boxes) + distance - 3 * outwardness, box, line, (x, y)
 
-    for _ in range(3):  # the first labels are placed anew once the others are known
+    for _ in range(3):  # repeated, because the first labels are placed before the others are known
         for i, label in enumerate(labels):
-            tried = ((*cost(i, reach, way), reach) for reach in REACH for way in ways)
-            _, boxes[i], leads[i], offset, reach = min(tried, key=lambda found: found[0])
+            candidates = (
+                (*cost(i, distance, direction), distance) for distance in LABEL_DISTANCES for direction in directions
+            )
+            _, boxes[i], lines[i], offset, distance = min(candidates, key=lambda candidate: candidate[0])
             label.set_position(offset)
             assert label.arrow_patch is not None  # it has arrowprops
-            label.arrow_patch.set_visible(reach > REACH[1] or rings[i].count_overlaps(rings) > 1)
+            label.arrow_patch.set_visible(distance > LABEL_DISTANCES[1] or ring_boxes[i].count_overlaps(ring_boxes) > 1)

@@ -15,8 +15,9 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .. import _adata
-from .._adata import keys, matrix_of, read_batches
+from .._adata import keys, matrix_of
 from .._checks import checked
+from .._obs import read_batches
 from .._session import own_state, shared
 from ..data.matrix import from_a_file, read_matrix
 from ..data.on_disk import MatrixOnDisk, on_disk, scan

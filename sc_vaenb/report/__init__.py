@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that can be read by itself, kept and sent."""
+"""Write a comparison as one self-contained HTML file."""
 
 from ._write import write
 

@@ -13,43 +13,49 @@ from .. import tl
 if TYPE_CHECKING:
     from anndata import AnnData
 
-OWN = {"PCA", "Harmony", "VAE", "CVAE"}
-NOT_OF_A_VARIANT = {"rng", "copy", "key_added", "device"}
+DEFAULT_METHODS = {"PCA", "Harmony", "VAE", "CVAE"}
+NOT_IN_VARIANTS = {"rng", "copy", "key_added", "device"}
 WIDTH = 88
 
 
 def call_of(adata: AnnData, record: Mapping[str, Any], key: str) -> str:
-    """The call of `tl.compare`, as far as its record and those of its fits tell."""
-    params = {name: _plain(value) for name, value in record["params"].items()}
+    """The call of `tl.compare`, as far as the records of the comparison and its fits contain the arguments."""
+    params = {name: _to_python(value) for name, value in record["params"].items()}
     arguments = [f"{name}={value!r}" for name, value in params.items() if name != "batch_key"]
-    first = record["methods"].drop_duplicates("method").set_index("method")["embedding"].str.removeprefix("X_")
-    fits = {str(method): name for method, name in first.items() if "params" in adata.uns.get(name, {})}
-    common = fits.get("CVAE", fits.get("VAE", ""))
+    first_fit = record["methods"].drop_duplicates("method").set_index("method")["embedding"].str.removeprefix("X_")
+    fits = {str(method): name for method, name in first_fit.items() if "params" in adata.uns.get(name, {})}
+    common_fit = fits.get("CVAE", fits.get("VAE", ""))
     parameters = inspect.signature(tl.cvae).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    plain = adata.uns[common]["params"] if common else defaults
+    common_params = adata.uns[common_fit]["params"] if common_fit else defaults
     for name in ("layer", "mask_var"):
-        if common and not _alike(plain.get(name), defaults[name]):
-            arguments.append(f"{name}={_written(plain.get(name), common, name)}")
+        if common_fit and not _are_equal(common_params.get(name), defaults[name]):
+            arguments.append(f"{name}={_as_code(common_params.get(name), common_fit, name)}")
     variants = []
-    for method in fits.keys() - OWN:
-        own = adata.uns[fits[method]]["params"]
-        changed = [n for n in defaults if n not in NOT_OF_A_VARIANT and not _alike(own.get(n), plain.get(n))]
-        inside = ", ".join(f"{name!r}: {_written(own.get(name), fits[method], name)}" for name in changed)
-        variants.append(f"{method!r}: {{{inside}}}")
+    for method in fits.keys() - DEFAULT_METHODS:
+        variant_params = adata.uns[fits[method]]["params"]
+        changed_names = [
+            name
+            for name in defaults
+            if name not in NOT_IN_VARIANTS and not _are_equal(variant_params.get(name), common_params.get(name))
+        ]
+        settings = ", ".join(
+            f"{name!r}: {_as_code(variant_params.get(name), fits[method], name)}" for name in changed_names
+        )
+        variants.append(f"{method!r}: {{{settings}}}")
     if variants:
         arguments.append(f"variants={{{', '.join(sorted(variants))}}}")
     if key != "compare":
         arguments.append(f"key_added={key!r}")
-    parts = ["adata", repr(params["batch_key"]), *arguments]
-    line = f"sc_vaenb.tl.compare({', '.join(parts)})"
+    call_arguments = ["adata", repr(params["batch_key"]), *arguments]
+    line = f"sc_vaenb.tl.compare({', '.join(call_arguments)})"
     if len(line) <= WIDTH:
         return line
-    return "\n".join(["sc_vaenb.tl.compare(", *(f"    {part}," for part in parts), ")"])
+    return "\n".join(["sc_vaenb.tl.compare(", *(f"    {part}," for part in call_arguments), ")"])
 
 
 def way_on(params: Mapping[str, Any], best: str, data: str) -> str:
-    """A snippet that takes the best embedding to clusters and a UMAP with scanpy alone."""
+    """A code snippet that computes clusters and a UMAP from the best embedding with scanpy."""
     colours = [str(params[name]) for name in ("batch_key", "label_key") if name in params]
     return "\n".join([
         "import anndata",
@@ -63,16 +69,16 @@ def way_on(params: Mapping[str, Any], best: str, data: str) -> str:
     ])  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
-    """Numbers and sequences as Python writes them, also after a file has made arrays of them."""
+def _to_python(value: Any) -> Any:
+    """Turn arrays, which files make of numbers and sequences, into Python numbers and tuples."""
     value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     return tuple(value) if isinstance(value, list) else value
 
 
-def _alike(a: Any, b: Any) -> bool:
-    return bool(_plain(a) == _plain(b))
+def _are_equal(a: Any, b: Any) -> bool:
+    return bool(_to_python(a) == _to_python(b))
 
 
-def _written(value: Any, fit: str, name: str) -> str:
-    """A value as code; a mask of genes, which is as long as the genes are many, by where it is kept."""
-    return f"adata.uns[{fit!r}]['params'][{name!r}]" if np.size(value) > 20 else repr(_plain(value))
+def _as_code(value: Any, fit: str, name: str) -> str:
+    """A value as code; for a long array such as a gene mask, the code that reads it from `uns`."""
+    return f"adata.uns[{fit!r}]['params'][{name!r}]" if np.size(value) > 20 else repr(_to_python(value))

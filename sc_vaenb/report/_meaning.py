@@ -1,4 +1,4 @@
-"""What each score means, in the words of a reader who has never seen it."""
+"""What each score means, for a reader who has never seen it."""
 
 MEANING = {
     "total": "0.6 bio + 0.4 batch",
@@ -43,4 +43,4 @@ GROUPS = {
 }
 
 FROM_BEFORE = {"neighborhood_overlap", "confounded_kept", "private_kept"}
-"""Scores in which the embedding before correction is compared with itself: its 1 is no merit."""
+"""Scores that compare with the embedding before correction, which gets 1 by definition."""

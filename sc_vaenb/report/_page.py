@@ -1,4 +1,4 @@
-"""All that the page says, and the page."""
+"""Collect the content of the page, and render it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "page.html.jinja"
 PACKAGES = "sc_vaenb", "scanpy", "anndata", "torch", "numpy", "harmonypy"
-GOOD = {"converged", "stopped_early"}
+GOOD_STATUSES = {"converged", "stopped_early"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
         title=title or "Comparison of embeddings",
         summary=_summary(adata, record, len(scores.methods), best),
         design=_design(record),
-        verdict=_lines(record),
+        verdict=_verdict_lines(record),
         findings=_findings(record),
         facts=facts(adata, record),
         sizes=size_tables(adata, params),
@@ -85,19 +85,19 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
 
 
 def _printable(value: Any) -> Any:
-    """What goes into the page, without control characters: HTML may hold none."""
+    """Remove control characters from text, which HTML may not contain."""
     return printable(value) if type(value) is str else value
 
 
 def best_method(record: Mapping[str, Any]) -> str:
-    """The method that the verdict names to go on with: the page must not judge a second time."""
+    """The method that the verdict recommends; the page does not choose one itself."""
     if "findings" in record:
         findings = record["findings"]
-        named = findings.loc[findings["question"] == BEST, "subject"].astype(str).tolist()
-        names = [name for name in named if name in set(record["methods"]["method"].astype(str))]
-    else:  # of an earlier version
-        first = str(record["verdict"]).partition("\n")[0]
-        names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first]
+        subjects = findings.loc[findings["question"] == BEST, "subject"].astype(str).tolist()
+        names = [name for name in subjects if name in set(record["methods"]["method"].astype(str))]
+    else:  # a record of an earlier version
+        first_line = str(record["verdict"]).partition("\n")[0]
+        names = [str(name) for name in record["methods"]["method"] if f": {name} (" in first_line]
     if not names:
         msg = "the verdict of the comparison names none of its methods: it is damaged. Run sc_vaenb.tl.compare again."
         raise ValueError(msg)
@@ -109,26 +109,26 @@ def _summary(adata: AnnData, record: Mapping[str, Any], n_methods: int, best: st
     for name, what in (("batch_key", "batches"), ("label_key", "cell types")):
         if name in record["params"]:
             sizes.append(f"{n_values(adata.obs[record['params'][name]]):,} {what}")
-    lost = f", {len(record['failed'])} failed" if record["failed"] else ""
-    return f"{', '.join(sizes)}; {n_methods} methods compared{lost}. To go on with: {best}."
+    failed = f", {len(record['failed'])} failed" if record["failed"] else ""
+    return f"{', '.join(sizes)}; {n_methods} methods compared{failed}. To go on with: {best}."
 
 
 def _design(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Sentences on the layout, each with its numbers; an earlier version had none."""
+    """Sentences on the experimental design, each with its numbers; records of earlier versions have none."""
     if "design" not in record:
         return []
     return [(str(row.sentence), str(row.evidence)) for row in record["design"].itertuples()]
 
 
-def _lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Sentences, each with its numbers; of an earlier version, which had no findings, lines as they are."""
+def _verdict_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The sentences of the verdict, each with its numbers; for records of earlier versions, its lines unchanged."""
     if "findings" not in record:
         return [(line, "") for line in str(record["verdict"]).splitlines()]
     return [sentence_and_numbers(line, record["findings"]) for line in str(record["verdict"]).splitlines()]
 
 
 def sentence_and_numbers(line: str, findings: Any) -> tuple[str, str]:
-    """Cut a line of the verdict where its evidence begins."""
+    """Split a line of the verdict into its sentence and its evidence."""
     for sentence, evidence in zip(findings["sentence"].astype(str), findings["evidence"].astype(str), strict=True):
         if evidence and line == f"{sentence} {evidence}":
             return sentence, evidence
@@ -136,7 +136,7 @@ def sentence_and_numbers(line: str, findings: Any) -> tuple[str, str]:
 
 
 def _findings(record: Mapping[str, Any]) -> list[list[str]]:
-    """The table of findings, as far as the sentences do not repeat it."""
+    """The table of findings, without the columns that the sentences repeat."""
     if "findings" not in record:
         return []
     columns = ["question", "subject", "answer", "confidence"]
@@ -144,18 +144,19 @@ def _findings(record: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Figure]:
-    named = ", ".join(methods)
+    method_names = ", ".join(methods)
     figures = [
         draw(
             pl.scores, adata, key,
-            alt=f"Scores of {named} as a coloured table with bars for the means; the table above holds the numbers.",
+            alt=f"Scores of {method_names} as a coloured table with bars for the means; "
+            "the table above holds the numbers.",
             caption="Scores on one scale from 0 to 1; bars begin at 0, points are seeds.",
         )
     ]  # fmt: skip
     if "label_key" in adata.uns[key]["params"]:
         figures.append(draw(
             pl.tradeoff, adata, key,
-            alt=f"Mean of the biology scores against mean of the batch scores of {named}.",
+            alt=f"Mean of the biology scores against mean of the batch scores of {method_names}.",
             caption="Up and to the right is better.",
         ))  # fmt: skip
         figures.append(draw(
@@ -168,17 +169,17 @@ def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Fi
 
 def _umaps(adata: AnnData, key: str, methods: list[str]) -> Figure:
     params = adata.uns[key]["params"]
-    by = ", ".join(str(params[name]) for name in ("batch_key", "label_key") if name in params)
+    columns = ", ".join(str(params[name]) for name in ("batch_key", "label_key") if name in params)
     return draw(
         pl.compare, adata, key, raster=True,
-        alt=f"UMAPs of {', '.join(methods)}, a row for each, coloured by {by} and Leiden cluster.",
+        alt=f"UMAPs of {', '.join(methods)}, a row for each, coloured by {columns} and Leiden cluster.",
         caption="A UMAP shows who is next to whom, not how far apart groups are. "
         "Judge by the scores, which are computed in the embeddings themselves.",
     )  # fmt: skip
 
 
 def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
-    """The fits of each model by method, the one that plots show first."""
+    """The fits of each method; the first is the one that the plots show."""
     fits: dict[str, list[Fit]] = {}
     for row in methods.itertuples():
         name = str(row.embedding).removeprefix("X_")
@@ -188,7 +189,7 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
         record = read_record(adata, name)
         verdict = record["verdict"]
         status = str(verdict["status"]).replace("_", " ")
-        # what earlier versions said of fits that were too long, which they called converged
+        # earlier versions called fits that were too long converged, with this message
         collapsed, overfitted = bool(verdict["posterior_collapse"]), "need not suffer" in str(verdict["message"])
         history = draw(
             partial(pl.history, adata, name),
@@ -199,7 +200,7 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
             name=name,
             seed=int(row.seed),
             status=status + (", posterior collapse" if collapsed else ", but overfitted" if overfitted else ""),
-            good=str(verdict["status"]) in GOOD and not collapsed and not overfitted,
+            good=str(verdict["status"]) in GOOD_STATUSES and not collapsed and not overfitted,
             message=str(verdict["message"]),
             history=history,
             groups=_groups(record.get("overlap")),
@@ -209,7 +210,7 @@ def _fits(adata: AnnData, methods: Any) -> dict[str, list[Fit]]:
 
 
 def _groups(overlap: Mapping[str, Any] | None) -> list[str]:
-    """The batches of each group without a kind of cell in common with the others; empty if all overlap."""
+    """The batches of each group; different groups have no kind of cell in common. Empty if all batches overlap."""
     if overlap is None or not np.any(overlap["group"]):
         return []
     names, group = np.asarray(overlap["batches"]).astype(str), np.asarray(overlap["group"])

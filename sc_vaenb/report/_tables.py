@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._adata import read_categories
 from .._names import means_no_label, texts
+from .._obs import read_categories
 from ._meaning import FROM_BEFORE, GROUPS, MEANING
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SUMMARY = "total", "bio", "batch", "total_scib", "bio_scib", "batch_scib"
-MAX_BATCHES, MAX_LABELS = 12, 60  # columns and rows of a table that is still read
+MAX_BATCHES, MAX_LABELS = 12, 60  # columns and rows of a readable table
 NO_LABEL = "(no label)"
-CHOICE = {
+FLAVOR_MEANING = {
     "seurat_v3": "most variable in the counts, as scanpy's flavor seurat_v3",
     "seurat": "most variable in log-normalised counts, as scanpy's flavor seurat",
     "all": "all that have counts",
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores by group, methods in columns; the best first where there is a total."""
+    """Scores by group, with methods in columns; if there is a total, the best method comes first."""
 
     methods: list[str]
     groups: dict[str, list[Row]]
@@ -65,7 +65,7 @@ class Sizes:
 
 
 def score_table(record: Mapping[str, Any]) -> Scores:
-    """Means over seeds, with the standard deviation where there are several, and the best of each row."""
+    """Means over seeds, standard deviations if there are several seeds, and the best method of each row."""
     methods = record["methods"].set_index("embedding")
     values, metrics = record["scores"]["values"], record["scores"]["metrics"]
     method_of = methods["method"].astype(str).reindex(values.index)
@@ -76,35 +76,35 @@ def score_table(record: Mapping[str, Any]) -> Scores:
     spread = spread.loc[mean.index]
     uncorrected = method_of.get(record["scores"]["params"].get("reference", ""))
 
-    measured = [name for name in metrics.index if name in mean]
+    metric_names = [name for name in metrics.index if name in mean]
     groups: dict[str, list[Row]] = {title: [] for title in GROUPS.values()}
-    for name in [name for name in SUMMARY if name in mean] + measured:
+    for name in [name for name in SUMMARY if name in mean] + metric_names:
         if mean[name].isna().all():
             continue
-        known = metrics.loc[name] if name in metrics.index else None
-        higher = known is None or bool(known["higher_is_better"])
-        group = "summary" if known is None else str(known["kind"]) if known["in_total"] else "other"
-        judged = mean[name].drop(uncorrected) if name in FROM_BEFORE and uncorrected in mean.index else mean[name]
+        properties = metrics.loc[name] if name in metrics.index else None
+        higher_is_better = properties is None or bool(properties["higher_is_better"])
+        group = "summary" if properties is None else str(properties["kind"]) if properties["in_total"] else "other"
+        compared = mean[name].drop(uncorrected) if name in FROM_BEFORE and uncorrected in mean.index else mean[name]
         if name == "same_batch_excess":
-            judged = judged.clip(lower=0)  # batches are no better than mixed
-        best = _best(judged, higher=higher)
+            compared = compared.clip(lower=0)  # values below 0 are not better than 0, which is fully mixed
+        best = _best(compared, higher=higher_is_better)
         cells = [_cell(mean.loc[m, name], spread.loc[m, name], m in best) for m in mean.index]
-        groups[GROUPS[group]].append(Row(name.replace("_", " "), MEANING.get(name, ""), not higher, cells))
-    took = methods.groupby("method", sort=False)["seconds"].agg(["mean", "std"]).loc[mean.index]
+        groups[GROUPS[group]].append(Row(name.replace("_", " "), MEANING.get(name, ""), not higher_is_better, cells))
+    seconds_of = methods.groupby("method", sort=False)["seconds"].agg(["mean", "std"]).loc[mean.index]
     return Scores(
         methods=mean.index.tolist(),
         groups={title: rows for title, rows in groups.items() if rows},
-        seconds=[_cell(m, s, digits=1 if m >= 10 else 2) for m, s in took.itertuples(index=False)],
-        undefined=[str(name).replace("_", " ") for name in measured if mean[name].isna().all()],
+        seconds=[_cell(m, s, digits=1 if m >= 10 else 2) for m, s in seconds_of.itertuples(index=False)],
+        undefined=[str(name).replace("_", " ") for name in metric_names if mean[name].isna().all()],
     )
 
 
 def _best(values: pd.Series, *, higher: bool) -> set[str]:
-    """The methods that are best as far as three digits show; none where all are alike."""
-    shown = values.dropna().round(3)
-    if shown.nunique() < 2:
+    """The methods with the best value at three decimals; none if all values are equal."""
+    rounded = values.dropna().round(3)
+    if rounded.nunique() < 2:
         return set()
-    return set(shown.index[shown == (shown.max() if higher else shown.min())])
+    return set(rounded.index[rounded == (rounded.max() if higher else rounded.min())])
 
 
 def _cell(mean: float, spread: float, best: bool = False, digits: int = 3) -> Cell:
@@ -114,7 +114,7 @@ def _cell(mean: float, spread: float, best: bool = False, digits: int = 3) -> Ce
 
 
 def over_draws(record: Mapping[str, Any]) -> tuple[int, float] | None:
-    """Where scores are means over draws of cells: the cells of a draw, and the largest deviation of a metric."""
+    """If scores are means over draws of cells: the cells of a draw, and the largest standard deviation of a metric."""
     values = record["scores"]["values"]
     deviations = values[[name for name in values if str(name).endswith("_sd")]]
     if not deviations.size or deviations.isna().all(axis=None):
@@ -123,40 +123,40 @@ def over_draws(record: Mapping[str, Any]) -> tuple[int, float] | None:
 
 
 def score_file(record: Mapping[str, Any]) -> str:
-    """All scores as CSV: a row for each embedding, with the time it took; every digit."""
+    """All scores as CSV with all digits: a row for each embedding, with its run time."""
     values = record["scores"]["values"].rename(columns={"seconds": "seconds_of_scoring"})
     table = record["methods"].set_index("embedding").join(values)
     return str(table.to_csv(lineterminator="\n"))
 
 
 def facts(adata: AnnData, record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the data are, and what was found in them."""
-    params, prepared = record["params"], adata.uns.get("prepare")
-    found = [("Cells", f"{adata.n_obs:,}"), ("Genes", f"{adata.n_vars:,}")]
-    for name, what in (("batch_key", "Batches"), ("label_key", "Cell types")):
+    """Facts about the data: numbers of cells and genes, batches, labels, counts."""
+    params, prepare_record = record["params"], adata.uns.get("prepare")
+    rows = [("Cells", f"{adata.n_obs:,}"), ("Genes", f"{adata.n_vars:,}")]
+    for name, title in (("batch_key", "Batches"), ("label_key", "Cell types")):
         if name in params:
             names = _sizes(adata, params[name]).index
-            known = [text for text in names if name == "batch_key" or not means_no_label(text)]
-            found.append((what, f"{len(known)} in obs[{params[name]!r}]"))
+            labels = [text for text in names if name == "batch_key" or not means_no_label(text)]
+            rows.append((title, f"{len(labels)} in obs[{params[name]!r}]"))
     if "label_key" not in params:
-        found.append(("Cell types", "none given: biology could not be scored"))
-    scored = int(record["scores"]["params"]["n_cells"])
-    if scored < adata.n_obs:
-        found.append(("Cells scored", f"{scored:,} that have a label"))
-    if not isinstance(prepared, Mapping) or "source" not in prepared:
-        return [*found, ("Counts", "not prepared by sc_vaenb.pp.prepare")]
-    flavor = str(prepared["flavor"])
-    found.append(("Counts", f"found in {prepared['source']}"))
-    found.append(("Genes chosen", f"{int(prepared['n_genes']):,}, {CHOICE.get(flavor, flavor)}"))
-    if prepared.get("fallback"):
-        found.append(("Why this flavor", str(prepared["fallback"])))
-    if prepared.get("left_out"):
-        found.append(("No say in the choice", f"batches {prepared['left_out']}: too few cells or counts"))
-    return found
+        rows.append(("Cell types", "none given: biology could not be scored"))
+    n_scored = int(record["scores"]["params"]["n_cells"])
+    if n_scored < adata.n_obs:
+        rows.append(("Cells scored", f"{n_scored:,} that have a label"))
+    if not isinstance(prepare_record, Mapping) or "source" not in prepare_record:
+        return [*rows, ("Counts", "not prepared by sc_vaenb.pp.prepare")]
+    flavor = str(prepare_record["flavor"])
+    rows.append(("Counts", f"found in {prepare_record['source']}"))
+    rows.append(("Genes chosen", f"{int(prepare_record['n_genes']):,}, {FLAVOR_MEANING.get(flavor, flavor)}"))
+    if prepare_record.get("fallback"):
+        rows.append(("Why this flavor", str(prepare_record["fallback"])))
+    if prepare_record.get("left_out"):
+        rows.append(("No say in the choice", f"batches {prepare_record['left_out']}: too few cells or counts"))
+    return rows
 
 
 def size_tables(adata: AnnData, params: Mapping[str, Any]) -> list[Sizes]:
-    """Cells by batch and label, as one table where it is small enough to be read, else as one for each."""
+    """Numbers of cells by batch and label: one table if it is small enough to read, else one table for each."""
     keys = {what: str(params[name]) for name, what in (("batch_key", "batch"), ("label_key", "cell type"))
             if name in params}  # fmt: skip
     sizes = {what: _sizes(adata, key) for what, key in keys.items()}
@@ -178,7 +178,7 @@ def _names(adata: AnnData, key: str) -> pd.Series:
 
 
 def _sizes(adata: AnnData, key: str) -> pd.Series:
-    """Numbers of cells in the order of the categories, those without a label last."""
+    """Numbers of cells in the order of the categories; cells without a label come last."""
     column = read_categories(adata, "key", key)
     order = column.cat.categories.tolist() + [NO_LABEL] * bool(column.isna().any())
     return _names(adata, key).value_counts().reindex(order)

@@ -28,10 +28,10 @@ def write(
     data: str | os.PathLike[str] | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write a comparison as one HTML file, to read, keep and send, with its scores as CSV beside it.
+    """Write a comparison as one HTML file, to read, keep and send, and its scores as a CSV file beside it.
 
-    The page holds the verdict, what the data are, all scores with what they mean, the plots, how the fits went, what
-    failed, and what is needed to do it again and to go on. It needs nothing but itself: no script, no network.
+    The page holds the verdict, facts about the data, all scores with their meaning, the plots, the histories of the
+    fits, what failed, and the code to repeat the comparison and to continue. It needs no script and no network.
 
     Parameters
     ----------
@@ -42,19 +42,19 @@ def write(
     key
         Where the comparison is in ``adata.uns``: the ``key_added`` of that call.
     title
-        Of the page. `None`: a plain one.
+        Title of the page. `None`: a default title.
     command
-        The command that made the comparison, to be shown in the page. `None`: the Python call, from what `uns` records.
+        The command that made the comparison, shown in the page. `None`: the Python call, from the record in `uns`.
     data
-        The file that holds `adata`, for the code in the page with which to go on. `None`: the file by which `adata` is
-        backed, or a placeholder.
+        The file that holds `adata`, for the code in the page that continues from it. `None`: the file that backs
+        `adata`, or a placeholder.
     force
         Replace the files if they are already there.
 
     Returns
     -------
-    The files written: page and scores. Either both are whole or an error was raised, and files that were there before
-    are never left half-written.
+    The files written: page and scores. Both are complete, or an error is raised; existing files are never left
+    half-written.
 
     Raises
     ------
@@ -63,9 +63,9 @@ def write(
     FileNotFoundError, IsADirectoryError
         The folder does not exist, or a file to be written is a folder.
     KeyError
-        There is no comparison, or embeddings, UMAPs, clusters or columns of it are gone.
+        There is no comparison, or its embeddings, UMAPs, clusters or columns were removed.
     TypeError, ValueError
-        `adata` is no AnnData, `path` does not end in `.html`, or the cells are not those that were compared.
+        `adata` is not an AnnData, `path` does not end in `.html`, or the cells are not those that were compared.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def write(
 
     start = logg.info("writing a report")
     text = page(adata, key, command=command, title=title, data=os.fspath(data), table=csv.name)
-    with work_folder(html.parent) as work:  # both are written before either takes its place
+    with work_folder(html.parent) as work:  # both files are written before either is moved
         for file, content in ((csv, score_file(adata.uns[key])), (html, text)):
             (work / file.name).write_text(content, encoding="utf-8")
         for file in (csv, html):
@@ -93,49 +93,49 @@ def write(
 
 
 def _check_comparison(adata: AnnData, key: str) -> None:
-    twice = adata.obs.columns[adata.obs.columns.duplicated()]
-    if len(twice):
-        msg = f"obs holds several columns named {twice[0]!r}. Rename all but one of them, or keep one."
+    duplicates = adata.obs.columns[adata.obs.columns.duplicated()]
+    if len(duplicates):
+        msg = f"obs holds several columns named {duplicates[0]!r}. Rename all but one of them, or keep one."
         raise ValueError(msg)
     record = adata.uns.get(key)
     if not (isinstance(record, dict) and "made" in record):
         msg = f"uns[{key!r}] holds no comparison; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
-    again = "Run the same sc_vaenb.tl.compare again: it computes only what is missing."
+    advice = "Run the same sc_vaenb.tl.compare again: it computes only what is missing."
     if "verdict" not in record:
-        msg = f"the comparison in uns[{key!r}] was interrupted before its end. {again}"
+        msg = f"the comparison in uns[{key!r}] was interrupted before its end. {advice}"
         raise KeyError(msg)
     record = check_result(record, key, "compare", "scores", "methods", "params", "failed")
-    gone = _gone(adata, record)
-    if gone:
-        msg = f"the comparison in uns[{key!r}] is of {', '.join(gone)}, which adata has no longer. {again}"
+    missing = _missing_parts(adata, record)
+    if missing:
+        msg = f"the comparison in uns[{key!r}] is of {', '.join(missing)}, which adata has no longer. {advice}"
         raise KeyError(msg)
     params = record["params"]
-    n_then, n_now, what = int(record["scores"]["params"]["n_cells"]), adata.n_obs, ""
+    n_compared, n_now, which_cells = int(record["scores"]["params"]["n_cells"]), adata.n_obs, ""
     if "label_key" in params:
-        n_now, what = int(adata.obs[params["label_key"]].notna().sum()), " with a label"
-    if n_now != n_then:
+        n_now, which_cells = int(adata.obs[params["label_key"]].notna().sum()), " with a label"
+    if n_now != n_compared:
         msg = (
-            f"the comparison in uns[{key!r}] is of {n_then:,} cells{what}, adata has {n_now:,}. "
+            f"the comparison in uns[{key!r}] is of {n_compared:,} cells{which_cells}, adata has {n_now:,}. "
             "Pass the AnnData that was compared, or compare anew."
         )
         raise ValueError(msg)
 
 
-def _gone(adata: AnnData, record: Mapping[str, Any]) -> list[str]:
-    """What the comparison wrote or read, and the page shows, and is there no more."""
+def _missing_parts(adata: AnnData, record: Mapping[str, Any]) -> list[str]:
+    """Entries of obsm and obs that the page needs and that adata no longer has."""
     columns = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
     arrays = []
     for embedding in record["methods"].drop_duplicates("method")["embedding"]:
         name = str(embedding).removeprefix("X_")
         arrays += [f"X_{name}", f"X_umap_{name}"]
         columns.append(f"leiden_{name}")
-    gone = [f"obsm[{name!r}]" for name in arrays if name not in adata.obsm]
-    return gone + [f"obs[{name!r}]" for name in columns if name not in adata.obs]
+    missing = [f"obsm[{name!r}]" for name in arrays if name not in adata.obsm]
+    return missing + [f"obs[{name!r}]" for name in columns if name not in adata.obs]
 
 
 def _check_files(html: Path, *, force: bool) -> Path:
-    """Refuse files that cannot be written; the one of the scores."""
+    """Refuse files that cannot be written; return the path of the CSV file with the scores."""
     if html.suffix.lower() not in {".html", ".htm"}:
         msg = f"path={str(html)!r} does not end in .html. Give the page a name that does; the scores get .csv."
         raise ValueError(msg)

@@ -34,10 +34,30 @@ def check_together(adata: AnnData, params: Mapping[str, Any]) -> None:
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
         msg = "norm='batch' needs two cells or more in each step. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
+    if params.get("controls") is not None:
+        _check_controls(params)
     keys = params["covariate_keys"] or []
     if params["labels_key"] is not None and params["labels_key"] in keys:
         key = params["labels_key"]
         msg = f"labels_key={key!r} is among covariate_keys: the model would be told what it is to predict."
+        raise ValueError(msg)
+
+
+def _check_controls(params: Mapping[str, Any]) -> None:
+    """Refuse what has no part in a model whose batches only shift the log expression of genes."""
+    if params["likelihood"] == "gaussian" or params["link"] == "softplus":
+        msg = (
+            "controls= shifts the log of the expected counts, which likelihood='gaussian' and link='softplus' do not "
+            "have. Choose likelihood='nb' and link='softmax' or 'exp'."
+        )
+        raise ValueError(msg)
+    refused = [f"{name}={params[name]!r}" for name in BATCH_PENALTIES if params[name]]
+    refused += ["prior='conditional'"] if params["prior"] == "conditional" else []
+    if refused:
+        msg = (
+            f"{', '.join(refused)} cannot be combined with controls=, as it would take out the differences of the "
+            "cases. Leave it out, or leave controls out."
+        )
         raise ValueError(msg)
 
 
@@ -47,6 +67,7 @@ def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
         msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
         raise ValueError(msg)
     found = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
+    found += ["controls="] if params.get("controls") is not None else []
     found += [
         f"{name}={params[name]!r}"
         for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
-from .. import _adata
-from .._checks import ArgumentError, check_seeds, check_values, checked, seed_of
+from .. import _adata, _obs
+from .._checks import check_seeds, check_values, checked, seed_of
+from .._constraints import ArgumentError
 from .._names import is_writable
 from .._results import check_result
 from .._session import own_state
@@ -175,7 +176,7 @@ def compare(
     rng = seed_of(rng)
     _check(adata, batch_key, label_key, n_seeds, rng, key_added)
     counts = _adata.read_counts(adata, layer, _adata.gene_mask(adata, mask_var), allow_non_integer=False)
-    codes = _adata.read_batches(adata, batch_key)[0]
+    codes = _obs.read_batches(adata, batch_key)[0]
     data = _checksum(counts.data, counts.indices, counts.indptr, codes)
     del counts
     made = _made_before(adata, key_added)
@@ -256,11 +257,11 @@ def _check(
     rng: int,
     key_added: str,
 ) -> None:
-    _adata.check_can_be_cut(adata)
-    _adata.read_batches(adata, batch_key)
+    _adata.check_can_be_subset(adata)
+    _obs.read_batches(adata, batch_key)
     check_scored(adata, batch_key, label_key)
     if label_key is not None:
-        _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
+        _obs.warn_about_no_label_words(adata, label_key, _obs.NOT_A_LABEL)
     check_seeds(rng, n_seeds)
     taken = adata.uns.get(key_added)
     if taken is not None and not (isinstance(taken, dict) and "made" in taken):

@@ -12,7 +12,7 @@ from scanpy import logging as logg
 from scanpy import settings
 from scipy import sparse
 
-from .. import _adata
+from .. import _adata, _obs
 from .._record import FittedModel
 from ..data.counts import Counts, evenly
 from ..data.on_disk import CountsOnDisk, MatrixOnDisk, on_disk
@@ -82,7 +82,7 @@ def _on_disk_to_fit(
     options = _fit_config(params, adata.n_obs, int(mask.sum()), typical_depth)
     cells, complete = cells_seen(codes, options, seed)
     found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
-    _adata.check_no_empty(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
+    _adata.check_no_empty_cells(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
     genes, matrix = disk.genes.to_numpy(dtype=str), found.matrix
     if not found.seen.all():
         _adata.warn_of_silent(genes, found.seen)
@@ -144,7 +144,7 @@ def read_counts(
         if column is not None:
             size_factor = (_adata.size_factor_column(adata, column) / fitted.size_factor_mean).astype(np.float32)
         if fitted.batches and (batches or fitted.proteins):
-            codes = _adata.batch_codes(adata, params["batch_key"], fitted.batches)
+            codes = _obs.batch_codes(adata, params["batch_key"], fitted.batches)
         mean = fitted.size_factor_mean if column is None else None
         blocks = _blocks_in_one_pass(disk, position, size_factor, mean)
         none, nowhere = sparse.csr_matrix((0, len(order)), dtype=np.float32), np.empty(0, np.int64)
@@ -159,7 +159,7 @@ def read_counts(
         matrix = matrix[:, position]
     size_factor = _adata.read_size_factor(adata, column, matrix) / fitted.size_factor_mean
     if fitted.batches and (batches or fitted.proteins):
-        codes = _adata.batch_codes(adata, params["batch_key"], fitted.batches)
+        codes = _obs.batch_codes(adata, params["batch_key"], fitted.batches)
     return Counts(matrix, size_factor.astype(np.float32), codes, read_side_inputs(adata, fitted, params, codes))
 
 
@@ -176,7 +176,7 @@ def _blocks_in_one_pass(
             if mean is not None:
                 size_factor[cells] = _adata.depth(block) / mean
             yield block if position is None else block[:, position]
-        _adata.check_no_empty(empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
+        _adata.check_no_empty_cells(empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
 
     return blocks
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .. import _adata
+from .. import _obs
 from .._names import texts
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read_covariates(adata: AnnData, learned: Sequence[Mapping[str, Any]]) -> NDA
 
 
 def _column(adata: AnnData, key: str) -> pd.Series:
-    _adata.check_obs_key(adata, "covariate_keys", key)
+    _obs.check_obs_key(adata, "covariate_keys", key)
     column = adata.obs[key]
     bad = column.isna().to_numpy()
     if _numeric(column):

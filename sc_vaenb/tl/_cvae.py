@@ -33,6 +33,7 @@ def cvae(
     condition: Literal["embedding", "onehot"] = "embedding",
     encode_batch: bool = True,
     overlap: Literal["auto", "all"] = "auto",
+    controls: str | NDArray[np.bool_] | None = None,
     align: bool = True,
     covariate_keys: Sequence[str] | None = None,
     protein_key: str | None = None,
@@ -90,6 +91,14 @@ def cvae(
         between the groups are kept; where there are several groups, a warning names them. A batch that shares nothing
         stands alone, as one population of sorted cells does. `"all"`: one group, whatever the counts say, as when
         replicates of two protocols differ by protocol alone.
+    controls
+        For studies in which each patient is a batch: which cells are of control samples, a boolean column of `obs` or
+        an array of one boolean for each cell. A batch then shifts the log expression of each gene by the same amount
+        in all kinds of cells, and by nothing else: the weighted median of its log fold changes against the controls
+        over clusters of cells. What a disease does to *some* kinds of cells stays in the embedding; what it does to all
+        kinds alike is taken for a batch effect. The clusters are those of an ordinary conditional model, which is
+        fitted first, so a fit takes twice as long. `condition`, `encode_batch` and `align` have no part in the second
+        model. See Zhang et al. 2024 (CellANOVA), who learn batch effects from control samples.
     align
         Take off what the decoder leaves of the batches in the latent space, after the fit: soft clusters, in each of
         which every batch has a shift (Korsunsky et al. 2019, Harmony). `False` writes the encoder's means as they are.

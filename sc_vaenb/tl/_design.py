@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 from scipy.sparse.csgraph import connected_components
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._names import n_values, texts
 from .._session import own_state
@@ -130,7 +130,7 @@ def design(
     >>> print(adata.uns["design"]["findings"]["sentence"].tolist())
     """
     seed = seed_of(rng)
-    _adata.check_can_be_cut(adata)
+    _adata.check_can_be_subset(adata)
     found = audit(adata, batch_key, label_key, condition_key, layer, mask_var, seed)
     params = {"batch_key": batch_key, "label_key": label_key, "condition_key": condition_key, "rng": seed}
     adata = adata.copy() if copy else adata
@@ -160,10 +160,10 @@ def audit(
         if keys[first] == keys[second]:
             msg = f"{first} and {second} are both {keys[first]!r}. Give two different columns of obs."
             raise ValueError(msg)
-    codes, batches = _adata.read_batches(adata, batch_key)
+    codes, batches = _obs.read_batches(adata, batch_key)
     batch = batches[codes].astype(str)
-    label = None if label_key is None else _adata.read_labels(adata, "label_key", label_key)
-    condition = None if condition_key is None else _adata.read_labels(adata, "condition_key", condition_key)
+    label = None if label_key is None else _obs.read_labels(adata, "label_key", label_key)
+    condition = None if condition_key is None else _obs.read_labels(adata, "condition_key", condition_key)
     if condition is not None and len(set(condition.tolist()) - {None}) < 2:
         msg = f"obs[{condition_key!r}] holds fewer than two conditions: there is nothing to compare. Leave it out."
         raise ValueError(msg)

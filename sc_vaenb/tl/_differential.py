@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._names import is_writable, name_of, names_of
 from .._record import FittedModel
@@ -169,7 +169,7 @@ def differential(
     others = {
         g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in chosen
     }
-    _adata.warn_of_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
+    _obs.warn_about_no_label_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
     counts = read_counts(adata, key, fitted)
     used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
     _check_cells(codes[used], names, others, reference)
@@ -207,7 +207,7 @@ def _check_key_added(adata: AnnData, key_added: object) -> None:
 
 def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:
     """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
-    column = _adata.read_categories(adata, "groupby", groupby)
+    column = _obs.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
     if len(names) < 2:
         msg = f"obs[{groupby!r}] holds the groups {names}: two or more are needed. Choose another column as groupby."

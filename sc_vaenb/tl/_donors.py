@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 from scipy.stats import false_discovery_control, t
 
-from .. import _adata
+from .. import _obs
 from .._names import codes_of, n_values
 from ..data.counts import Counts
 from ..inference.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
@@ -41,7 +41,7 @@ class Donors(NamedTuple):
 
 def read_donors(adata: AnnData, sample_key: str, groupby: str, used: NDArray[np.bool_]) -> Donors:
     """The donors of the cells that are compared."""
-    _adata.check_obs_key(adata, "sample_key", sample_key)
+    _obs.check_obs_key(adata, "sample_key", sample_key)
     if sample_key == groupby:
         msg = f"sample_key={sample_key!r} is also groupby. Give the column of obs with the donor of each cell."
         raise ValueError(msg)

@@ -62,7 +62,7 @@ def embed(
     where = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     model = fitted.model
-    batches = model.config.encode_batch or model.alignment is not None
+    batches = model.config.encoder_needs_batch or model.alignment is not None
     counts = read_counts(adata, key, fitted, batches=batches, in_one_pass=True)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")

@@ -10,7 +10,7 @@ from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from scanpy import logging as logg
 from scipy.stats import rankdata
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._names import n_values
 from .._record import FittedModel
@@ -168,7 +168,7 @@ def _covariates(adata: AnnData, asked: str | Sequence[str] | None) -> dict[str, 
     names = list(adata.obs.columns) if asked is None else [asked] if isinstance(asked, str) else list(asked)
     found: dict[str, tuple[Measure, pd.Series]] = {}
     for name in names:
-        _adata.check_obs_key(adata, "covariates", name)
+        _obs.check_obs_key(adata, "covariates", name)
         values = adata.obs[name]
         numeric = is_numeric_dtype(values) and not is_bool_dtype(values)
         n = n_values(values)

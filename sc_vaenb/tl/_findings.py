@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from .. import _adata
+from .. import _adata, _obs
 from .._names import texts
 from ._score import labels_seen
 
@@ -74,7 +74,7 @@ class Judged:
 
 def read_judged(adata: AnnData, methods: pd.DataFrame, batch_key: str, label_key: str | None, seed: int = 0) -> Judged:
     """Read what is judged, of at most 20,000 cells (those with a label)."""
-    names = None if label_key is None else _adata.read_labels(adata, "label_key", label_key)
+    names = None if label_key is None else _obs.read_labels(adata, "label_key", label_key)
     known = np.ones(adata.n_obs, bool) if names is None else names != None  # noqa: E711 (of each cell)
     cells = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(known))[:MAX_JUDGED])
     batch = texts(adata.obs[batch_key])[cells].astype(str)

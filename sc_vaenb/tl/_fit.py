@@ -19,7 +19,7 @@ from scanpy import settings
 from .. import _adata
 from .._checks import seed_of
 from .._record import FittedModel
-from ..data.counts import Counts
+from ..data.counts import Counts, checksum
 from ..fit.align import align
 from ..fit.checkpoint import Checkpoint, identity, only_fit
 from ..fit.classify import classify
@@ -32,6 +32,7 @@ from ..fit.lost_kinds import lost_kinds
 from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
 from ..fit.state import FitConfig
 from ..inference.embed import aligned, embed, memberships
+from ..inference.offsets import find_offsets, with_offsets
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
 from ._arguments import check_shareable, check_together, folder_of, to_python, to_uns
@@ -87,7 +88,8 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
         inputs = read_inputs(adata, params, seed, processes)
         overlap = _find_overlap(inputs, params)
         config = model_config(params, inputs, overlap)
-        checkpoint = _checkpoint(folder, config, inputs, seed, device, processes, held)
+        fitted_config = config if inputs.control is None else with_offsets(config)
+        checkpoint = _checkpoint(folder, fitted_config, inputs, seed, device, processes, held)
         start = logg.info(start_in_words(method, inputs, config, device))
         if checkpoint and checkpoint.step:
             logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
@@ -97,9 +99,14 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
             progress, options, fitted = settings.verbosity.value > 0 and rank == 0, inputs.options, None
             if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
                 options = replace(options, batch_size=checkpoint.batch_size)
+            offset = None
+            if inputs.control is not None:
+                logg.info("    first a conditional model, whose clusters show what batches do to all kinds of cells")
+                ordinary = config, counts, options, device, seed, progress, make_step
+                offset = find_offsets(*ordinary, inputs.control, overlap.group)
             while fitted is None:
                 try:
-                    fitted = fit(config, counts, options, device, seed, progress, make_step, checkpoint)
+                    fitted = fit(fitted_config, counts, options, device, seed, progress, make_step, checkpoint, offset)
                 except (RuntimeError, MemoryError) as error:
                     if processes.size > 1:  # the others know nothing of it
                         raise
@@ -210,6 +217,8 @@ def _params_of_result(
     }
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = _adata.gene_mask(adata, params["mask_var"])
+    if not isinstance(params.get("controls"), str | None):
+        used["controls"] = np.array(params["controls"])
     return to_uns(used | {"method": method, "version": version("sc_vaenb")})
 
 
@@ -269,6 +278,8 @@ def _checkpoint(
     if folder is None and processes.size == 1:
         return None
     about = identity(config, inputs.counts, inputs.options, seed)
+    if inputs.control is not None:
+        about["controls"] = [checksum(inputs.control)]
     if processes.size > 1:
         processes.check_same(about | {"device": device.type, "checkpoint": folder is not None})
     if folder is None:

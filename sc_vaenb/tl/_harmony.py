@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._session import own_state
 from ._pca import log_pca
@@ -85,7 +85,7 @@ def harmony(
     if key == "pca" or f"X_{key}" == basis:
         msg = f"key_added={key!r} would replace the components that are corrected. Choose another name."
         raise ValueError(msg)
-    codes, names = _adata.read_batches(adata, batch_key)
+    codes, names = _obs.read_batches(adata, batch_key)
     if basis in adata.obsm:
         components, computed = _adata.read_embedding(adata, basis), False
     elif basis == "X_pca":

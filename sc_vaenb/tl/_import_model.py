@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def import_model(
     adata: AnnData, path: str | os.PathLike[str], *, key_added: str = "vae", copy: bool = False
 ) -> AnnData | None:
-    """Bring a model that :func:`sc_vaenb.tl.export_model` wrote into an AnnData.
+    """Read a model from a file that :func:`sc_vaenb.tl.export_model` wrote, and store it in an AnnData.
 
-    After it, every function that reads a model from `uns` works, such as :func:`sc_vaenb.tl.embed`, if `adata` has the
-    batches that it asks for. Reading executes nothing.
+    Then every function that reads a model from `uns` works, such as :func:`sc_vaenb.tl.embed`, if `adata` has the
+    batches that the model needs. No code from the file is executed.
 
     Parameters
     ----------
@@ -39,14 +39,15 @@ def import_model(
     Returns
     -------
     `None`, or the copy if `copy`. Written is `uns[key_added]` with `params`, `verdict`, `overlap` and `model`, as
-    :func:`sc_vaenb.tl.cvae` writes them. Counts will be read from the layer of that fit, or from `X` if there is none.
+    :func:`sc_vaenb.tl.cvae` writes them. Functions
+    then read counts from the layer that the model was fitted on, or from `X` if `adata` lacks this layer.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is cut off, damaged or changed, comes from another version or program, or `adata` lacks genes of the
+        The file is truncated, damaged or changed, another version or program wrote it, or `adata` lacks genes of the
         model. `adata` is unchanged.
 
     Examples

@@ -10,7 +10,7 @@ from scanpy import logging as logg
 from scanpy import settings
 from tqdm import tqdm
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._names import column_names
 from .._record import FittedModel
@@ -37,14 +37,15 @@ def importance(
     device: str = "auto",
     copy: bool = False,
 ) -> AnnData | None:
-    """Find the genes that a latent dimension drives, or those that tell the model which group a cell belongs to.
+    """Find the genes that a latent dimension drives, or the genes by which the model recognises a group of cells.
 
-    Without `groupby`: the decoder's slope, d log(expected count of a gene) / d z of a dimension, mean over cells, each
-    decoded as in its own batch. With `groupby`: integrated gradients of the encoder (Sundararajan, Taly & Yan 2017,
-    "Axiomatic attribution for deep networks") from the mean cell to the cells of a group, along the direction in the
-    latent space from the mean state of all other cells to that of the group, where that distance counts as 1. The
-    attributions of a cell add up to how far the model moves it along that direction, so they say what *this model*
-    reads, not whether a gene differs between groups: genes that say the same share the credit.
+    Without `groupby`: the slope of the decoder, d log(expected count of a gene) / d z of a dimension. It is the mean
+    over cells; each cell is decoded in its own batch. With `groupby`: integrated gradients of the encoder
+    (Sundararajan, Taly & Yan 2017, "Axiomatic attribution for deep networks") from the mean cell to the cells of a
+    group. They are taken along a direction in the latent space: from the mean state of all other cells to the mean
+    state of the group, scaled so that this distance is 1. The attributions of a cell add up to how far the model moves
+    it along this direction. So they say which genes *this model* uses, not whether a gene differs between groups:
+    redundant genes share the attribution.
 
     Parameters
     ----------
@@ -53,11 +54,11 @@ def importance(
     key
         Name of the stored model.
     groupby
-        Column of `obs` with groups of cells. `None`: the latent dimensions. Cells without a group belong to none.
+        Column of `obs` with groups of cells. `None`: the latent dimensions. Cells with a missing value are in no group.
     of
         Which groups, or which dimensions (2 or `"z2"`). `None`: all.
     max_cells
-        The mean is taken over so many cells, drawn at random where there are more (with `groupby`, of each group).
+        The mean is over at most this many cells (with `groupby`, of each group), drawn at random if there are more.
     rng
         Seed of the draw.
     key_added
@@ -73,21 +74,22 @@ def importance(
 
     `values`
         DataFrame, genes x dimensions (`z0`, ..., as the columns of `obsm["X_vae"]`): the slope, for one unit of z.
-        Or genes x groups: the attribution. A "/" in the name of a group becomes "|", as no h5ad file can hold it.
+        Or genes x groups: the attribution. A "/" in the name of a group becomes "|", because h5ad cannot store "/".
     `change` (with `groupby`)
-        DataFrame, genes x groups: log1p of the normalised counts, mean of the group's cells less the mean cell. A gene
-        of high attribution and negative change gives the group away by its absence.
+        DataFrame, genes x groups: log1p of the normalised counts, mean of the group's cells minus the mean cell. A
+        gene with high attribution and negative change: the model recognises the group by the absence of this gene.
     `groups` (with `groupby`)
-        DataFrame, a row per group: `n_cells`; `n_used` of these; `attributed`, the sum of the attributions; and
-        `state`, what it has to be: how far along the direction the group's cells are from the mean cell.
+        DataFrame, a row per group: `n_cells`; `n_used`, the cells that the mean is over; `attributed`, the sum of the
+        attributions; and `state`, the value that this sum should have: the distance of the group's cells from the mean
+        cell along the direction.
     `params`
         The arguments, and the `method` (`mean_jacobian` or `integrated_gradients`).
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        There is no such model, group or dimension, the model cannot be read, genes of it are missing, or the counts are
-        not what they must be. `adata` is unchanged.
+        There is no such model, group or dimension, the model cannot be read, some of its genes are missing, or the
+        counts are not valid. `adata` is unchanged.
 
     Examples
     --------
@@ -100,40 +102,42 @@ def importance(
     """
     name = f"{key}_importance" if key_added is None else key_added
     rng = seed_of(rng)
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     if name == key:
         msg = f"key_added={name!r} would replace the model in uns[{key!r}]. Choose another name."
         raise ValueError(msg)
     if groupby is None:
-        known = dimension_names(fitted.model.config.n_latent)
-        labels = np.empty(0, dtype=object)
+        names = dimension_names(fitted.model.config.n_latent)
+        group_of_cell = np.empty(0, dtype=object)
     else:
-        known, labels = _groups(adata, groupby)
-    chosen = _chosen(of, known, "dimensions" if groupby is None else f"obs[{groupby!r}]")
+        names, group_of_cell = _groups(adata, groupby)
+    chosen = _chosen(of, names, "dimensions" if groupby is None else f"obs[{groupby!r}]")
     counts = read_counts(adata, key, fitted)
 
-    start = logg.info(f"asking uns[{key!r}] for the genes of {len(chosen)} {'groups' if groupby else 'dimensions'}")
+    start = logg.info(
+        f"computing the importance of genes for {len(chosen)} {'groups' if groupby else 'dimensions'} of uns[{key!r}]"
+    )
     adata = adata.copy() if copy else adata
-    latent, _, mean_cell = states(fitted.model, counts, where)
+    latent, _, mean_cell = states(fitted.model, counts, torch_device)
     params: dict[str, Any] = {"model": key, "max_cells": max_cells, "rng": rng}
     if groupby is None:
         cells = drawn(np.arange(len(counts)), max_cells, rng)
-        at = [known.index(dimension) for dimension in chosen]
-        slopes = mean_jacobian(fitted.model, latent[cells], counts.batch_index[cells], at, where)
+        dimensions = [names.index(name) for name in chosen]
+        slopes = mean_jacobian(fitted.model, latent[cells], counts.batch_index[cells], dimensions, torch_device)
         record: dict[str, Any] = {"values": pd.DataFrame(slopes, index=fitted.genes, columns=chosen)}
         params["method"] = "mean_jacobian"
     else:
         values, change, rows = [], [], []
         for group in tqdm(chosen, disable=settings.verbosity.value == 0, leave=False):
-            own = labels == group
-            direction = latent[own].mean(0) - latent[~own].mean(0)
+            in_group = group_of_cell == group
+            direction = latent[in_group].mean(0) - latent[~in_group].mean(0)
             direction /= max(np.square(direction).sum(), 1e-12)
-            cells = drawn(np.flatnonzero(own), max_cells, rng)
-            found = integrated_gradients(fitted.model, counts, cells, mean_cell, direction, where)
-            values.append(found.attribution)
-            change.append(found.change)
-            rows.append((int(own.sum()), len(cells), found.attribution.sum(), found.difference))
+            cells = drawn(np.flatnonzero(in_group), max_cells, rng)
+            result = integrated_gradients(fitted.model, counts, cells, mean_cell, direction, torch_device)
+            values.append(result.attribution)
+            change.append(result.change)
+            rows.append((int(in_group.sum()), len(cells), result.attribution.sum(), result.difference))
         columns = column_names(chosen)
         record = {
             "values": pd.DataFrame(np.stack(values, 1), index=fitted.genes, columns=columns),
@@ -146,20 +150,20 @@ def importance(
     return adata if copy else None
 
 
-def dimension_names(n: int) -> list[str]:
-    return [f"z{i}" for i in range(n)]
+def dimension_names(n_latent: int) -> list[str]:
+    return [f"z{i}" for i in range(n_latent)]
 
 
-def drawn(cells: NDArray[np.int64], most: int, rng: int) -> NDArray[np.int64]:
-    """All of the cells, or as many as are wanted of them, in order."""
-    if len(cells) <= most:
+def drawn(cells: NDArray[np.int64], max_cells: int, seed: int) -> NDArray[np.int64]:
+    """The cells, or a random sample of `max_cells` of them, sorted."""
+    if len(cells) <= max_cells:
         return cells
-    return np.sort(np.random.default_rng(rng).choice(cells, most, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(cells, max_cells, replace=False))
 
 
 def _groups(adata: AnnData, groupby: str) -> tuple[list[str], NDArray[np.object_]]:
-    """Names of the groups that have cells, and the group of each cell (None where it has none)."""
-    column = _adata.read_categories(adata, "groupby", groupby)
+    """Names of the groups that have cells, and the group of each cell (None for a missing value)."""
+    column = _obs.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
     if len(names) < 2 or len(set(names)) < len(names):
         msg = (
@@ -170,14 +174,14 @@ def _groups(adata: AnnData, groupby: str) -> tuple[list[str], NDArray[np.object_
     return names, np.array([*names, None], dtype=object)[column.cat.codes]
 
 
-def _chosen(of: str | int | Sequence[str | int] | None, known: list[str], where: str) -> list[str]:
-    """The names that are asked for; a number is that of a dimension."""
+def _chosen(of: str | int | Sequence[str | int] | None, known: list[str], source: str) -> list[str]:
+    """The names of the groups or dimensions in `of`; an integer stands for a dimension."""
     if of is None:
         return known
-    asked = [of] if isinstance(of, str | int | np.integer) else list(of)
-    names = [f"z{name}" if where == "dimensions" and not isinstance(name, str) else str(name) for name in asked]
+    requested = [of] if isinstance(of, str | int | np.integer) else list(of)
+    names = [f"z{name}" if source == "dimensions" and not isinstance(name, str) else str(name) for name in requested]
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) < len(names):
-        msg = f"of={of!r} is not possible: {where} holds {known}. Name some of these, each once."
+        msg = f"of={of!r} is not possible: {source} holds {known}. Name some of these, each once."
         raise ValueError(msg)
     return names

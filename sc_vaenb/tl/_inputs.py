@@ -1,4 +1,4 @@
-"""From an AnnData to what a fit reads: counts, batches, and what else is known of the cells."""
+"""Read the inputs of a fit from an AnnData: counts, batches, covariates, labels and proteins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _adata
+from .. import _obs
 from ..data.counts import Counts
 from ..fit.align import n_clusters
 from ..fit.classify import hold_back
@@ -29,30 +29,32 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-LABELS_WEIGHT = 10.0  # of the cross-entropy of known labels: 50 learns few of them by heart, to the others' cost
-BATCH_EMBEDDING_WIDTH = 10  # dimensions of a learned batch embedding, or fewer where there are fewer batches
+LABELS_WEIGHT = 10.0  # weight of the cross-entropy of known labels; 50 overfits them if they are few
+BATCH_EMBEDDING_WIDTH = 10  # dimensions of a learned batch embedding; at most the number of batches
 
 
 @dataclass
 class Inputs:
-    """What a fit is made from.
+    """The inputs of a fit.
 
     Attributes
     ----------
     counts
-        The cells, with what is beside their counts.
+        Counts of the cells, with their side inputs.
     options
-        How they are fitted.
+        The options of the fit.
     genes, batches
-        Names; no batches for `tl.vae`.
+        Names; `batches` is empty for `tl.vae`.
     size_factor_mean
-        What the size factors were divided by.
+        The size factors were divided by this.
     covariates, proteins
-        What makes numbers of them, for cells that come later too; empty without.
+        How columns of `obs` and tables of proteins become numbers, also for later cells; empty if there are none.
     label, labels
-        Code of each cell's label (-1 for none) and their names; empty without.
+        Label code of each cell (-1 for none), and the names of the labels; empty if there are none.
+    control
+        Which cells are of control samples; None where this was not given.
     calibration_cells
-        Cells whose labels the fit does not see.
+        Cells whose labels are held back from the fit.
     """
 
     counts: Counts
@@ -64,15 +66,18 @@ class Inputs:
     proteins: dict[str, Any]
     label: NDArray[np.int64]
     labels: tuple[str, ...]
+    control: NDArray[np.bool_] | None
     calibration_cells: NDArray[np.int64]
 
 
 def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes: Processes) -> Inputs:
-    """Everything, checked; what is cheap to check comes first."""
-    batch_key, allowed = params.get("batch_key"), params["allow_non_integer"]
+    """Read and check all inputs; the cheap checks come first."""
+    batch_key, allow_non_integer = params.get("batch_key"), params["allow_non_integer"]
     codes, batches = np.zeros(adata.n_obs, np.int64), np.array([], dtype=str)
     if "batch_key" in params:
-        codes, batches = _adata.read_batches(adata, params["batch_key"])
+        codes, batches = _obs.read_batches(adata, params["batch_key"])
+    controls = params.get("controls")
+    control = None if controls is None else _obs.read_controls(adata, controls, codes, batches)
     covariates = learn_covariates(adata, params["covariate_keys"] or [], batch_key)
     side_inputs: dict[str, NDArray] = {"covariates": read_covariates(adata, covariates)} if covariates else {}
     label = calibration_cells = np.array([], np.int64)
@@ -83,10 +88,22 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
         side_inputs["label"] = np.where(np.isin(np.arange(len(label)), calibration_cells), UNKNOWN, label)
     proteins: dict[str, Any] = {}
     if (protein_key := params["protein_key"]) is not None:
-        proteins = learn_proteins(adata, protein_key, codes, batches, allowed)
-        side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allowed)
-    read = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
-    return Inputs(*read[:3], batches, read.size_factor_mean, covariates, proteins, label, labels, calibration_cells)
+        proteins = learn_proteins(adata, protein_key, codes, batches, allow_non_integer)
+        side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allow_non_integer)
+    data = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
+    return Inputs(
+        data.counts,
+        data.options,
+        data.genes,
+        batches,
+        data.size_factor_mean,
+        covariates,
+        proteins,
+        label,
+        labels,
+        control,
+        calibration_cells,
+    )
 
 
 def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) -> ModelConfig:
@@ -96,13 +113,13 @@ def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) ->
         for name in ("covariates", "protein")
     )
     hidden = tuple(params["hidden"])
-    mirrored = params["decoder_hidden"] is None
-    names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
-    names += ["prior", "n_components"]
-    conditional: dict[str, Any] = {}
+    is_mirrored = params["decoder_hidden"] is None
+    same_names = ["n_latent", "activation", "norm", "dropout", "likelihood", "dispersion", "link", "size_factor_as"]
+    same_names += ["prior", "n_components"]
+    batch_options: dict[str, Any] = {}
     n_batches, codes = len(overlap.group), overlap.code().tolist()
     if n_batches:
-        conditional = {
+        batch_options = {
             "encode_batch": params["encode_batch"],
             "batch_code": tuple(codes),
             "batch_group": tuple(overlap.group.tolist()),
@@ -117,11 +134,11 @@ def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) ->
         n_genes=n_genes,
         n_batches=n_batches,
         hidden=hidden,
-        decoder_hidden=hidden[::-1] if mirrored else tuple(params["decoder_hidden"]),
+        decoder_hidden=hidden[::-1] if is_mirrored else tuple(params["decoder_hidden"]),
         n_covariates=n_covariates,
         labels=inputs.labels,
         n_proteins=n_proteins,
         penalties={name: float(weight) for name, weight in penalties.items() if weight},
-        **{name: params[name] for name in names},
-        **conditional,
+        **{name: params[name] for name in same_names},
+        **batch_options,
     )

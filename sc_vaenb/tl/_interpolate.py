@@ -24,7 +24,7 @@ from ._sample import batch_code, labelled
 if TYPE_CHECKING:
     from anndata import AnnData
 
-PER = 1e4  # expression is in counts per so many
+TARGET_SUM = 1e4  # expression is in expected counts per 10,000
 
 
 @own_state()
@@ -46,34 +46,35 @@ def interpolate(
     key_added: str = "interpolation",
     copy: bool = False,
 ) -> AnnData | None:
-    """Walk through the latent space from one cell or group to another, and decode what is expressed on the way.
+    """Interpolate in the latent space from one cell or group to another, and decode the expression along the path.
 
-    The way leads through the encoder's means, not the aligned embedding in `obsm`, because these are what the decoder
-    reads. It shows what the model holds to lie between; no cell need have taken it. How far each point is from the
-    nearest cell is written beside it.
+    The path runs through the posterior means of the encoder, not through the aligned embedding in `obsm`, because the
+    decoder reads posterior means. It shows what the model predicts between two states; cells need not have followed
+    it. The distance of each point to the nearest cell is written too.
 
     Parameters
     ----------
     adata
         Cells x genes, with a model in `uns[key]` (from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`).
     start, end
-        Names of two cells, or with `groupby` labels of two groups.
+        Names of two cells, or with `groupby` the labels of two groups.
     groupby
-        Column of `obs` with the labels. A group stands for its mean state (linear), or the cell nearest to that
-        (manifold).
+        Column of `obs` with the labels. A group is represented by its mean state (linear), or by the cell nearest to
+        its mean state (manifold).
     via
-        Further cells or groups to pass on the way, in this order.
+        Further cells or groups that the path passes, in this order.
     path
-        `"linear"`: straight lines, which may lead where no cells are. `"manifold"`: from cell to cell along the
-        shortest path in the graph of nearest neighbours (of at most 20,000 cells), smoothed.
+        `"linear"`: straight lines, which may pass through regions without cells. `"manifold"`: from cell to cell along
+        the shortest path in the graph of nearest neighbours (of at most 20,000 cells), smoothed.
     n_points
-        Points on the way, at equal distances.
+        Points on the path, at equal distances.
     n_neighbors
-        Neighbours of each cell in the graph. Fewer keep closer to the cells; more find a way across sparser places.
+        Neighbours of each cell in the graph. With fewer, the path stays closer to the cells; with more, it can cross
+        sparser regions.
     genes
         Genes to decode. `None`: all of the model.
     batch
-        Decode as in this batch of the fit. `None`: averaged over all its batches.
+        Decode as in this batch of the fit. `None`: the average over all batches of the fit.
     key
         Name of the stored model.
     device
@@ -88,22 +89,22 @@ def interpolate(
     `None`, or the copy if `copy`. `uns["interpolation"]` holds:
 
     `expression`
-        DataFrame, genes x points (so that any gene's name can be written to a file): expected counts per 10,000 of
-        the model's genes, before any extra zeros.
+        DataFrame, genes x points (so that any gene's name can be written to a file): expected counts per 10,000 counts
+        of the model's genes, without zero inflation.
     `points`
-        DataFrame, a row per point: `position` (0 at the start, 1 at the end), `nearest_cell`, and `distance` to it.
+        DataFrame, a row per point: `position` (0 at the start, 1 at the end), `nearest_cell`, and the `distance` to it.
     `states`
         Latent states, points x latent dimensions.
     `stops`
         DataFrame: `name` and `position` of the start, of each in `via`, and of the end.
     `params`
-        The arguments, `length` of the way, and `version`.
+        The arguments, the `length` of the path, and `version`.
 
     Raises
     ------
     KeyError, TypeError, ValueError
         There is no such model, column, cell, label, gene or batch, the graph holds no path, or an argument or the
-        counts are not what they must be. `adata` is unchanged.
+        counts are not valid. `adata` is unchanged.
 
     Examples
     --------
@@ -114,49 +115,55 @@ def interpolate(
     >>> sc_vaenb.tl.interpolate(adata, "type_0", "type_1", groupby="cell_type")
     >>> sc_vaenb.pl.interpolation(adata)
     """
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     names = [str(name) for name in (start, *([via] if isinstance(via, str) else via), end)]
     masks = [_cells_of(adata, name, groupby) for name in names]
-    for name, after in pairwise(names):
-        if name == after:
+    for name, next_name in pairwise(names):
+        if name == next_name:
             msg = f"{name!r} follows itself on the way, and there is nothing between. Name two that differ."
             raise ValueError(msg)
     fitted = FittedModel.from_uns(adata, key)
     codes = range(max(len(fitted.batches), 1)) if batch is None else [batch_code(fitted, batch, key)]
-    chosen = _positions(fitted.genes, genes, key)
-    counts = read_counts(adata, key, fitted, batches=fitted.model.config.encode_batch)
+    gene_positions = _positions(fitted.genes, genes, key)
+    counts = read_counts(adata, key, fitted, batches=fitted.model.config.encoder_needs_batch)
 
-    begun = logg.info(f"interpolating from {' over '.join(names[:-1])} to {end} with uns[{key!r}]")
+    start_time = logg.info(f"interpolating from {' over '.join(names[:-1])} to {end} with uns[{key!r}]")
     adata = adata.copy() if copy else adata
-    states = embed(fitted.model, counts, where)
+    states = embed(fitted.model, counts, torch_device)
     legs = _legs(states, masks, names, path, n_neighbors)
     points, positions, length = equal_steps(legs, n_points)
-    expression = PER * mean_expression(fitted.model, points, codes, where)[:, chosen]
-    distance, closest = (found[:, 0] for found in nearest(points, states, 1))
+    expression = TARGET_SUM * mean_expression(fitted.model, points, codes, torch_device)[:, gene_positions]
+    distance, closest = (neighbors[:, 0] for neighbors in nearest(points, states, 1))
 
     labels = pd.Index([str(i) for i in range(n_points)])
-    about = {
+    point_columns = {
         "position": np.linspace(0, 1, n_points),
         "nearest_cell": adata.obs_names[closest].to_numpy(str),
         "distance": distance.astype(np.float64),
     }
     params: dict[str, Any] = {"key": key, "start": names[0], "end": names[-1], "path": path, "n_points": n_points}
-    given = {"via": np.array(names[1:-1], dtype=object) if len(names) > 2 else None, "groupby": groupby, "batch": batch}
-    params |= {name: value for name, value in given.items() if value is not None}
+    via_names = np.array(names[1:-1], dtype=object) if len(names) > 2 else None
+    optional: dict[str, Any] = {"via": via_names, "groupby": groupby, "batch": batch}
+    params |= {name: value for name, value in optional.items() if value is not None}
     params |= {"n_neighbors": n_neighbors} if path == "manifold" else {}
     record = {
-        "expression": pd.DataFrame(expression.T, index=pd.Index(np.array(fitted.genes)[chosen]), columns=labels),
-        "points": pd.DataFrame(about, index=labels),
+        "expression": pd.DataFrame(
+            expression.T, index=pd.Index(np.array(fitted.genes)[gene_positions]), columns=labels
+        ),
+        "points": pd.DataFrame(point_columns, index=labels),
         "states": points,
         "stops": pd.DataFrame({"name": names, "position": positions}),
         "params": params | {"length": length, "version": version("sc_vaenb")},
     }
     _adata.write_record(adata, key_added, record)
-    logg.info("    finished", time=begun, deep=f"added\n    {key_added!r}, the way and its expression (adata.uns)")
+    logg.info(
+        "    finished", time=start_time, deep=f"added\n    {key_added!r}, the path and its expression (adata.uns)"
+    )
     return adata if copy else None
 
 
 def _cells_of(adata: AnnData, name: str, groupby: str | None) -> NDArray[np.bool_]:
+    """Mask of the cell of this name, or of the cells with this label."""
     if groupby is not None:
         return labelled(adata, "groupby", groupby, [name])
     mask = np.asarray(adata.obs_names == name)
@@ -169,21 +176,26 @@ def _cells_of(adata: AnnData, name: str, groupby: str | None) -> NDArray[np.bool
     return mask
 
 
-def _positions(known: list[str], genes: Sequence[str] | None, key: str) -> NDArray[np.int64]:
+def _positions(model_genes: list[str], genes: Sequence[str] | None, key: str) -> NDArray[np.int64]:
+    """Positions of the genes among those of the model."""
     if genes is None:
-        return np.arange(len(known))
+        return np.arange(len(model_genes))
     genes = [genes] if isinstance(genes, str) else list(genes)
-    found = pd.Index(known).get_indexer(genes)
-    if not genes or (found < 0).any():
-        missing = [gene for gene, at in zip(genes, found, strict=True) if at < 0][:5]
-        msg = f"genes={missing} are not among the {len(known)} genes of the model in uns[{key!r}]. Give some that are."
+    positions = pd.Index(model_genes).get_indexer(genes)
+    if not genes or (positions < 0).any():
+        missing = [gene for gene, position in zip(genes, positions, strict=True) if position < 0][:5]
+        msg = (
+            f"genes={missing} are not among the {len(model_genes)} genes of the model in uns[{key!r}]. "
+            "Give some that are."
+        )
         raise ValueError(msg)
-    return found
+    return positions
 
 
 def _legs(
     states: NDArray[np.float32], masks: list[NDArray[np.bool_]], names: list[str], path: str, n_neighbors: int
 ) -> list[NDArray[np.float32]]:
+    """The states along the path, one array for each piece from a stop to the next."""
     means = np.stack([states[mask].mean(axis=0) for mask in masks])
     if path == "linear":
         return straight(means)
@@ -191,7 +203,7 @@ def _legs(
         int(np.flatnonzero(mask)[np.square(states[mask] - mean).sum(axis=1).argmin()])
         for mask, mean in zip(masks, means, strict=True)
     ]
-    legs, broken = along_cells(states, stops, n_neighbors)
+    legs, broken = along_cells(states, stops, n_neighbors)  # `broken`: the first leg without a path
     if broken is not None:
         msg = (
             f"no path leads from {names[broken]!r} to {names[broken + 1]!r} in the graph of {n_neighbors} nearest "

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,27 +11,36 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 from scanpy import settings
 
-from .. import _adata
-from .._checks import check_adata, checked, seed_of
-from .._names import means_no_label
+from .. import _adata, _obs
+from .._anndata_checks import check_adata
+from .._checks import checked, seed_of
 from .._record import FittedModel, read_record
 from .._session import own_state
 from ..fit.device import resolve_device
 from ..inference.embed import aligned, embed
-from ..inference.map_query import align_new, fit_new, of_genes, with_batches
-from ..inference.transfer import Reference, batches_or_halves, draw_sample, nearest, novelty
+from ..inference.map_query import align_new, fit_new, with_batches
+from ..inference.transfer import nearest, novelty
 from ._counts import read_counts
 from ._labels import write_labels
-from ._proteins import with_batches as where_measured
+from ._proteins import with_batches as proteins_with_batches
+from ._reference import (
+    errors_name_the_reference,
+    labelled_reference,
+    overlap_with_batches,
+    reference_labels,
+    reference_space,
+    without_missing_genes,
+)
 from ._transfer import transfer_labels
 
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
+    from ..data.counts import Counts
     from ..model.vae import CountVAE
 
-MIN_SHARE_OF_GENES = 0.5  # of the model's
+MIN_SHARE_OF_GENES = 0.5  # share of the model's genes that the new cells must have
 
 
 @own_state()
@@ -51,36 +59,38 @@ def map_query(
     rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Embed new cells with the model of a reference, in its space, and transfer its labels to them.
+    """Embed new cells in the latent space of a reference, with its model, and transfer its labels to them.
 
-    Nothing that the model has learned changes. Cells of batches that it knows (by name) are embedded as
-    :func:`sc_vaenb.tl.embed` does it. A batch that is new gets a vector of its own, which alone is fitted to its cells
-    ("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches), and is aligned on the clusters of
-    the reference as they are (Kang et al. 2021, Nature Communications, Symphony).
+    Nothing that the model has learned changes. Cells of batches that the model knows (by name) are embedded as by
+    :func:`sc_vaenb.tl.embed`. A new batch gets its own batch vector. Only this vector is fitted, to the cells of the
+    batch ("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches). The new batch is then
+    aligned on the clusters of the reference, which stay as they are (Kang et al. 2021, Nature Communications,
+    Symphony).
 
     Parameters
     ----------
     adata
-        The new cells, cells x genes. Genes are matched by name. Those of the model that are missing, up to half of
-        them, are left out of the model that is written to `adata`: they count as expressed at the reference's mean, and
-        the depth of a cell is taken over the others. Of a model with proteins, those that `adata` has not in the same
-        place of `obsm` count as not measured: cells of RNA alone can be mapped on a reference with both.
+        The new cells, cells x genes. Genes are matched by name. Up to half of the model's genes may be missing: they
+        are left out of the model that is written to `adata`. They count as expressed at the mean of the reference, and
+        the depth of a cell is its counts over the other genes. A model with proteins reads them from the same key of
+        `obsm`; proteins that `adata` lacks count as not measured. So cells with RNA alone can be mapped on a reference
+        with both.
     reference
         Cells with a model in `uns[key]`, from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`; not changed. Its
-        embedding `obsm["X_" + key]` is computed if it is not there, and its counts are read if genes are missing.
+        embedding `obsm["X_" + key]` is computed if it is missing, and its counts are read if genes are missing.
     key
         Name of the model in `reference`, and of the results in `adata`.
     batch_key
-        Column of `adata.obs` with the batch of each cell. `None`: named as it was in the fit. Not used by a model of
+        Column of `adata.obs` with the batch of each cell. `None`: the same name as in the fit. Not used by a model of
         :func:`sc_vaenb.tl.vae`.
     layer
         Where the raw counts of `adata` are: a layer, or `None` for `X`. `"auto"`: the layer that the model was fitted
         on if `adata` has it, else `X`.
     label_key
-        Column of `reference.obs` with labels to transfer. Cells without a label (NaN, or words such as "Unknown" and
-        "NA", which a warning names) have no vote.
+        Column of `reference.obs` with labels to transfer. Cells without a label do not vote: those with NaN, or with
+        words such as "Unknown" and "NA", which a warning names.
     n_neighbors
-        Cells of the reference that vote on the label of a new cell and say how novel it is.
+        Number of nearest reference cells that vote on the label of a new cell and that its novelty is measured with.
     n_steps
         Steps of the fit of new batches.
     device
@@ -95,34 +105,37 @@ def map_query(
     `None`, or the copy if `copy`. Written are:
 
     `obsm["X_vae"]`
-        The embedding in the space of the reference's, float32, cells x latent dimensions.
+        The embedding in the latent space of the reference, float32, cells x latent dimensions.
     `obs["novelty"]`
-        Mean distance to the nearest cells of the reference, relative to that of these to their own: about 1 for cells
-        like those of the reference. Cells of a new batch are taken before their alignment, so compare within a batch.
-        A type that the reference lacks can still lie on one that it has, and is not found by this number.
+        Mean distance of a cell to its nearest reference cells, divided by the mean distance of these to their own
+        nearest cells: about 1 for cells like those of the reference. For cells of a new batch it is measured before
+        their alignment, so compare within a batch. A type that the reference lacks can lie on a type that it has; this
+        number does not find it then.
     `obs["<label_key>_predicted"]`, `obs["<label_key>_uncertainty"]`
-        The label with most of the neighbours' votes (nearer ones weigh more), and the share of the votes that it did
-        not get, 0 to 1.
+        The label with most votes of the nearest cells (nearer cells weigh more), and the share of the votes that it
+        did not get, 0 to 1.
     `obs["<label_key>_confidence"]`
         The probability that the label is right, if the reference has the type of the cell. It is calibrated on the
-        reference, each batch of which is predicted from all others once (at most 12, and 6,000 cells in all). NaN where
-        no two batches have a label in common.
+        reference: each of its batches is predicted once from all others (at most 12 batches, and 6,000 cells in all).
+        NaN where no two batches have a label in common.
     `obs["novelty_p"]`, `obs["novel"]` (with `label_key`)
-        The conformal p-value (Bates et al. 2023, Annals of Statistics) of "the cell is of its predicted type": small
-        where the cell lies far from the type in the latent space, or where the expression of its neighbourhood in its
-        own batch is unlike that of the type. What the batch does to most types alike is taken off. NaN where the
-        reference has fewer than 19 cells to compare with. `novel` are the cells with a false discovery rate of 10 % in
-        their batch (Benjamini & Hochberg 1995).
+        The conformal p-value (Bates et al. 2023, Annals of Statistics) of "the cell is of its predicted type". It is
+        small where the cell lies far from the type in the latent space, or where the mean expression of similar cells
+        of its own batch differs from that of the type. The effect that the batch has on most types alike is removed.
+        NaN where the reference has fewer than 19 cells to compare with. `novel` marks the cells at a false discovery
+        rate of 10 % in their batch (Benjamini & Hochberg 1995).
     `uns["vae_transfer"]` (with `label_key`; named after `key`)
-        `verdict`, all of this in sentences, which the log has too; and tables. `query`: of each batch and label,
-        `n_cells`, `n_novel`, the squared `difference` of all these cells from the label (times the largest of any batch
-        of the reference; NaN with fewer than three of these) and whether they seem to hold a `new` type.
-        `labels`: of each label of the reference, its cells and batches, and what would become of its cells were it not
-        there: what they would be `called`, the `auroc` of telling them from others, the share `found` with a p-value
-        below 0.05 in batches like the query's, and the share of batches in which they would be `noticed` as a group.
-        `calibration`: of each batch of the reference, the confidence that the others state for it, and the share of
-        labels that are `right`. `expected`: between which shares of the labels are right in a new batch, in nine of
-        ten cases (for cells of types that the reference has), as its batches differ.
+        `verdict`, a summary in sentences, which the log has too; and tables.
+        `query`, a row per batch and label: `n_cells`, `n_novel`, the squared `difference` of all these cells from the
+        label (as a multiple of the largest of any reference batch; NaN with fewer than three of these) and whether they
+        seem to hold a `new` type.
+        `labels`, a row per label of the reference: its cells and batches, and what would happen to its cells if the
+        reference lacked the label: what they would be `called`, the `auroc` of telling them from others, the share
+        `found` with a p-value below 0.05 in batches like the query's, and the share of batches in which they would be
+        `noticed` as a group.
+        `calibration`, a row per reference batch: the confidence that the other batches state for it, and the share of
+        labels that are `right`. `expected`: the range for the share of right labels in a new batch, in nine of ten
+        cases (for cells of types that the reference has), estimated from how much the reference batches differ.
     `uns["vae"]`
         The record of the reference's model, with the new batches, for :func:`sc_vaenb.tl.embed` and others; and
         `query`: `n_reference` (cells), `n_genes` (of the reference's model), `missing_genes`, `new_batches`.
@@ -130,8 +143,8 @@ def map_query(
     Raises
     ------
     KeyError, TypeError, ValueError
-        There is no such model, fewer than half of its genes are there, the counts or batches are not what they must
-        be, or there are no labels. `adata` is unchanged.
+        There is no such model, `adata` has fewer than half of its genes, the counts or batches are not valid, or there
+        are no labels. `adata` is unchanged.
 
     Examples
     --------
@@ -144,127 +157,90 @@ def map_query(
     >>> sc_vaenb.tl.map_query(query, reference, label_key="cell_type")
     """
     rng = seed_of(rng)
-    where = resolve_device(device)
-    with _naming_the_reference():
+    torch_device = resolve_device(device)
+    with errors_name_the_reference():
         check_adata(reference)
-        _adata.check_can_be_cut(reference)
+        _adata.check_can_be_subset(reference)
         record, fitted = read_record(reference, key), FittedModel.from_uns(reference, key)
-        labels = None if label_key is None else _labels(reference, label_key)
+        labels = None if label_key is None else reference_labels(reference, label_key)
     if reference.n_obs < 2:
-        msg = "reference has one cell: how near its cells are to each other, by which novelty is measured, needs two."
+        msg = "reference has one cell: novelty is relative to the distances between its cells, which needs two."
         raise ValueError(msg)
-    found = _found_genes(adata, fitted, key)
+    has_gene = _has_gene(adata, fitted, key)
     params = _params(adata, record["params"], fitted, batch_key, layer)
-    new = _new_batches(adata, params, fitted)
-    with _naming_the_reference():
-        embedding, codes = _space(reference, key, fitted, where)
-        part, share = fitted.model, 1.0
-        if not found.all():
-            part, share = of_genes(part, np.flatnonzero(found), read_counts(reference, key, fitted))
+    new_batches = _new_batches(adata, params, fitted)
+    if new_batches and fitted.model.config.batch_offsets:
+        msg = (
+            f"The model in uns[{key!r}] was fitted with controls=: it has no offsets for batches that it does not know "
+            f"({', '.join(new_batches)}). Fit it without controls to map new batches."
+        )
+        raise ValueError(msg)
+    with errors_name_the_reference():
+        embedding, batch_index = reference_space(reference, key, fitted, torch_device)
+        reduced = fitted if has_gene.all() else without_missing_genes(fitted, has_gene, reference, key)
     mapped = replace(
-        fitted,
-        model=with_batches(part, len(new)) if new else part,
-        genes=list(np.array(fitted.genes)[found]),
-        batches=fitted.batches + new,
-        size_factor_mean=fitted.size_factor_mean * (share if params.get("size_factor") is None else 1.0),
+        reduced,
+        model=with_batches(reduced.model, len(new_batches)) if new_batches else reduced.model,
+        batches=fitted.batches + new_batches,
         params=params,
     )
-    model, counts = mapped.model, read_counts(adata, key, mapped, params=params)
+    counts = read_counts(adata, key, mapped, params=params)
 
     start = logg.info(
-        f"mapping {adata.n_obs:,} cells on {reference.n_obs:,} with {found.sum():,} of the {len(found):,} genes of "
-        f"uns[{key!r}]" + (f"; new batches: {', '.join(new)}" if new else "")
+        f"mapping {adata.n_obs:,} cells on {reference.n_obs:,} with {has_gene.sum():,} of the {len(has_gene):,} genes "
+        f"of uns[{key!r}]" + (f"; new batches: {', '.join(new_batches)}" if new_batches else "")
     )
     adata = adata.copy() if copy else adata
-    cells = np.flatnonzero(counts.batch_index >= len(fitted.batches)) if new else np.array([], np.int64)
-    if len(cells):
-        theirs = counts.subset(cells)
-        size, beta = int(params["batch_size"]), float(params["beta"])
-        fit_new(model.to(where), theirs, len(new), n_steps, size, beta, rng, settings.verbosity.value > 0)
-    states = embed(model, counts, where)
-    if len(cells) and model.alignment is not None:
-        align_new(model.alignment, embedding, codes, states[cells], counts.batch_index[cells], rng)
-    latent = aligned(model, states, counts.batch_index, where)
-
-    # Neighbours of new batches are those before alignment, which lays them on the reference wherever its clusters are:
-    # also cells that it has nothing of. Of pbmc_3studies, one study held out at a time, this gets 87 % of the labels
-    # right, and after alignment 83 %.
-    new_cells = np.isin(np.arange(len(counts)), cells)[:, None]
-    asked = np.where(new_cells, states, latent)
-    columns = {"novelty": novelty(asked, embedding, n_neighbors)}
+    in_new_batch = counts.batch_index >= len(fitted.batches) if new_batches else np.zeros(len(counts), bool)
+    latent, search_states = _embed_query(
+        mapped, counts, in_new_batch, len(new_batches), embedding, batch_index, n_steps, rng, torch_device
+    )
+    columns = {"novelty": novelty(search_states, embedding, n_neighbors)}
     tables: dict[str, Any] = {}
     if label_key is not None and labels is not None:
-        labelled = _labelled(reference, key, fitted, mapped, part, embedding, codes, labels, len(cells) > 0, where, rng)
-        batch = counts.batch_index, mapped.batches or ["the query"]
+        before_alignment = bool(in_new_batch.any())
+        labelled = labelled_reference(
+            reference, key, reduced, embedding, batch_index, labels, before_alignment, torch_device, rng
+        )
         matrix = None if labelled.counts is None else counts.matrix
-        found_labels = transfer_labels(labelled, label_key, fitted.batches, asked, matrix, *batch, n_neighbors, rng)
+        batches = counts.batch_index, mapped.batches or ["the query"]
+        result = transfer_labels(labelled, label_key, fitted.batches, search_states, matrix, *batches, n_neighbors, rng)
+        columns |= result.columns
         name = f"{label_key}_predicted"
-        columns |= found_labels.columns
         columns[name] = pd.Categorical.from_codes(columns[name], dtype=labels.dtype)
-        tables = found_labels.tables
-    if fitted.proteins:
-        their = counts.side_inputs["protein"], counts.batch_index, max(len(mapped.batches), 1)
-        mapped = replace(mapped, proteins=where_measured(fitted.proteins, *their))
+        tables = result.tables
     query = {
         "n_reference": reference.n_obs,
-        "n_genes": len(found),
-        "missing_genes": np.array(fitted.genes, dtype=object)[~found],
-        "new_batches": np.array(new, dtype=object),
-    }
-    if label_key is not None:
-        query["label_key"] = label_key
-    if key in adata.uns or f"X_{key}" in adata.obsm:
-        logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
-    told = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
-    if new and "overlap" in told:
-        told["overlap"] = _with_new(told["overlap"], counts.batch_index, asked, embedding, codes, new)
-    _adata.remove_extras(adata, key)
-    _adata.write_result(adata, key, latent, {**told, "params": params, "model": mapped.to_uns(), "query": query})
-    predicted = write_labels(adata, key, model, latent)
-    for name, values in columns.items():
-        adata.obs[name] = values
-    if adata.uns.pop(f"{key}_transfer", None) is not None:  # what an earlier call said of labels and novelty
-        stale = [name for name in ("novelty_p", "novel") if name in adata.obs and name not in columns]
-        adata.obs = adata.obs.drop(columns=stale)
+        "n_genes": len(has_gene),
+        "missing_genes": np.array(fitted.genes, dtype=object)[~has_gene],
+        "new_batches": np.array(new_batches, dtype=object),
+    } | ({} if label_key is None else {"label_key": label_key})
+    record = _query_record(record, query, mapped, counts, search_states, embedding, batch_index)
+    added = _write(adata, key, mapped.model, latent, record, columns, tables)
     if tables:
-        adata.uns[f"{key}_transfer"] = tables
-    added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model with its new batches (adata.uns)"
-    added += f"\n    {', '.join(map(repr, columns))} (adata.obs)"
-    if tables:
-        added += f"\n    '{key}_transfer', how far labels and novelty can be trusted (adata.uns)"
         logg.info(tables["verdict"])
-    logg.info("    finished", time=start, deep="\n    ".join([added, *predicted]))
+    logg.info("    finished", time=start, deep="\n    ".join(["added", *added]))
     return adata if copy else None
 
 
-@contextmanager
-def _naming_the_reference() -> Iterator[None]:
-    """Errors of the reference say so: those of the new cells would sound the same."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError) as error:
-        msg = f"reference: {error.args[0]}"
-        raise type(error)(msg) from error
-
-
-def _found_genes(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:
-    """Which of the model's genes are in `adata`."""
-    found = adata.var_names.get_indexer(fitted.genes) >= 0
-    if found.mean() < MIN_SHARE_OF_GENES:
-        first = fitted.genes[int(np.argmin(found))]
+def _has_gene(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:
+    """Whether `adata` has each gene of the model; an error if it has fewer than half of them."""
+    has_gene = adata.var_names.get_indexer(fitted.genes) >= 0
+    if has_gene.mean() < MIN_SHARE_OF_GENES:
+        first_missing = fitted.genes[int(np.argmin(has_gene))]
         msg = (
-            f"Only {found.sum()} of the {len(found)} genes of the model in uns[{key!r}] are in var_names (first "
-            f"missing: {first!r}); at least half are needed. See that genes are named as in the reference (symbols or "
-            "identifiers, case), and not selected before."
+            f"Only {has_gene.sum()} of the {len(has_gene)} genes of the model in uns[{key!r}] are in var_names (first "
+            f"missing: {first_missing!r}); at least half are needed. Check that genes are named as in the reference "
+            "(symbols or identifiers, case), and that adata was not subset to other genes before."
         )
         raise ValueError(msg)
-    return found
+    return has_gene
 
 
 def _params(
     adata: AnnData, params_of_fit: Mapping[str, Any], fitted: FittedModel, batch_key: str | None, layer: str | None
 ) -> dict[str, Any]:
-    """The parameters of the fit, with where the new cells' counts and batches are."""
+    """The parameters of the fit, with the layer and the batch column of the new cells."""
     params = {name: value for name, value in params_of_fit.items() if name not in {"layer", "batch_key"}}
     if layer == "auto":
         layer = params_of_fit.get("layer") if params_of_fit.get("layer") in _adata.keys(adata.layers) else None
@@ -279,94 +255,97 @@ def _new_batches(adata: AnnData, params: Mapping[str, Any], fitted: FittedModel)
     """Batches of `adata` that the model does not know."""
     if not fitted.batches:
         return []
-    return [str(name) for name in _adata.batch_labels(adata, params["batch_key"])[1] if name not in fitted.batches]
+    return [str(name) for name in _obs.batch_labels(adata, params["batch_key"])[1] if name not in fitted.batches]
 
 
-def _labels(reference: AnnData, label_key: str) -> pd.Series:
-    """Labels of the reference as categories; a cell may have none."""
-    labels = _adata.read_categories(reference, "label_key", label_key)
-    _adata.warn_of_words(reference, label_key, _adata.NOT_A_LABEL)
-    known = [label for label in labels.cat.categories if not means_no_label(label)]
-    labels = labels.cat.set_categories(known).cat.remove_unused_categories()
-    if labels.isna().all():
-        msg = f"obs[{label_key!r}] holds no label. Choose another column."
-        raise ValueError(msg)
-    return labels
-
-
-def _space(
-    reference: AnnData, key: str, fitted: FittedModel, device: torch.device
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The reference's embedding, computed if it is not there, and its batch codes."""
-    model, name, params = fitted.model, f"X_{key}", fitted.params
-    codes = np.zeros(reference.n_obs, np.int64)
-    if fitted.batches:
-        codes = _adata.batch_codes(reference, params["batch_key"], fitted.batches)
-    if name not in reference.obsm:
-        embedding = aligned(model, embed(model, read_counts(reference, key, fitted), device), codes, device)
-        model.cpu()  # where its weights are cut and joined
-        return embedding, codes
-    embedding = _adata.read_embedding(reference, name)
-    if embedding.shape[1] != model.config.n_latent:
-        msg = (
-            f"obsm[{name!r}] has {embedding.shape[1]} dimensions, the model in uns[{key!r}] {model.config.n_latent}. "
-            f"Run sc_vaenb.tl.embed(reference, {key!r}) first."
-        )
-        raise ValueError(msg)
-    return embedding, codes
-
-
-def _with_new(
-    overlap: Mapping[str, Any],
-    condition: NDArray[np.int64],
-    asked: NDArray[np.float32],
-    embedding: NDArray[np.float32],
-    codes: NDArray[np.int64],
-    new: list[str],
-) -> dict[str, Any]:
-    """What is known of the batches' groups, with the new ones in the group that most of their cells are next to."""
-    group, n = np.asarray(overlap["group"]), len(overlap["group"])
-    at = nearest(asked, embedding, 1)[1][:, 0]
-    near = [np.bincount(group[codes[at[condition == n + i]]]).argmax() for i in range(len(new))]
-    return {
-        "batches": np.array([*overlap["batches"], *new], dtype=object),
-        "group": np.array([*group, *near]),
-        "compared": np.asarray(overlap.get("compared", np.arange(n))),  # version 0.1.0 compared all
-        "share": np.asarray(overlap["share"], float),
-    }
-
-
-def _labelled(
-    reference: AnnData,
-    key: str,
-    fitted: FittedModel,
+def _embed_query(
     mapped: FittedModel,
-    part: CountVAE,
+    counts: Counts,
+    in_new_batch: NDArray[np.bool_],
+    n_new_batches: int,
     embedding: NDArray[np.float32],
-    batch: NDArray[np.int64],
-    labels: pd.Series,
-    before_alignment: bool,
-    device: torch.device,
+    batch_index: NDArray[np.int64],
+    n_steps: int,
     seed: int,
-) -> Reference:
-    """The labelled cells of the reference; a sample of them is embedded as the query is."""
-    codes = labels.cat.codes.to_numpy(dtype=np.int64)
-    cells = np.flatnonzero(codes >= 0)
-    folds, across = batches_or_halves(batch[cells], seed)
-    sample = draw_sample(folds, seed)
-    state, matrix = embedding[cells[sample]], None
-    same_genes = replace(fitted, genes=mapped.genes, size_factor_mean=mapped.size_factor_mean)
-    try:
-        counts = read_counts(reference[cells[sample]], key, same_genes)
-    except (KeyError, TypeError, ValueError) as error:
-        logg.warning(
-            f"the counts of the reference cannot be read ({error.args[0]}): novelty is judged in the latent space "
-            "alone, where types that the reference lacks often lie on those that it has."
+    device: torch.device,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fit and align the new batches; embed all new cells.
+
+    `embedding` and `batch_index` are those of the reference.
+
+    Returns
+    -------
+    latent
+        The embedding of the new cells.
+    search_states
+        The states from which their nearest reference cells are searched: those of new batches before alignment.
+    """
+    model, params = mapped.model, mapped.params
+    cells = np.flatnonzero(in_new_batch)
+    if len(cells):
+        batch_size, beta, progress = int(params["batch_size"]), float(params["beta"]), settings.verbosity.value > 0
+        fit_new(model.to(device), counts.subset(cells), n_new_batches, n_steps, batch_size, beta, seed, progress)
+    states = embed(model, counts, device)
+    if len(cells) and model.alignment is not None:
+        align_new(model.alignment, embedding, batch_index, states[cells], counts.batch_index[cells], seed)
+    latent = aligned(model, states, counts.batch_index, device)
+    # Alignment moves a new batch onto the clusters of the reference, also cells of types that the reference lacks. So
+    # the nearest cells of a new batch are searched before alignment: on pbmc_3studies, with one study held out at a
+    # time, 87 % of the labels are right; after alignment, 83 %.
+    return latent, np.where(in_new_batch[:, None], states, latent)
+
+
+def _query_record(
+    record: Mapping[str, Any],
+    query: Mapping[str, Any],
+    mapped: FittedModel,
+    counts: Counts,
+    search_states: NDArray[np.float32],
+    embedding: NDArray[np.float32],
+    batch_index: NDArray[np.int64],
+) -> dict[str, Any]:
+    """The record of the model for `adata`: the record of the reference, with the new batches and `query`."""
+    if mapped.proteins:
+        protein, n_batches = counts.side_inputs["protein"], max(len(mapped.batches), 1)
+        mapped = replace(
+            mapped, proteins=proteins_with_batches(mapped.proteins, protein, counts.batch_index, n_batches)
         )
-    else:
-        matrix = counts.matrix
-        if before_alignment:
-            state = embed(part, counts, device)
-            part.cpu()  # its weights are shared with the model of the query
-    names = [str(name) for name in labels.cat.categories]
-    return Reference(embedding[cells], codes[cells], folds, across, sample, state, matrix, names)
+    result = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
+    new_batches = list(query["new_batches"])
+    if new_batches and "overlap" in result:
+        nearest_cell = nearest(search_states, embedding, 1)[1][:, 0]
+        result["overlap"] = overlap_with_batches(
+            result["overlap"], new_batches, counts.batch_index, batch_index[nearest_cell]
+        )
+    return {**result, "params": mapped.params, "model": mapped.to_uns(), "query": query}
+
+
+def _write(
+    adata: AnnData,
+    key: str,
+    model: CountVAE,
+    latent: NDArray[np.float32],
+    record: dict[str, Any],
+    columns: Mapping[str, Any],
+    tables: Mapping[str, Any],
+) -> list[str]:
+    """Write all results; return a line for the log on each."""
+    if key in adata.uns or f"X_{key}" in adata.obsm:
+        logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}'] of the new cells")
+    _adata.remove_extras(adata, key)
+    _adata.write_result(adata, key, latent, record)
+    label_lines = write_labels(adata, key, model, latent)
+    for name, values in columns.items():
+        adata.obs[name] = values
+    if adata.uns.pop(f"{key}_transfer", None) is not None:  # an earlier call wrote labels and novelty
+        stale = [name for name in ("novelty_p", "novel") if name in adata.obs and name not in columns]
+        adata.obs = adata.obs.drop(columns=stale)
+    added = [
+        f"'X_{key}', the embedding (adata.obsm)",
+        f"{key!r}, the model with its new batches (adata.uns)",
+        f"{', '.join(map(repr, columns))} (adata.obs)",
+    ]
+    if tables:
+        adata.uns[f"{key}_transfer"] = tables
+        added.append(f"'{key}_transfer', how far labels and novelty can be trusted (adata.uns)")
+    return [*added, *label_lines]

@@ -30,24 +30,25 @@ def normalized(
     rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Denoised expression: what the model expects of each gene in each cell, at the same depth for all cells.
+    """Denoised expression: the expected expression of each gene in each cell, at the same depth for all cells.
 
-    Each cell is encoded and decoded in its own batch, so what the batches do to expression stays in; see
-    :func:`sc_vaenb.tl.corrected`. Values are not logarithms: take `sc.pp.log1p` of the layer where these are wanted.
-    They vary less than cells do, so a test of differences on them finds too many.
+    Each cell is encoded and decoded in its own batch, so batch effects are kept; :func:`sc_vaenb.tl.corrected` removes
+    them. Values are not logarithms: apply `sc.pp.log1p` to the layer if you need these. Values vary less than the
+    counts of cells, so a test for differential expression on them gives too many false positives.
 
     Parameters
     ----------
     adata
         Cells x genes, with a model in `uns[key]` (from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`), and the
-        counts and batches where the model was fitted on them.
+        counts and batches in the same layer and column as in the fit.
     key
         Name of the stored model.
     {genes}
     target_sum
-        What the genes of the model sum to in every cell.
+        Sum over the genes of the model, in every cell.
     n_samples
-        Average over so many samples of each cell's posterior; 0 decodes its mean, which is fast and close to it.
+        Number of samples of each cell's posterior to average over. 0 decodes the posterior mean, which is fast and
+        close to this average.
     {threshold}
     key_added
         Name of the layer, or of the table in `obsm`.

@@ -1,4 +1,4 @@
-"""What a method does where there is nothing to correct: the largest batch, split at random into two 'batches'."""
+"""The null split: methods correct the largest batch, split at random into two 'batches' without a batch effect."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 HALF = "null_split_half"
-MIN_CELLS, MAX_CELLS = 100, 1_000  # of the batch that is split
-MAX_STEPS = 150  # of a fit: a quarter to a third of a usual one, which is long enough to mix what will be mixed
-RESOLUTION = 0.5  # of the clusters that should be kept: coarse, so that they are there
+MIN_CELLS, MAX_CELLS = 100, 1_000  # cells of the batch that is split
+MAX_STEPS = 150  # steps of a fit: a quarter to a third of the usual number, enough for over-correction to show
+RESOLUTION = 0.5  # Leiden resolution of the clusters that should be kept; coarse clusters are more reliable
 N_NEIGHBORS = 16
 COLUMNS = ("method", "made_from", *Loss._fields)
 
@@ -32,10 +32,10 @@ def null_split(
     known: pd.DataFrame | None,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, list[Loss]]]:
-    """Fit each method of correction to a random split of one batch; compare clusters with those without correction.
+    """Apply each correction method to a random split of one batch; compare clusters before and after correction.
 
-    Harmony is compared with PCA, count models with a VAE of as many steps, so that what is found is due to the
-    correction. `known` is the table of an earlier comparison, of which what has not changed is used again.
+    Harmony is compared with PCA, and count models with a VAE of as many steps, so that only the correction differs.
+    `known` is the table of an earlier comparison; its rows are used again for methods that have not changed.
     """
     batch = adata.obs[batch_key].astype(str)
     cells = np.flatnonzero((batch == batch.value_counts().index[0]).to_numpy())
@@ -47,12 +47,15 @@ def null_split(
     null = _slim(adata, cells)
     null.obs[HALF] = pd.Categorical.from_codes(rng.permutation(np.arange(len(cells)) % 2), ["a", "b"])
     runs = make_runs(null, HALF, MAX_STEPS)
-    prints = {run.method: run.print for run in runs}
+    fingerprints = {run.method: run.print for run in runs}
     rows, missing = [], []
     for method in [run.method for run in runs if run.method not in {"PCA", "VAE"}]:
-        found = None if known is None else known[(known["method"] == method) & (known["made_from"] == prints[method])]
-        if found is not None and len(found):
-            rows += found.to_dict("records")
+        known_rows = []
+        if known is not None:
+            unchanged = (known["method"] == method) & (known["made_from"] == fingerprints[method])
+            known_rows = known[unchanged].to_dict("records")
+        if known_rows:
+            rows += known_rows
         else:
             missing.append(method)
     if missing:
@@ -68,7 +71,7 @@ def null_split(
 
 
 def _slim(adata: AnnData, cells: Any) -> AnnData:
-    """A copy of these cells without what the comparison itself has written."""
+    """A copy of these cells, without the results that the comparison wrote before."""
     view = adata[cells]
     return type(adata)(
         X=None if adata.X is None else view.X.copy(),
@@ -81,29 +84,30 @@ def _slim(adata: AnnData, cells: Any) -> AnnData:
 
 
 def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> list[Mapping[str, Any]]:
+    """Rows of the table for these methods: how much of each cluster is lost by the correction."""
     models = [method for method in missing if method != "Harmony"]
     needed = {"PCA", *missing, *(["VAE"] if models else [])}
-    done: dict[str, Any] = {}
+    embeddings: dict[str, Any] = {}
     with sc.settings.verbosity.override("error"):
         for run in runs:
             if run.method not in needed:
                 continue
             try:
                 run.compute()
-            except Exception:  # it failed here alone, as with labels of which one half has none: nothing is known then
+            except Exception:  # for example if one half has no labels: this method then has no rows
                 continue
             if null.uns.get(run.key, {}).get("verdict", {}).get("status") == "interrupted":
                 raise KeyboardInterrupt
-            done[run.method] = _adata.read_embedding(null, f"X_{run.key}")
-    if "PCA" not in done:
+            embeddings[run.method] = _adata.read_embedding(null, f"X_{run.key}")
+    if "PCA" not in embeddings:
         return []
-    names = clusters(done["PCA"], resolution=RESOLUTION).astype(str)
-    purity = {method: purity_per_cell(knn(embedding, N_NEIGHBORS), names) for method, embedding in done.items()}
+    names = clusters(embeddings["PCA"], resolution=RESOLUTION).astype(str)
+    purity = {method: purity_per_cell(knn(embedding, N_NEIGHBORS), names) for method, embedding in embeddings.items()}
     rows: list[Mapping[str, Any]] = []
-    prints = {run.method: run.print for run in runs}
+    fingerprints = {run.method: run.print for run in runs}
     for method in missing:
         before = "PCA" if method == "Harmony" else "VAE"
         if method in purity and before in purity:
             for loss in losses(purity[before], purity[method], names):
-                rows.append({"method": method, "made_from": prints[method], **loss._asdict()})
+                rows.append({"method": method, "made_from": fingerprints[method], **loss._asdict()})
     return rows

@@ -1,4 +1,4 @@
-"""What count models are compared with: PCA of the log-normalised counts."""
+"""PCA of the log-normalised counts, with which count models are compared."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from .._session import shared
 if TYPE_CHECKING:
     from anndata import AnnData
 
-COMPONENTS = 50
-ROUNDING = 1e-6  # of squares in float32
+N_COMPONENTS = 50
+ROUNDING = 1e-6  # relative rounding error of sums of squares in float32
 
 
 class AllAlikeError(ValueError):
-    """Cells that do not differ have no principal components."""
+    """All cells have the same expression: there are no principal components."""
 
 
 def log_pca(
     adata: AnnData, layer: str | None, mask_var: str | NDArray[np.bool_] | None, seed: int
 ) -> NDArray[np.float32]:
     """PCA (cells x 50, or fewer) of the variable genes' counts, scaled to the median depth and log1p-transformed."""
-    from anndata import AnnData as New
+    from anndata import AnnData
 
     mask = _adata.gene_mask(adata, mask_var)
     if min(adata.n_obs, mask.sum()) < 2:
         msg = f"adata has {adata.n_obs} cells and {mask.sum()} genes to use: a PCA needs two of each at least."
         raise ValueError(msg)
     counts: Any = _adata.read_counts(adata, layer, mask, allow_non_integer=True)
-    plain = New(counts)
+    log_counts = AnnData(counts)
     with shared(), sc.settings.verbosity.override("error"):
-        sc.pp.normalize_total(plain)
-        sc.pp.log1p(plain)
-        square = plain.X.multiply(plain.X).mean(0, dtype=np.float64).sum()
-        if square - np.square(plain.X.mean(0, dtype=np.float64)).sum() <= ROUNDING * square:
+        sc.pp.normalize_total(log_counts)
+        sc.pp.log1p(log_counts)
+        mean_square = log_counts.X.multiply(log_counts.X).mean(0, dtype=np.float64).sum()
+        if mean_square - np.square(log_counts.X.mean(0, dtype=np.float64)).sum() <= ROUNDING * mean_square:
             raise AllAlikeError("all cells have the same expression: a PCA needs cells that differ.")
-        sc.pp.pca(plain, n_comps=min(COMPONENTS, *(size - 1 for size in plain.shape)), random_state=seed)
-    return np.asarray(plain.obsm["X_pca"], np.float32)
+        sc.pp.pca(log_counts, n_comps=min(N_COMPONENTS, *(size - 1 for size in log_counts.shape)), random_state=seed)
+    return np.asarray(log_counts.obsm["X_pca"], np.float32)

@@ -1,4 +1,4 @@
-"""Counts of surface proteins in `obsm`: which there are, where they were measured, and their values for a model."""
+"""Counts of surface proteins in `obsm`: their names, the batches that measured them, and their values for a model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..data.sparse import dense
 if TYPE_CHECKING:
     from anndata import AnnData
 
-NAMES = "protein_names"  # in uns, where the counts are an array
+NAMES = "protein_names"  # key of uns with the names, if the counts are an array
 
 
 def learn_proteins(
     adata: AnnData, key: str, codes: NDArray[np.int64], batches: NDArray[np.str_], allow_non_integer: bool
 ) -> dict[str, Any]:
-    """Names of the proteins with counts, and whether each batch measured each: there is a count above 0."""
+    """Names of the proteins with counts, and whether each batch measured them: it has a count above 0."""
     table = _table(adata, key, allow_non_integer)
     measured = _measured(table.to_numpy(), codes, max(len(batches), 1))
     silent = table.columns[~measured.any(0)]
@@ -41,12 +41,12 @@ def learn_proteins(
         )
     measured = measured[:, measured.any(0)]
     names = table.columns.difference(silent, sort=False).tolist()
-    for batch, own in zip(batches, measured, strict=False):
-        if not own.all():
-            first = names[int(np.argmin(own))]
+    for batch, is_measured in zip(batches, measured, strict=False):
+        if not is_measured.all():
+            first = names[int(np.argmin(is_measured))]
             logg.info(
-                f"batch {str(batch)!r} has no counts of {(~own).sum()} of {len(names)} proteins (first: {first!r}): "
-                "they are taken as not measured there."
+                f"batch {str(batch)!r} has no counts of {(~is_measured).sum()} of {len(names)} proteins "
+                f"(first: {first!r}): they are taken as not measured there."
             )
     return {"names": names, "measured": measured.tolist()}
 
@@ -56,16 +56,15 @@ def read_proteins(
 ) -> NDArray[np.float32]:
     """Counts of the model's proteins, cells x proteins; NaN where one was not measured.
 
-    That is where a value is missing, or all of a batch are 0 and no cell that the model was fitted on had a count
-    there. Cells without the table have no protein measured.
+    A protein is not measured in a cell if the value is missing. It is not measured in a batch if all values are 0, here
+    and in the cells of the fit. Without the table in `obsm`, no protein is measured.
     """
     names = list(learned["names"])
     if key not in adata.obsm:
         logg.warning(f"adata.obsm has no {key!r}: these cells are taken to have no protein measured.")
         return np.full((adata.n_obs, len(names)), np.nan, np.float32)
     table = _table(adata, key, allow_non_integer)
-    found = [name for name in names if name in table.columns]
-    if not found:
+    if not any(name in table.columns for name in names):
         msg = (
             f"obsm[{key!r}] holds none of the {len(names)} proteins of the model (first: {names[0]!r}), but "
             f"{_some(table.columns)}. Name them as in the fit, or remove obsm[{key!r}]."
@@ -81,32 +80,32 @@ def read_proteins(
 def with_batches(
     learned: dict[str, Any], values: NDArray[np.float32], codes: NDArray[np.int64], n_batches: int
 ) -> dict[str, Any]:
-    """What is known of the proteins, with batches that the model was not fitted on and what these cells have there."""
-    known = len(learned["measured"])
-    return learned | {"measured": learned["measured"] + _measured(values, codes, n_batches)[known:].tolist()}
+    """The learned proteins, with the new batches; these cells say which proteins a new batch measured."""
+    n_known = len(learned["measured"])
+    return learned | {"measured": learned["measured"] + _measured(values, codes, n_batches)[n_known:].tolist()}
 
 
 def _measured(values: NDArray, codes: NDArray[np.int64], n_batches: int) -> NDArray[np.bool_]:
-    """Whether a batch has a count of a protein (batches x proteins)."""
+    """Whether each batch has a count above 0 of each protein (batches x proteins)."""
     measured = np.zeros((n_batches, values.shape[1]), dtype=bool)
     for cells in cells_by_code(codes):
-        measured[codes[cells[0]]] = (values[cells] > 0).any(0)  # never of NaN
+        measured[codes[cells[0]]] = (values[cells] > 0).any(0)  # NaN > 0 is False
     return measured
 
 
 def _table(adata: AnnData, key: str, allow_non_integer: bool) -> pd.DataFrame:
-    """The table in obsm as float64, every value checked; columns are the proteins' names."""
+    """The table in `obsm` as float64, with every value checked; the columns are the names of the proteins."""
     if key not in adata.obsm:
         msg = f"protein_key={key!r} is not in adata.obsm, which holds {_adata.keys(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
-    found = adata.obsm[key]
-    names = _names(adata, key, found)
-    found = dense(found, f"obsm[{key!r}]")
+    table = adata.obsm[key]
+    names = _names(adata, key, table)
+    table = dense(table, f"obsm[{key!r}]")
     try:
-        if isinstance(found, pd.DataFrame):
-            values = found.to_numpy(dtype=np.float64, na_value=np.nan)
+        if isinstance(table, pd.DataFrame):
+            values = table.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
-            values = np.asarray(found, dtype=np.float64)
+            values = np.asarray(table, dtype=np.float64)
     except (TypeError, ValueError) as error:
         msg = f"obsm[{key!r}] is not a table of numbers ({error}). Give the raw counts of proteins."
         raise ValueError(msg) from error
@@ -114,43 +113,44 @@ def _table(adata: AnnData, key: str, allow_non_integer: bool) -> pd.DataFrame:
     return pd.DataFrame(values if allow_non_integer else np.rint(values), columns=names)
 
 
-def _names(adata: AnnData, key: str, found: Any) -> list[str]:
-    if isinstance(found, pd.DataFrame):
-        names, where = [str(name) for name in found.columns], f"The columns of obsm[{key!r}]"
-    elif found.ndim != 2 or not found.shape[1]:
-        msg = f"obsm[{key!r}] has the shape {found.shape}. Give counts of proteins, cells x proteins."
+def _names(adata: AnnData, key: str, table: Any) -> list[str]:
+    """Names of the proteins: the columns of a DataFrame, or those in `uns`, or made up."""
+    if isinstance(table, pd.DataFrame):
+        names, slot = [str(name) for name in table.columns], f"The columns of obsm[{key!r}]"
+    elif table.ndim != 2 or not table.shape[1]:
+        msg = f"obsm[{key!r}] has the shape {table.shape}. Give counts of proteins, cells x proteins."
         raise ValueError(msg)
     elif NAMES in adata.uns:
-        names, where = [str(name) for name in np.ravel(adata.uns[NAMES])], f"uns[{NAMES!r}]"
-        if len(names) != found.shape[1]:
+        names, slot = [str(name) for name in np.ravel(adata.uns[NAMES])], f"uns[{NAMES!r}]"
+        if len(names) != table.shape[1]:
             msg = (
-                f"uns[{NAMES!r}] holds {len(names)} names, but obsm[{key!r}] has {found.shape[1]} columns. Give one "
+                f"uns[{NAMES!r}] holds {len(names)} names, but obsm[{key!r}] has {table.shape[1]} columns. Give one "
                 "name for each, or a DataFrame with the names as its columns."
             )
             raise ValueError(msg)
     else:
-        return [f"protein_{i}" for i in range(found.shape[1])]
+        return [f"protein_{i}" for i in range(table.shape[1])]
     if not names or len(set(names)) < len(names):
-        msg = f"{where} hold {len(names)} names of proteins, {len(set(names))} of them different. Give each its own."
+        msg = f"{slot} hold {len(names)} names of proteins, {len(set(names))} of them different. Give each its own."
         raise ValueError(msg)
     return names
 
 
 def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_non_integer: bool) -> None:
-    """Refuse the first value that is neither a count nor missing."""
-    kinds = {
+    """Raise an error that names the first value that is neither a count nor missing."""
+    invalid = {
         "values that are not finite": np.isinf(values) | (np.abs(values) > LARGEST),
         "negative values": values < (0 if allow_non_integer else -ROUNDING),
         "non-integer values": ~nearly_whole(values) & ~np.isnan(values),
     }
     if allow_non_integer:
-        kinds.pop("non-integer values")
-    for what, bad in kinds.items():
-        if bad.any():
-            cell, protein = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            advice = ", or allow_non_integer=True for ambient-corrected counts" if what.startswith("non-") else ""
+        invalid.pop("non-integer values")
+    for kind, mask in invalid.items():
+        if mask.any():
+            cell, protein = np.unravel_index(int(np.argmax(mask)), mask.shape)
+            advice = ", or allow_non_integer=True for ambient-corrected counts" if kind.startswith("non-") else ""
             msg = (
-                f"obsm[{key!r}] holds {what} (cell {str(adata.obs_names[cell])!r}, protein {names[protein]!r}: "
+                f"obsm[{key!r}] holds {kind} (cell {str(adata.obs_names[cell])!r}, protein {names[protein]!r}: "
                 f"{values[cell, protein]:.6g}): these look normalised. Give the raw counts of proteins{advice}; NaN "
                 "where one was not measured."
             )
@@ -158,4 +158,5 @@ def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_no
 
 
 def _some(names: pd.Index) -> str:
+    """The first three names."""
     return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

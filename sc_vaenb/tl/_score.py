@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 from scipy.sparse import csr_array
 
-from .. import _adata
+from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._session import own_state
 from ..metrics import METRICS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MIN_CELLS = 10  # cells that a score needs
-TELLS = 0.5  # share of the labels' entropy left by the labels of a fit, up to which it was told them
+MAX_ENTROPY_LEFT = 0.5  # share of the labels' entropy that the labels of a fit may leave to count as the same labels
 
 
 @own_state()
@@ -39,11 +39,11 @@ def score(
     key_added: str = "scores",
     copy: bool = False,
 ) -> AnnData | None:
-    """Score embeddings by how well they keep biology, mix batches, and what the mixing destroyed.
+    """Score embeddings: how well they keep biology, how well they mix batches, and how much over-correction destroyed.
 
-    The total holds what neighbourhoods, clusters and distances between types say; silhouettes, which can mislead
-    (Rautenstrauch & Ohler 2025, Nature Biotechnology), are columns of their own. scIB's total (Luecken et al. 2022,
-    Nature Methods; with BRAS in the place of the batch silhouette) is there too, for comparison with papers.
+    The total combines metrics of neighbourhoods, clusters and distances between types. Silhouettes, which can mislead
+    (Rautenstrauch & Ohler 2025, Nature Biotechnology), are separate columns and not in the total. scIB's total (Luecken
+    et al. 2022, Nature Methods; with BRAS instead of the batch silhouette) is written too, for comparison with papers.
     :mod:`sc_vaenb.metrics` describes each metric.
 
     Parameters
@@ -53,21 +53,23 @@ def score(
     embeddings
         Keys of `obsm`. `None`: all that begin with `X_` and have more than two dimensions.
     batch_key
-        Column of `obs` with the batch of each cell. `None` leaves out what needs batches.
+        Column of `obs` with the batch of each cell. `None` leaves out the metrics that need batches.
     label_key
-        Column of `obs` with the cell types. `None` leaves out what needs labels: then batch mixing and how much of
-        each batch's own neighbourhoods is kept remain. Cells without a label (NaN, or
-        words such as "Unknown" and "NA", which a warning names) are left out of the scores.
+        Column of `obs` with the cell types. `None` leaves out the metrics that need labels: batch mixing, and how much
+        of the neighbourhoods within each batch is kept, remain. Cells without a label (NaN, or words such as "Unknown"
+        and "NA", which a warning names) are left out of the scores.
     reference
-        The embedding before any correction, for what compares with before. It is not needed if it is not there.
+        The embedding before any correction, for the metrics that compare with it. If it does not exist, these metrics
+        are left out.
     neighbors_key
-        Neighbour graphs to score beside the embeddings, for methods that give no embedding (BBKNN): keys of `uns`, as
-        :func:`scanpy.pp.neighbors` writes them, or of `obsp`. They are scored by what needs only a graph, and by all
-        cells; compare graphs with graphs. Without `embeddings`, graphs alone are scored.
+        Neighbour graphs to score in addition to the embeddings, for methods without an embedding (BBKNN): keys of
+        `uns`, as :func:`scanpy.pp.neighbors` writes them, or of `obsp`. They are scored by the metrics that need only a
+        graph, on all cells; compare graphs only with graphs. Without `embeddings`, only graphs are scored.
     max_cells
-        Above so many cells, scores are means over three stratified draws of this size, with their spread.
+        With more cells than this, scores are means over three stratified samples of this size, with their standard
+        deviation.
     rng
-        Seed of draws and Leiden.
+        Seed of samples and Leiden.
     key_added
         Where in `uns` the scores go.
     copy
@@ -78,22 +80,22 @@ def score(
     `None`, or the copy if `copy`. `uns["scores"]` holds:
 
     `values`
-        DataFrame of floats, embeddings x metrics: the metrics, then `bio`, `batch` and `total` = 0.6 bio + 0.4 batch
-        where there are labels and batches, the same by scIB's metrics (`bio_scib`, `batch_scib`, `total_scib`),
-        `seconds` to score it, and with draws `<metric>_sd`.
+        DataFrame of floats, embeddings x columns: the metrics; `bio`, `batch` and `total` = 0.6 bio + 0.4 batch, if
+        there are labels and batches; the same from scIB's metrics (`bio_scib`, `batch_scib`, `total_scib`); `seconds`,
+        the time of scoring; and with samples `<metric>_sd`.
     `metrics`
         DataFrame, a row per metric: `kind` (bio, batch, overcorrection), `higher_is_better`, `in_total`, `in_scib`.
     `params`
-        The arguments, and `n_cells`, how many cells were scored.
+        The arguments, and `n_cells`, the number of cells that were scored.
 
-    A fit that was told the labels that it is scored with (`labels_key`) is scored too, and a warning says so.
+    A fit that used the labels that it is scored with (`labels_key`) is scored too, with a warning.
 
     Raises
     ------
     KeyError
-        A key is not there.
+        A key does not exist.
     ValueError
-        There is nothing to score by, or an embedding is not finite. `adata` is unchanged.
+        There are neither labels nor batches to score with, or an embedding is not finite. `adata` is unchanged.
 
     Examples
     --------
@@ -112,7 +114,7 @@ def score(
         raise ValueError(msg)
     record = score_embeddings(adata, keys, batch_key, label_key, reference, max_cells, rng, graphs)
     if label_key is not None:
-        _adata.warn_of_words(adata, label_key, _adata.NOT_A_LABEL)
+        _obs.warn_about_no_label_words(adata, label_key, _obs.NOT_A_LABEL)
     adata = adata.copy() if copy else adata
     _adata.write_record(adata, key_added, record)
     logg.hint(f"added\n    {key_added!r}, the scores (adata.uns)")
@@ -129,34 +131,34 @@ def score_embeddings(
     rng: int,
     graphs: Mapping[str, csr_array] | None = None,
 ) -> dict[str, Any]:
-    """What :func:`score` writes."""
+    """Compute the scores that :func:`score` writes."""
     cells, labels, batch = check_scored(adata, batch_key, label_key)
     arrays = {key: _adata.read_embedding(adata, key)[cells] for key in keys}
-    before = None
+    uncorrected = None
     if reference not in (None, "X_pca", *adata.obsm):
         msg = f"reference={reference!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
     if reference is not None and reference in adata.obsm:
-        before = _adata.read_embedding(adata, reference)[cells]
+        uncorrected = _adata.read_embedding(adata, reference)[cells]
 
     if label_key is not None:
-        _warn_of_seen(adata, keys, label_key)
-    counted = [f"{len(found)} {what}" for found, what in ((keys, "embeddings"), (graphs, "graphs")) if found]
-    start = logg.info(f"scoring {' and '.join(counted)} of {cells.sum():,} cells")
+        _warn_of_seen_labels(adata, keys, label_key)
+    numbers = [f"{len(names)} {kind}" for names, kind in ((keys, "embeddings"), (graphs, "graphs")) if names]
+    start = logg.info(f"scoring {' and '.join(numbers)} of {cells.sum():,} cells")
     rows = {}
     for key, array in arrays.items():
-        began = time.perf_counter()
-        compared = None if batch is None else before
-        rows[key] = score_arrays(array, labels, batch, reference=compared, max_cells=max_cells, rng=rng)
-        rows[key]["seconds"] = time.perf_counter() - began
+        start_time = time.perf_counter()
+        array_before = None if batch is None else uncorrected
+        rows[key] = score_arrays(array, labels, batch, reference=array_before, max_cells=max_cells, rng=rng)
+        rows[key]["seconds"] = time.perf_counter() - start_time
     for key, graph in (graphs or {}).items():
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         rows[key] = score_arrays(None, labels, batch, graph=csr_array(graph[cells][:, cells]), rng=rng)
-        rows[key]["seconds"] = time.perf_counter() - began
+        rows[key]["seconds"] = time.perf_counter() - start_time
     values = pd.DataFrame.from_dict(rows, orient="index").astype(np.float64)
     values.index.name = "embedding"
     names = [name for name in METRICS if name in values]
-    about = pd.DataFrame(
+    metrics = pd.DataFrame(
         {
             "kind": [METRICS[name].kind for name in names],
             "higher_is_better": [METRICS[name].higher_is_better for name in names],
@@ -166,35 +168,35 @@ def score_embeddings(
         index=pd.Index(names, name="metric"),
     )
     params: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key, "max_cells": max_cells, "rng": rng}
-    if before is not None:
+    if uncorrected is not None:
         params["reference"] = reference
     params = {name: value for name, value in params.items() if value is not None} | {"n_cells": int(cells.sum())}
     logg.info("    finished", time=start)
-    return {"values": values, "metrics": about, "params": params}
+    return {"values": values, "metrics": metrics, "params": params}
 
 
 def check_scored(
     adata: AnnData, batch_key: str | None, label_key: str | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.str_] | None, NDArray[np.int64] | None]:
-    """Which cells can be scored (those with a label), and the labels and batch codes of these."""
+    """Mask of the cells to score (those with a label), and the labels and batch codes of these cells."""
     if batch_key is not None and batch_key == label_key:
         msg = f"batch_key and label_key are both {batch_key!r}. Name the column of the batches, and that of the types."
         raise ValueError(msg)
-    batch = None if batch_key is None else _adata.batch_labels(adata, batch_key)[0]
+    batch = None if batch_key is None else _obs.batch_labels(adata, batch_key)[0]
     cells, labels = np.ones(adata.n_obs, dtype=bool), None
     if label_key is not None:
-        known = _adata.read_labels(adata, "label_key", label_key)
-        cells = known != None  # noqa: E711 (of each cell)
-        labels = known[cells].astype(str)
+        all_labels = _obs.read_labels(adata, "label_key", label_key)
+        cells = all_labels != None  # noqa: E711 (of each cell)
+        labels = all_labels[cells].astype(str)
     batch = None if batch is None else batch[cells]
     if cells.sum() < MIN_CELLS:
         msg = f"obs[{label_key!r}] labels {cells.sum()} cells: a score needs {MIN_CELLS} at least."
         raise ValueError(msg)
-    for what, key, values in (("label", label_key, labels), ("batch", batch_key, batch)):
+    for kind, key, values in (("label", label_key, labels), ("batch", batch_key, batch)):
         if values is not None and len(np.unique(values)) < 2:
-            among = " among the cells with a label" if what == "batch" and label_key is not None else ""
+            among = " among the cells with a label" if kind == "batch" and label_key is not None else ""
             msg = (
-                f"obs[{key!r}] holds a single {what}{among}: nothing to score. Leave out {what}_key, or choose another."
+                f"obs[{key!r}] holds a single {kind}{among}: nothing to score. Leave out {kind}_key, or choose another."
             )
             raise ValueError(msg)
     return cells, labels, batch
@@ -203,63 +205,70 @@ def check_scored(
 def labels_seen(
     adata: AnnData, record: Mapping[str, Any], label_key: str, cells: NDArray[np.intp]
 ) -> tuple[str, NDArray[np.bool_]] | None:
-    """The `labels_key` of a fit and which of the cells it was not told of, if its labels tell those of `label_key`."""
+    """The `labels_key` of a fit, and a mask of the cells whose label the fit did not use.
+
+    None if the fit used no labels, or labels that do not determine those in `label_key`.
+    """
     params = record.get("params", {})
     key = params.get("labels_key")
     if not isinstance(key, str):
         return None
     if key not in adata.obs:
-        return key, np.zeros(len(cells), bool)  # nobody can say what it was told
-    column, labels = (_adata.read_labels(adata, "label_key", name)[cells] for name in (key, label_key))
-    told = (column != None) & (column != str(params.get("unlabeled", "")))  # noqa: E711 (of each cell)
-    table = pd.crosstab(column[told], labels[told]).to_numpy()
-    return (key, ~told) if key == label_key or _tells(table) else None
+        return key, np.zeros(len(cells), bool)  # it is not known which labels the fit used
+    column, labels = (_obs.read_labels(adata, "label_key", name)[cells] for name in (key, label_key))
+    used = (column != None) & (column != str(params.get("unlabeled", "")))  # noqa: E711 (of each cell)
+    table = pd.crosstab(column[used], labels[used]).to_numpy()
+    return (key, ~used) if key == label_key or _rows_explain_columns(table) else None
 
 
-def _tells(table: NDArray[np.int64]) -> bool:
-    """Whether the rows explain half of the entropy of the columns or more (a copy or a refinement explains all)."""
+def _rows_explain_columns(table: NDArray[np.int64]) -> bool:
+    """Whether the rows explain at least half of the entropy of the columns (a copy or a refinement explains all)."""
 
     def entropy(counts: NDArray[np.int64]) -> float:
         shares = counts[counts > 0] / counts.sum()
         return float(-(shares * np.log(shares)).sum())
 
-    if not table.size or (whole := entropy(table.sum(0))) == 0:
+    if not table.size or (total_entropy := entropy(table.sum(0))) == 0:
         return False
-    return sum(entropy(row) * row.sum() for row in table) / table.sum() <= TELLS * whole
+    entropy_left = sum(entropy(row) * row.sum() for row in table) / table.sum()
+    return entropy_left <= MAX_ENTROPY_LEFT * total_entropy
 
 
-def _warn_of_seen(adata: AnnData, keys: list[str], label_key: str) -> None:
-    cells = np.flatnonzero(_adata.read_labels(adata, "label_key", label_key) != None)  # noqa: E711 (of each cell)
+def _warn_of_seen_labels(adata: AnnData, keys: list[str], label_key: str) -> None:
+    """Warn of embeddings whose fit used these labels."""
+    cells = np.flatnonzero(_obs.read_labels(adata, "label_key", label_key) != None)  # noqa: E711 (of each cell)
     for key in keys:
         seen = labels_seen(adata, adata.uns.get(key.removeprefix("X_"), {}), label_key, cells)
         if seen is not None:
             logg.warning(
-                f"{key} is of a fit that was told these labels (labels_key={seen[0]!r}): its scores show that it "
-                "learned them, right or wrong. Do not compare them with those of fits that were not told."
+                f"{key} is from a fit that used these labels (labels_key={seen[0]!r}): its scores show that it learned "
+                "them, right or wrong. Do not compare its scores with those of fits without these labels."
             )
 
 
 def _graphs(adata: AnnData, neighbors_key: str | Sequence[str] | None) -> dict[str, csr_array]:
+    """The neighbour graphs, by their keys."""
     keys = [neighbors_key] if isinstance(neighbors_key, str) else list(neighbors_key or ())
     graphs = {}
     for key in keys:
         record = adata.uns.get(key)
-        place = record.get("connectivities_key", key) if isinstance(record, Mapping) else key
-        if place not in adata.obsp:
+        obsp_key = record.get("connectivities_key", key) if isinstance(record, Mapping) else key
+        if obsp_key not in adata.obsp:
             msg = (
                 f"neighbors_key={key!r} is neither in uns as sc.pp.neighbors writes it nor in obsp, which holds "
                 f"{list(adata.obsp)}. Run scanpy.pp.neighbors, or name a graph."
             )
             raise KeyError(msg)
-        graphs[key] = csr_array(adata.obsp[place])
+        graphs[key] = csr_array(adata.obsp[obsp_key])
         check_graph(graphs[key])
     return graphs
 
 
 def _keys(adata: AnnData, embeddings: str | Sequence[str] | None) -> list[str]:
+    """Keys of the embeddings to score."""
     if embeddings is None:
-        found = [key for key in adata.obsm if key.startswith("X_") and np.ndim(adata.obsm[key]) == 2]
-        embeddings = [key for key in found if adata.obsm[key].shape[1] > 2]
+        matrices = [key for key in adata.obsm if key.startswith("X_") and np.ndim(adata.obsm[key]) == 2]
+        embeddings = [key for key in matrices if adata.obsm[key].shape[1] > 2]
     keys = [embeddings] if isinstance(embeddings, str) else list(embeddings)
     if not keys:
         msg = f"there is no embedding to score: obsm holds {list(adata.obsm)}. Run sc_vaenb.tl.cvae(adata, ...) first."

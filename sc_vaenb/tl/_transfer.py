@@ -1,4 +1,4 @@
-"""The labels of a reference for the cells of a query, how sure they are, and what is new: columns, tables, words."""
+"""Transfer of labels from a reference to a query, with confidence and novelty: columns, tables, verdict."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from ..inference.transfer import Reference, nearest, vote
 from ._findings import few
 
 FALSE_DISCOVERY_RATE = 0.1
-MIN_NOVEL_CELLS, MIN_NOVEL_SHARE = 10, 0.2  # of the cells of a batch with one label, to speak of a new type
-NOTICED, FOUND = 0.8, 0.5  # AUROC, and share of the cells, from which a type that is left out would be noticed
-MAX_NAMED = 5  # in a sentence
+MIN_NOVEL_CELLS, MIN_NOVEL_SHARE = 10, 0.2  # of the cells of a batch with a label, for a new type under this label
+MIN_AUROC, MIN_SHARE = 0.8, 0.5  # AUROC, and share of cells (or batches), from which a left-out type would be noticed
+MAX_NAMED = 5  # names in a sentence
 
 
 class Transferred(NamedTuple):
+    """Columns for `obs`, and tables for `uns` with the verdict."""
+
     columns: dict[str, Any]
     tables: dict[str, Any]
 
@@ -37,28 +39,31 @@ def transfer_labels(
     k: int,
     seed: int,
 ) -> Transferred:
-    """Columns of `obs` and tables for `uns`, with their verdict."""
+    """Transfer the labels of a reference to the cells of a query.
+
+    `state`, `counts`, `batch` and `batches` are of the query; `k` is the number of neighbours.
+    """
     names, n_labels = reference.names, reference.n_labels
-    distance, at = nearest(state, reference.embedding, k)
-    predicted, uncertainty = vote(distance, reference.label[at])
+    distance, neighbors = nearest(state, reference.embedding, k)
+    predicted, uncertainty = vote(distance, reference.label[neighbors])
     share, confidence = 1 - uncertainty, calibrate(reference, k)
     novelty = Novelty(reference, k, seed)
     p, novel = np.full(len(state), np.nan), np.zeros(len(state), bool)
     rows, confounded = [], []
     for cells in cells_by_code(batch):
-        judged = novelty(state[cells], None if counts is None else counts[cells], predicted[cells])
-        p[cells] = judged.p
+        result = novelty(state[cells], None if counts is None else counts[cells], predicted[cells])
+        p[cells] = result.p
         novel[cells] = discoveries(p[cells], FALSE_DISCOVERY_RATE)
         name = batches[batch[cells[0]]]
-        if not judged.told_apart:
+        if not result.told_apart:
             confounded.append(name)
         for label in np.unique(predicted[cells]):
-            mine = cells[predicted[cells] == label]
-            n_novel = int(novel[mine].sum())
-            difference = float(judged.difference[label])
-            new = n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(mine)) or bool(judged.differs[label])
-            row = {"batch": name, "label": names[label], "n_cells": len(mine), "n_novel": n_novel}
-            rows.append({**row, "difference": difference, "new": new and judged.told_apart})
+            labelled = cells[predicted[cells] == label]
+            n_novel = int(novel[labelled].sum())
+            difference = float(result.difference[label])
+            new = n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(labelled)) or bool(result.differs[label])
+            row = {"batch": name, "label": names[label], "n_cells": len(labelled), "n_novel": n_novel}
+            rows.append({**row, "difference": difference, "new": new and result.told_apart})
     query = pd.DataFrame(rows)
     left_out = novelty.left_out()
     labels = pd.DataFrame(
@@ -94,15 +99,16 @@ def transfer_labels(
     }
     tables["verdict"] = "\n".join(
         [
-            _of_confidence(confidence, stated, reference.across_batches),
-            *_of_new(query, labels, confounded, reference),
-            *_of_relatives(labels),
+            _confidence_in_words(confidence, stated, reference.across_batches),
+            *_new_types_in_words(query, labels, confounded, reference),
+            *_unnoticed_in_words(labels),
         ]
     )
     return Transferred(columns, tables)
 
 
-def _of_confidence(confidence: Confidence | None, stated: NDArray[np.float32], across: bool) -> str:
+def _confidence_in_words(confidence: Confidence | None, stated: NDArray[np.float32], across_batches: bool) -> str:
+    """How likely the labels are to be right, and how well this is known."""
     if confidence is None:
         return (
             f"The confidence of labels cannot be stated (NaN): fewer than {MIN_CELLS} cells of the reference have a "
@@ -110,7 +116,7 @@ def _of_confidence(confidence: Confidence | None, stated: NDArray[np.float32], a
         )
     gap = 100 * np.abs(confidence.stated - confidence.right)
     sentence = f"Mean confidence of the labels is {stated.mean():.0%}, for cells of types that the reference has. "
-    if not across:
+    if not across_batches:
         return sentence + (
             "It was calibrated on random halves of the reference, which has labels in one batch only: expect fewer "
             "right labels in other batches."
@@ -119,69 +125,79 @@ def _of_confidence(confidence: Confidence | None, stated: NDArray[np.float32], a
         low, high = confidence.expected(stated)
         sentence += f"In one batch, {low:.0%} to {high:.0%} of them may be right. "
         if len(gap) == 2:
-            sentence += "Two reference batches are too few to tell it better. "
+            sentence += "Two reference batches are too few for a narrower range. "
         sentence += (
-            f"With each of {len(gap)} reference batches left out, what was stated for it differed from the share of "
-            f"labels that were right by {gap.mean():.1f} percentage points on average, {gap.max():.1f} at most."
+            f"With each of {len(gap)} reference batches left out, the stated confidence differed from the share of "
+            f"right labels by {gap.mean():.1f} percentage points on average, {gap.max():.1f} at most."
         )
     return sentence.strip()
 
 
-def _of_new(query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], reference: Reference) -> list[str]:
-    said = []
+def _new_types_in_words(
+    query: pd.DataFrame, labels: pd.DataFrame, confounded: list[str], reference: Reference
+) -> list[str]:
+    """Sentences on batches with new types, on batches without, and on cells whose novelty is not known."""
+    sentences = []
     for name, rows in query[query["new"]].groupby("batch", sort=False):
         rows = rows.sort_values("n_novel", ascending=False)[:MAX_NAMED]
-        what = "; ".join(f"{row.n_cells} cells are called {row.label}, {_evidence(row)}" for row in rows.itertuples())
-        said.append(
-            f"Batch {name!r} seems to have cells of a type that the reference lacks, under these labels: {what}. Do "
-            "not trust these labels before you have looked at marker genes."
+        evidence = "; ".join(
+            f"{row.n_cells} cells are called {row.label}, {_evidence(row)}" for row in rows.itertuples()
+        )
+        sentences.append(
+            f"Batch {name!r} seems to have cells of a type that the reference lacks, under these labels: {evidence}. "
+            "Do not trust these labels before you have checked marker genes."
         )
     if confounded:
-        said.append(
+        sentences.append(
             f"Whether types are new cannot be told in {few(confounded)}: fewer than {MIN_TYPES} types were found "
-            "there, so what is new cannot be told from a batch effect."
+            "there, so a new type cannot be distinguished from a batch effect."
         )
-    rest = [name for name in query["batch"].unique() if name not in {*query.loc[query["new"], "batch"], *confounded}]
-    if rest:
-        said.append(f"No type was noticed that the reference lacks in {few(rest)}.")
-    used = set(query["label"])
-    uncalibrated = [name for name in labels.index[labels["n_calibration"] < MIN_CALIBRATION] if name in used]
+    without_new = [
+        name for name in query["batch"].unique() if name not in {*query.loc[query["new"], "batch"], *confounded}
+    ]
+    if without_new:
+        sentences.append(f"No type that the reference lacks was noticed in {few(without_new)}.")
+    predicted = set(query["label"])
+    uncalibrated = [name for name in labels.index[labels["n_calibration"] < MIN_CALIBRATION] if name in predicted]
     if uncalibrated:
-        said.append(
-            f"Novelty of cells called {few(uncalibrated)} cannot be told (NaN): fewer than {MIN_CALIBRATION} cells of "
-            "the reference to compare with."
+        sentences.append(
+            f"The novelty of cells called {few(uncalibrated)} is not known (NaN): the reference has fewer than "
+            f"{MIN_CALIBRATION} cells to compare with."
         )
-    one = [name for name in labels.index[labels["n_batches"] < 2] if name in used and name not in uncalibrated]
-    if one and reference.across_batches:
-        said.append(
-            f"Only one reference batch has {few(one)}: neither confidence nor novelty is calibrated across batches "
-            "for them."
+    in_one_batch = [
+        name for name in labels.index[labels["n_batches"] < 2] if name in predicted and name not in uncalibrated
+    ]
+    if in_one_batch and reference.across_batches:
+        sentences.append(
+            f"Only one reference batch has {few(in_one_batch)}: neither confidence nor novelty is calibrated across "
+            "batches for them."
         )
-    return said
+    return sentences
 
 
 def _evidence(row: Any) -> str:
-    """What is unlike the reference about cells with one label."""
-    parts = [f"{row.n_novel} of them unlike its cells (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"]
+    """How the cells with a label differ from the cells of this label in the reference."""
+    parts = [f"{row.n_novel} of them differ from its cells (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"]
     if row.difference > 1:
         parts.append(
-            f"together with a squared difference from it {row.difference:.1f} times that of any reference batch"
+            f"as a group their squared difference from it is {row.difference:.1f} times that of any reference batch"
         )
     return " and ".join(parts if row.n_novel else parts[1:])
 
 
-def _of_relatives(labels: pd.DataFrame) -> list[str]:
-    """What would not be noticed, were it new."""
-    single = (labels["auroc"] >= NOTICED) & (labels["found"] >= FOUND)
-    missed = labels[(labels["n_left_out"] > 0) & ~single & ~(labels["noticed"] >= FOUND)]
+def _unnoticed_in_words(labels: pd.DataFrame) -> list[str]:
+    """A sentence on the labels whose cells would not be noticed as new if the reference lacked the label."""
+    noticed_by_cell = (labels["auroc"] >= MIN_AUROC) & (labels["found"] >= MIN_SHARE)
+    noticed_as_group = labels["noticed"] >= MIN_SHARE
+    missed = labels[(labels["n_left_out"] > 0) & ~noticed_by_cell & ~noticed_as_group]
     if missed.empty:
         return []
-    what = "; ".join(
+    evidence = "; ".join(
         f"{name} would be called {row.called} (AUROC {row.auroc:.2f}, {row.found:.0%} of the cells found)"
         for name, row in missed.iterrows()
     )
-    both = sorted({*missed.index, *missed["called"]})
+    relatives = sorted({*missed.index, *missed["called"]})
     return [
-        f"Close relatives would not be noticed as new. Left out of the reference, {what}. So a new type that is close "
-        f"to {few(both, 2 * MAX_NAMED)} can hide among them."
+        f"Close relatives would not be noticed as new. Left out of the reference, {evidence}. So a new type that is "
+        f"close to {few(relatives, 2 * MAX_NAMED)} can hide among them."
     ]

@@ -1,4 +1,4 @@
-"""One configuration, fitted and judged without labels; it may run in a process of its own."""
+"""Fit one configuration and score it without labels; this may run in its own process."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from ._vae import vae
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DRAWS = 20  # of the state of a held-out cell, for the bound of its likelihood
-MAX_CELLS_SCORED = 5_000  # cells; more would take longer to score than to fit, and change the scores little
-MIN_CELLS_PER_BATCH = 30  # cells of a batch, below which it has no clusters of its own to speak of
-OWN = (0.2, 0.6, 1.0, 1.4, 2.0)  # resolutions of these
-NEIGHBORS = 90  # of a cell, itself included, for iLISI, as in scIB
+N_SAMPLES = 20  # samples of the state of a held-out cell, for the lower bound of its log-likelihood
+MAX_CELLS_SCORED = 5_000  # with more cells, scoring takes longer than the fit, and the scores change little
+MIN_CELLS_PER_BATCH = 30  # batches with fewer cells are not clustered
+BATCH_RESOLUTIONS = (0.2, 0.6, 1.0, 1.4, 2.0)  # Leiden resolutions of the clusters within batches
+N_NEIGHBORS = 90  # neighbours of a cell, including itself, for iLISI, as in scIB
 
 
 @dataclass
-class Bench:
-    """What all configurations share.
+class TrialData:
+    """The data that all trials share.
 
     Attributes
     ----------
     counts
-        Of the genes used (cells x genes).
+        Counts of the genes used (cells x genes).
     obs, var
         The columns of `obs` that a fit reads, and the names of the genes.
     batch_key
         The column with the batches; None for `tl.vae`.
     cells
-        Those that are scored.
+        The cells that are scored.
     codes
-        Their batches, zeros for `tl.vae`.
-    own
-        The clusters of each batch on its own, from :func:`own_clusters`.
+        Batch codes of these cells; zeros for `tl.vae`.
+    batch_clusters
+        The clusters within each batch, from :func:`clusters_per_batch`.
     """
 
     counts: csr_matrix
@@ -62,79 +62,83 @@ class Bench:
     batch_key: str | None
     cells: NDArray[np.int64]
     codes: NDArray[np.int64]
-    own: NDArray[np.int64]
+    batch_clusters: NDArray[np.int64]
     device: str
 
 
-def judged(bench: Bench, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Scores of a configuration, or the `error` with which its fit broke down."""
+def fit_and_score(data: TrialData, config: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Fit a configuration; return its scores, or the `error` of the fit."""
     from anndata import AnnData
 
-    start = time.perf_counter()
-    options = {**config, "layer": None, "mask_var": None, "device": bench.device, "rng": seed}
-    adata = AnnData(bench.counts, bench.obs, bench.var)  # shares the counts
+    start_time = time.perf_counter()
+    options = {**config, "layer": None, "mask_var": None, "device": data.device, "rng": seed}
+    adata = AnnData(data.counts, data.obs, data.var)  # shares the counts
     with shared(), settings.verbosity.override("error"):
         try:
-            if bench.batch_key is None:
+            if data.batch_key is None:
                 vae(adata, **options)
             else:
-                cvae(adata, bench.batch_key, **options)
+                cvae(adata, data.batch_key, **options)
         except (FloatingPointError, MemoryError) as error:
             return {"error": str(error)}
     if adata.uns["vae"]["verdict"]["status"] == "interrupted":
         raise KeyboardInterrupt
-    found = scores(bench, np.asarray(adata.obsm["X_vae"]))
-    return found | {"log_likelihood": _held_out(adata, bench, seed), "seconds": time.perf_counter() - start}
+    scores = _scores(data, np.asarray(adata.obsm["X_vae"]))
+    return scores | {"log_likelihood": _log_likelihood(adata, seed), "seconds": time.perf_counter() - start_time}
 
 
-def scores(bench: Bench, embedding: NDArray[np.float32]) -> dict[str, float]:
-    """`kept`, and with batches `mixed`, and the `score` made of them."""
-    neighbors = knn(embedding[bench.cells], NEIGHBORS)
-    joint = leiden(fuzzy_graph(neighbors.first(GRAPH_K)), RESOLUTIONS, seed=0)
-    kept = agreement(bench.own, joint, bench.codes)
-    if bench.batch_key is None:
+def _scores(data: TrialData, embedding: NDArray[np.float32]) -> dict[str, float]:
+    """`kept`, with batches `mixed`, and the `score` that combines them."""
+    neighbors = knn(embedding[data.cells], N_NEIGHBORS)
+    joint_clusters = leiden(fuzzy_graph(neighbors.first(GRAPH_K)), RESOLUTIONS, seed=0)
+    kept = agreement(data.batch_clusters, joint_clusters, data.codes)
+    if data.batch_key is None:
         return {"kept": kept, "score": kept}
-    mixed = ilisi(neighbors, bench.codes)
+    mixed = ilisi(neighbors, data.codes)
     return {"kept": kept, "mixed": mixed, "score": BIO_WEIGHT * kept + (1 - BIO_WEIGHT) * mixed}
 
 
-def own_clusters(counts: csr_matrix, codes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Leiden clusters of each batch on its own, in its own PCA: resolutions x cells, -1 where there are not two."""
+def clusters_per_batch(counts: csr_matrix, codes: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Leiden clusters of each batch alone, in its own PCA: resolutions x cells; -1 if a batch has fewer than two."""
     from anndata import AnnData
 
-    own = np.full((len(OWN), len(codes)), -1)
+    batch_clusters = np.full((len(BATCH_RESOLUTIONS), len(codes)), -1)
     for code in np.unique(codes):
         cells = np.flatnonzero(codes == code)
         if len(cells) < MIN_CELLS_PER_BATCH:
             continue
-        alone = AnnData(counts[cells])
+        batch = AnnData(counts[cells])
         try:
-            components = log_pca(alone, None, None, seed)
+            components = log_pca(batch, None, None, seed)
         except AllAlikeError:
             continue
         graph = fuzzy_graph(knn(components, GRAPH_K))
-        for row, clusters in zip(own, leiden(graph, OWN, seed=0), strict=True):
+        for row, clusters in zip(batch_clusters, leiden(graph, BATCH_RESOLUTIONS, seed=0), strict=True):
             if len(np.unique(clusters)) > 1:
                 row[cells] = clusters
-    return own
+    return batch_clusters
 
 
-def agreement(own: NDArray[np.int64], joint: list[NDArray[np.intp]], codes: NDArray[np.int64]) -> float:
-    """NMI of each batch's own clusters with those of all batches together, within the batch; mean over batches.
+def agreement(
+    batch_clusters: NDArray[np.int64], joint_clusters: list[NDArray[np.intp]], codes: NDArray[np.int64]
+) -> float:
+    """NMI between the clusters of each batch alone and the clusters of all batches together; mean over batches.
 
-    How fine the clusters are is not the question: of the joint clusterings the one counts that agrees best, for each
-    resolution of the batches' own, and the mean of these is taken.
+    The resolution of the joint clusters does not matter: for each resolution of `batch_clusters`, the joint clusters
+    that agree best count. The result is the mean over the resolutions of `batch_clusters`.
     """
     best = []
-    for row in own:
-        parts = [cells for code in np.unique(codes) if row[cells := np.flatnonzero(codes == code)][0] >= 0]
-        if parts:
-            best.append(max(float(np.mean([nmi(row[c], clusters[c]) for c in parts])) for clusters in joint))
+    for row in batch_clusters:
+        clustered = [cells for code in np.unique(codes) if row[cells := np.flatnonzero(codes == code)][0] >= 0]
+        if clustered:
+            best.append(
+                max(float(np.mean([nmi(row[c], clusters[c]) for c in clustered])) for clusters in joint_clusters)
+            )
     return float(np.mean(best))
 
 
-def _held_out(adata: AnnData, bench: Bench, seed: int) -> float:
-    """Log-likelihood per cell in nats of the cells that the fit held out; NaN if it held out none."""
+def _log_likelihood(adata: AnnData, seed: int) -> float:
+    """Mean log-likelihood of the held-out cells, in nats per cell; NaN if there are none."""
     fitted = FittedModel.from_uns(adata, "vae")
     counts = read_counts(adata, "vae", fitted)
     fraction = float(adata.uns["vae"]["params"]["validation_fraction"])
@@ -142,4 +146,4 @@ def _held_out(adata: AnnData, bench: Bench, seed: int) -> float:
     if not len(cells):
         return float("nan")
     device = torch.device(str(adata.uns["vae"]["params"]["device"]))
-    return float(log_likelihood(fitted.model, counts.subset(cells), DRAWS, device, seed)[0].mean())
+    return float(log_likelihood(fitted.model, counts.subset(cells), N_SAMPLES, device, seed)[0].mean())

@@ -60,19 +60,19 @@ def vae(
 ) -> AnnData | None:
     """Embed cells with a variational autoencoder of their counts.
 
-    Fits p(x | z) with z ~ N(0, I), or another `prior`, and q(z | x), a diagonal normal, by maximising the evidence
-    lower bound (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI), and writes the mean of q(z | x)
-    of each cell as its embedding, to be used where PCA's would be. Batch effects stay in: see
-    :func:`sc_vaenb.tl.cvae`.
+    The model is p(x | z) with z ~ N(0, I), or another `prior`, and q(z | x), a diagonal normal. It is fitted by
+    maximising the evidence lower bound (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI). The
+    embedding of a cell is the mean of q(z | x); use it in place of PCA. Batch effects are kept:
+    :func:`sc_vaenb.tl.cvae` removes them.
 
     Parameters
     ----------
     adata
         Cells x genes.
     prior
-        Where z comes from. `"normal"`: N(0, I). `"mog"`: a mixture of Gaussians, whose components become soft clusters
-        of the cells (Jiang et al. 2017, VaDE). `"vamp"`: the same with the posteriors of `n_components` cells as
-        components, of learned weights (Tomczak & Welling 2018, VampPrior).
+        Distribution of z. `"normal"`: N(0, I). `"mog"`: a mixture of Gaussians, whose components become soft clusters
+        of the cells (Jiang et al. 2017, VaDE). `"vamp"`: a mixture of the posteriors of `n_components` cells, with
+        learned weights (Tomczak & Welling 2018, VampPrior).
     {parameters}
 
     Returns

@@ -1,4 +1,4 @@
-"""What a comparison says: a table of findings, and the same in words. Every sentence has its numbers behind it."""
+"""The verdict of a comparison: a table of findings, and the same in words. Every sentence comes with its numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def judge(
 ) -> tuple[pd.DataFrame, str]:
     """Answer each question from embeddings and scores.
 
-    `lost_in_null`: what a null split showed of each method; `overlap`: of the neighbours of fits with other seeds.
+    `lost_in_null`: the losses of each method in a null split. `overlap`: common neighbours of fits with other seeds.
     """
     data = read_judged(adata, methods, batch_key, label_key, seed)
     values = scores["values"]
@@ -44,9 +44,10 @@ def judge(
     findings.append(needed)
     excess = values["same_batch_excess"].groupby(method_of).mean()
     for name, harm in harms.items():
-        corrects = name not in UNCORRECTED and data.labels is not None  # else composition and batch are not told apart
-        left = float(excess[name]) if corrects and needed.answer == "yes" and excess[name] > MIXED else None
-        findings += harm_in_words(data, name, harm, left)
+        # without labels, composition and batch effect cannot be separated
+        is_judged = name not in UNCORRECTED and data.labels is not None and needed.answer == "yes"
+        remaining = float(excess[name]) if is_judged and excess[name] > MIXED else None
+        findings += harm_in_words(data, name, harm, remaining)
     findings += [seen_in_words(data, name, best) for name in data.seen]
     findings += [] if overlap is None else seeds_in_words(overlap)
     table = pd.DataFrame([asdict(finding) for finding in findings])
@@ -54,11 +55,11 @@ def judge(
 
 
 def in_words(findings: pd.DataFrame) -> str:
-    """A line for each finding, the sentence first; one for all methods that lose nothing, none for seeds that agree."""
-    clean = (findings["question"] == HARM) & (findings["answer"] == "no")
-    agree = (findings["question"] == SEEDS) & (findings["answer"] == "yes")
-    lines = [f"{row.sentence} {row.evidence}".strip() for row in findings[~clean & ~agree].itertuples()]
-    if clean.any():
-        kind = "cluster" if "cluster" in str(findings.loc[clean, "sentence"].iloc[0]) else "type"
-        lines.append(f"No {kind} is lost by {as_list(findings.loc[clean, 'subject'].tolist())}.")
+    """A line for each finding; one line for all methods that lose nothing; no line for seeds that agree."""
+    no_loss = (findings["question"] == HARM) & (findings["answer"] == "no")
+    seeds_agree = (findings["question"] == SEEDS) & (findings["answer"] == "yes")
+    lines = [f"{row.sentence} {row.evidence}".strip() for row in findings[~no_loss & ~seeds_agree].itertuples()]
+    if no_loss.any():
+        kind = "cluster" if "cluster" in str(findings.loc[no_loss, "sentence"].iloc[0]) else "type"
+        lines.append(f"No {kind} is lost by {as_list(findings.loc[no_loss, 'subject'].tolist())}.")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from sc_vaenb.cli._options import add_options, described, given
+from sc_vaenb.cli._options import add_options, described, explicit_options
 
 
 def function(
@@ -67,7 +67,7 @@ def parser():
     ],
 )
 def test_what_is_typed_is_what_the_function_gets(parser, typed, expected):
-    assert given(parser.parse_args(typed.split()), function) == expected
+    assert explicit_options(parser.parse_args(typed.split()), function) == expected
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_one_pass_finds_depths_seen_genes_and_the_rows_asked_for(counts):
 
 def test_a_fit_needs_no_cell_that_was_not_foreseen_and_is_the_one_in_memory(counts, monkeypatch):
     monkeypatch.setattr("sc_vaenb.fit.split.N_INIT_CELLS", 100)
-    monkeypatch.setattr("sc_vaenb.data.counts.EVENLY", 250)
+    monkeypatch.setattr("sc_vaenb.data.counts.MAX_SPREAD_CELLS", 250)
     monkeypatch.setattr("sc_vaenb.fit.overlap.MAX_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.overlap.MIN_CELLS_DRAWN", 20)
     options = FitConfig(3, 0.1, batch_size=20)
@@ -130,7 +130,7 @@ def test_windows_grow_to_their_size(counts, small_windows):
 def test_cells_held_can_lie_on_a_device(counts, monkeypatch):
     monkeypatch.setattr("sc_vaenb.data.counts.CELLS_AT_ONCE", 300)
     monkeypatch.setattr("sc_vaenb.fit.split.N_INIT_CELLS", 100)
-    monkeypatch.setattr("sc_vaenb.data.counts.EVENLY", 250)
+    monkeypatch.setattr("sc_vaenb.data.counts.MAX_SPREAD_CELLS", 250)
     there = on_disk(counts, FitConfig(3, 0.1, batch_size=20))
     device = DeviceCounts(there, CPU)
     cells = there.held[[5, 90, 3]]
@@ -148,9 +148,9 @@ def test_no_other_cell_is_given_for_one_that_is_not_held(counts, monkeypatch):
     monkeypatch.setattr("sc_vaenb.fit.overlap.MAX_CELLS", 100)
     monkeypatch.setattr("sc_vaenb.fit.overlap.MIN_CELLS_DRAWN", 20)
     monkeypatch.setattr("sc_vaenb.fit.split.N_INIT_CELLS", 100)
-    monkeypatch.setattr("sc_vaenb.data.counts.EVENLY", 250)
+    monkeypatch.setattr("sc_vaenb.data.counts.MAX_SPREAD_CELLS", 250)
     there = on_disk(counts, FitConfig(3, 0.1, batch_size=20))
     missing = np.setdiff1d(np.arange(N), there.held)
     for cells in (missing[:1], missing[-1:]):
-        with pytest.raises(LookupError, match="not held in memory"):
+        with pytest.raises(LookupError, match="not in memory"):
             there.minibatch(cells, CPU)

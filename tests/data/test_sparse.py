@@ -203,6 +203,17 @@ def test_a_view_of_what_is_no_number_is_refused(counts, dtype):
         _adata.read_counts(view, "counts", ALL_CELLS)
 
 
+@pytest.mark.parametrize("dtype", [">f4", "float16"])
+def test_a_view_to_which_nothing_can_be_written_is_refused_before_the_fit(fitted, refused, dtype):
+    """scipy cannot subset such numbers, so anndata could not make the copy that the first result needs."""
+    fitted.layers._data["counts"] = assigned(fitted.X.tocsr().copy(), data=fitted.X.data.astype(dtype))
+    view = fitted[10:]
+    for call in (tl.embed, tl.vae):
+        with pytest.raises(ValueError, match=r"^adata is a view, and layers\['counts'\] of the original holds"):
+            call(view)
+    assert view.is_view
+
+
 def test_a_view_of_an_invalid_matrix_is_refused_before_it_is_cut_out(fitted, refused):
     fitted.layers["counts"].indices[7] = fitted.n_vars
     with refused(fitted, ValueError, "this sparse matrix is invalid"):

@@ -256,3 +256,9 @@ def test_blocks_have_the_same_truth(monkeypatch, assert_raw_counts):
 def test_simulate_refuses(options, error, text):
     with pytest.raises(error, match=text):
         datasets.simulate(**options)
+
+
+def test_minus_zero_is_zero():
+    """numpy refuses a spread of -0.0."""
+    one, other = (datasets.simulate(20, 10, depth_spread=spread, rng=0) for spread in (0.0, -0.0))
+    assert (one.X != other.X).sum() == 0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import MAX_CLUSTERS, OF_A_BATCH, align, draw_cells, n_clusters, shifts
+from sc_vaenb.fit.align import MAX_CLUSTERS, MIN_CELLS_PER_BATCH, align, draw_cells, n_clusters, shifts
 from sc_vaenb.metrics import score
 from sc_vaenb.model.alignment import Alignment
 
@@ -94,7 +94,7 @@ def test_large_data_are_drawn_from_batch_by_batch():
     batch = np.repeat([0, 1, 2], [60_000, 30, 120])
     sizes = np.bincount(batch[draw_cells(batch, np.random.default_rng(0))])
     assert sizes[0] == pytest.approx(20_000, rel=0.01)
-    assert sizes.tolist()[1:] == [30, OF_A_BATCH]
+    assert sizes.tolist()[1:] == [30, MIN_CELLS_PER_BATCH]
 
 
 @pytest.mark.parametrize(("n", "expected"), [(4, 2), (300, 10), (10**6, MAX_CLUSTERS)])

@@ -179,7 +179,9 @@ def test_a_damaged_state_falls_back_to_the_one_before(run, whole, damage, tmp_pa
     name = states(tmp_path)[-1]
     damage(tmp_path / name)
     break_off(run, 4)  # long enough for one more state
-    text = f"checkpoint={str(tmp_path)!r}: {name} is damaged (its checksum is another). The fit goes on from step 27."
+    text = (
+        f"checkpoint={str(tmp_path)!r}: {name} is damaged (its checksum does not match). The fit goes on from step 27."
+    )
     assert run.warnings == [text]
     assert steps(tmp_path) == [27, 30]
     assert name not in states(tmp_path)
@@ -195,7 +197,7 @@ def test_without_any_good_state_the_fit_starts_again(run, whole, tmp_path):
         cut_off(path)
     assert_same(run(), whole["plain"])
     (text,) = run.warnings
-    assert text.count("is damaged (its checksum is another)") == 2
+    assert text.count("is damaged (its checksum does not match)") == 2
     assert text.endswith(". The fit starts again.")
     assert steps(tmp_path) == [57, 60]
 
@@ -224,13 +226,16 @@ def test_a_full_disk_costs_the_fit_nothing(run, whole, broken, tmp_path, monkeyp
     (text,) = run.warnings  # once, though every look tried again
     assert text == (
         f"checkpoint={str(tmp_path)!r}: the state after 33 steps could not be written (No space left on device). The "
-        "fit goes on; killed now, it would have to go on from what was written before."
+        "fit goes on; if it is killed now, it can go on only from an earlier state."
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert_same(run(), whole["plain"])
 
 
-@pytest.mark.parametrize(("name", "text"), [("file", "is a file, not a folder"), ("file/below", "cannot be written")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("file", "is a file, not a folder"), ("file/below", "cannot be written"), ("x" * 300, "cannot be written")],
+)
 def test_a_folder_that_takes_no_files_is_refused(tmp_path, name, text):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=rf"^checkpoint='.*{name}' {text}.*\. Pass another (name|folder)\.$"):
@@ -289,7 +294,7 @@ def test_another_version_does_not_go_on(run, monkeypatch):
 
 
 def test_counts_are_told_apart_by_any_of_them_and_alike_wherever_they_lie(counts, monkeypatch):
-    monkeypatch.setattr(batches, "CHECKED", 10)  # of some thousand
+    monkeypatch.setattr(batches, "N_CHECKSUM", 10)  # of some thousand
     own = counts.fingerprint()
     assert DeviceCounts(counts, CPU).fingerprint() == own
     wider = counts.matrix.copy()
@@ -330,7 +335,7 @@ def test_writing_takes_its_share_of_the_time_and_no_more(tmp_path, monkeypatch):
 
 def test_a_short_fit_writes_its_end_alone(run, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", 0.02)
-    monkeypatch.setattr(checkpoint, "USUAL", 60.0)  # for slow machines
+    monkeypatch.setattr(checkpoint, "SECONDS_PER_WRITE", 60.0)  # for slow machines
     run()
     assert steps(tmp_path) == [60]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sc_vaenb.fit.convergence import judge, look_steps, training_share
+from sc_vaenb.fit.convergence import judge, scoring_steps, training_share
 
 NAN, UNLEARNED = float("nan"), {"unlearned": True}
 CASES = {
@@ -49,7 +49,14 @@ CASES = {
         "overfits these",
     ),
     "was better": ([1.5, 1.4, 1.3, 1.2, 1.2], 500, 6e-3, {}, "converged", "a shorter one (n_steps=150) may be better"),
-    "rises to the end": ([0.2, 0.3, 0.4, 0.5, 0.6], 500, 6e-3, {}, "still_improving", "it was 45% at the looks before"),
+    "rises to the end": (
+        [0.2, 0.3, 0.4, 0.5, 0.6],
+        500,
+        6e-3,
+        {},
+        "still_improving",
+        "it was 45% at the evaluations before",
+    ),
     "flat and low": ([0.5, 0.5, 0.5, 0.5, 0.5], 500, 6e-3, {}, "worse_than_pca", "more training will not mend it"),
     "collapsed": ([0.9, 0.9, 0.9, 0.9, 0.9], 500, 6e-3, {"collapsed": True}, "worse_than_pca", "worse than PCA."),
     "nothing looked at": ([NAN] * 5, 500, 6e-3, {}, "not_judged", "no batch has the 12 cells"),
@@ -74,4 +81,4 @@ def test_training_is_the_cumulative_learning_rate():
     [(1.0, 50, [139, 229, 499]), (1.0, 5, [139, 229]), (4.0, 50, [59, 99, 139, 229])],
 )
 def test_looks_are_at_shares_of_the_cumulative_learning_rate(training, n_epochs, expected):
-    assert sorted(look_steps(list(range(9, 500, 10)), 500, training, n_epochs)) == expected
+    assert sorted(scoring_steps(list(range(9, 500, 10)), 500, training, n_epochs)) == expected

@@ -75,6 +75,6 @@ def test_few_cells_are_not_looked_at_and_many_are_drawn_from_the_largest_batches
 def test_the_global_random_state_is_left_alone():
     counts, _ = counts_of()
     state = torch.get_rng_state()
-    first = Neighborhoods(counts, np.arange(len(counts)), CPU).of_pca
-    assert Neighborhoods(counts, np.arange(len(counts)), CPU).of_pca == pytest.approx(first, abs=0)
+    first = Neighborhoods(counts, np.arange(len(counts)), CPU).pca_covariance
+    assert Neighborhoods(counts, np.arange(len(counts)), CPU).pca_covariance == pytest.approx(first, abs=0)
     assert torch.equal(torch.get_rng_state(), state)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sc_vaenb.fit.stability import LR_DIVISOR_STEP, MAX_CHANGE, MAX_SETBACKS, STEPS, Adaptation
+from sc_vaenb.fit.stability import LR_DIVISOR_STEP, MAX_CHANGE, MAX_SETBACKS, MIN_STEPS_PER_EVALUATION, Adaptation
 
 FALLING = [100.0, 80.0, 65.0, 55.0, 50.0, 49.0, 48.5]
 
@@ -29,7 +29,7 @@ def look(adapt, model, reconstruction, kl, beta):
 
 def looked(model, losses, beta=1.0, **options):
     """An adaptation that has seen these reconstruction losses, with the weight 0, 1, 2 ... at each look."""
-    adapt = Adaptation(model, **{"beta": 0.5, "target_kl": None, "steps": STEPS} | options)
+    adapt = Adaptation(model, **{"beta": 0.5, "target_kl": None, "steps": MIN_STEPS_PER_EVALUATION} | options)
     for at, loss in enumerate(losses):
         weight(model, at)
         assert not look(adapt, model, loss, 0.0, beta)
@@ -53,13 +53,13 @@ def test_chance_is_no_setback(model, noise):
 
 
 def test_looks_of_few_steps_are_all_chance_but_for_what_is_no_number(model):
-    adapt = looked(model, [*FALLING, 90.0, 95.0], steps=STEPS - 1)
+    adapt = looked(model, [*FALLING, 90.0, 95.0], steps=MIN_STEPS_PER_EVALUATION - 1)
     assert look(adapt, model, math.nan, 0.0, 1.0)
 
 
 def test_a_loss_that_is_no_number_at_the_first_look_brings_back_the_start(model):
     weight(model, 7)
-    adapt = Adaptation(model, 0.5, None, STEPS)
+    adapt = Adaptation(model, 0.5, None, MIN_STEPS_PER_EVALUATION)
     weight(model, math.nan)
     assert look(adapt, model, math.nan, math.nan, 1.0)
     assert weight(model) == 7
@@ -82,7 +82,7 @@ def test_what_rises_for_ever_is_not_given_up(model):
 
 def test_a_rising_weight_of_the_kl_is_no_setback(model):
     """The loss rises with the weight of the KL; at one weight, every look is better than the one before."""
-    adapt = Adaptation(model, 5.0, None, STEPS)
+    adapt = Adaptation(model, 5.0, None, MIN_STEPS_PER_EVALUATION)
     kl = [20.0, 30.0, 28.0, 20.0, 10.0, 5.0]
     for at, (reconstruction, found) in enumerate(zip(FALLING, kl, strict=False)):
         assert not look(adapt, model, reconstruction, found, at)
@@ -91,7 +91,7 @@ def test_a_rising_weight_of_the_kl_is_no_setback(model):
 @pytest.mark.parametrize("start", [1e-3, 0.5, 100.0])
 def test_beta_finds_the_rate_from_anywhere(model, start):
     """The best a model can do has a KL of 12 / sqrt(beta): reconstruction falls by beta for every nat of it."""
-    adapt = Adaptation(model, start, target_kl=20.0, steps=STEPS)
+    adapt = Adaptation(model, start, target_kl=20.0, steps=MIN_STEPS_PER_EVALUATION)
     for _ in range(40):
         kl = 12.0 / math.sqrt(adapt.beta)
         assert not look(adapt, model, 100.0 + 144.0 / kl, kl, adapt.beta)
@@ -99,7 +99,7 @@ def test_beta_finds_the_rate_from_anywhere(model, start):
 
 
 def test_beta_changes_gently_and_not_unless_asked(model):
-    adapt = Adaptation(model, 0.5, target_kl=20.0, steps=STEPS)
+    adapt = Adaptation(model, 0.5, target_kl=20.0, steps=MIN_STEPS_PER_EVALUATION)
     look(adapt, model, 100.0, 0.0, 0.5)
     assert adapt.beta == pytest.approx(0.5 / MAX_CHANGE)
     look(adapt, model, 100.0, 1e6, 0.5)

@@ -177,7 +177,8 @@ def test_sentences_name_the_batch_the_label_and_the_numbers():
     assert row["n_novel"] > 50
     assert (
         f"Batch 'new' seems to have cells of a type that the reference lacks, under these labels: "
-        f"{row['n_cells']} cells are called d, {row['n_novel']} of them unlike its cells (false discovery rate 10%)"
+        f"{row['n_cells']} cells are called d, {row['n_novel']} of them differ from its cells (false discovery rate "
+        "10%)"
     ) in tables["verdict"]
     assert tables["calibration"].index.tolist() == ["x", "y", "z"]
     low, high = tables["expected"]
@@ -198,6 +199,6 @@ def test_relatives_that_would_hide_are_named_with_the_evidence():
     verdict = transfer_labels(part, "kind", list("xyz"), state, counts, np.zeros(240, np.int64), ["new"], K, 0)[1][
         "verdict"
     ]
-    assert "No type was noticed that the reference lacks in new." in verdict
+    assert "No type that the reference lacks was noticed in new." in verdict
     assert "Left out of the reference, a would be called e (AUROC 0." in verdict
     assert "So a new type that is close to a, e can hide among them." in verdict

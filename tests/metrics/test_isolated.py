@@ -17,5 +17,7 @@ def test_by_hand():
     only_r = (widths[4:].mean() + 1) / 2
     assert isolated_labels(x, labels, batch) == pytest.approx(only_r)
     assert isolated_labels(x, labels, batch, widths=widths) == pytest.approx(only_r)
+    with pytest.raises(ValueError, match="widths has 1 entries"):
+        isolated_labels(x, labels, batch, widths=np.array(0.5))
     assert isolated_labels(x, labels, batch, max_batches=2) == pytest.approx((widths.mean() + 1) / 2)
     assert np.isnan(isolated_labels(x[:4], labels[:4], batch[:4], max_batches=1))

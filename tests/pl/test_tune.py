@@ -25,7 +25,7 @@ def adata():
     })  # fmt: skip
     adata = AnnData(np.ones((3, 2), np.float32))
     seeds = pd.DataFrame({"trial": [0, 1], "seed": [1, 1], "score": [0.62, 0.63]})
-    adata.uns["tune"] = {"trials": trials, "seeds": seeds, "verdict": "Because.\nThe call to make: f(adata)"}
+    adata.uns["tune"] = {"trials": trials, "seeds": seeds, "verdict": "Because.\nRecommended call: f(adata)"}
     return adata
 
 
@@ -49,7 +49,7 @@ def test_trials_default_and_choice_are_where_they_are(adata, unchanged):
     np.testing.assert_allclose(drawn(axes["prior"], "defaults"), [[0, 0.62]])
     (crosses,) = (line for line in axes["beta"].lines if line.get_marker() == "x")
     np.testing.assert_allclose(crosses.get_xydata(), [[0.5, 0.62], [0.1, 0.63]])
-    assert ax.figure.get_suptitle() == "The call to make: f(adata)"
+    assert ax.figure.get_suptitle() == "Recommended call: f(adata)"
     assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["trial", "defaults", "chosen"]
 
 

@@ -30,7 +30,7 @@ def test_small_figures_are_drawn_by_lines_and_large_ones_by_pixels(monkeypatch):
         kind, data = decoded(large)
         assert kind == "data:image/png"
         assert data.startswith(b"\x89PNG")
-        assert (large.width, large.height) == (4 * _figures.SHOWN, 2 * _figures.SHOWN)
+        assert (large.width, large.height) == (4 * _figures.PIXELS_PER_INCH, 2 * _figures.PIXELS_PER_INCH)
 
 
 def test_the_same_figure_gives_the_same_bytes():

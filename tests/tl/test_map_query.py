@@ -285,7 +285,7 @@ def test_what_is_said_of_labels_and_novelty_survives_a_file(three, tmp_path, log
     assert again.obs["cell_type_confidence"].mean() == pytest.approx(right, abs=0.05)
     assert (again.obs["novelty_p"] < 0.05).mean() < 0.15
     assert not again.obs["novel"].any()
-    assert "No type was noticed that the reference lacks in batch_2" in said["verdict"]
+    assert "No type that the reference lacks was noticed in batch_2" in said["verdict"]
 
 
 def test_with_two_types_it_is_said_that_new_ones_cannot_be_told(three):

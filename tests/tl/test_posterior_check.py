@@ -69,7 +69,7 @@ def test_without_the_cells_held_out_all_are_checked_and_a_warning_says_so(fitted
     record = checked(shuffled)
     assert record["params"]["cells"] == "given"
     assert record["cells"].index.tolist() == shuffled.obs_names.tolist()
-    assert "The cells that the fit held out cannot be told" in log.getvalue()
+    assert "The cells that the fit held out are not known" in log.getvalue()
     assert "Checked on 300 cells given (fitted ones flatter the model)" in record["verdict"]
     sc_vaenb.tl.vae(fitted, validation_fraction=0.0, key_added="none", **fast)
     assert checked(fitted, "none")["params"]["cells"] == "given"

@@ -96,7 +96,7 @@ def test_counts_that_are_not_integers_are_allowed_if_asked(samples):
         ({"layer": "no"}, KeyError, r"layer='no' is not in adata\.layers"),
         ({"layer": "log"}, ValueError, r"layers\['log'\] holds non-integer values \(cell 'cell_0', gene "),
         ({"min_cells": 0}, ValueError, r"min_cells=0 is not possible\. Give a whole number at least 1"),
-        ({"min_cells": 76}, ValueError, "min_cells=76 leaves nothing: the most cells that a sum of donor has are 75"),
+        ({"min_cells": 76}, ValueError, "min_cells=76 leaves nothing: no sum over donor has more than 75 cells"),
         ({"sample_key": "left", "groups_key": "right"}, ValueError, "two rows would have the name 'a_b_c'"),
     ],
 )

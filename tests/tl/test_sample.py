@@ -274,7 +274,7 @@ def test_every_likelihood_draws_whole_numbers(adata, fast, likelihood):
         ({"cells": ["cell_1", "no"]}, ValueError, r"1 of cells are not in obs_names \(first: 'no'\)"),
         ({"cells": [1, 2]}, ValueError, r"cells has dtype int64 and shape \(2,\); give names of cells, or 300 bool"),
         ({"cells": np.ones(3, bool)}, ValueError, r"cells has dtype bool and shape \(3,\); give names"),
-        ({"cells": np.zeros(300, bool)}, ValueError, r"no cell is in cells and has all the labels .* Ask for less"),
+        ({"cells": np.zeros(300, bool)}, ValueError, r"no cell is in cells and has all the labels .* Use fewer"),
         ({"groups": "B"}, TypeError, r"groups='B' is not possible\. Give a dict from columns of obs to labels"),
         ({"groups": {"no": "B"}}, KeyError, r"groups='no' is not in adata\.obs\. Its columns are"),
         (

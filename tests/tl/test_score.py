@@ -82,7 +82,7 @@ def test_a_fit_that_was_told_the_labels_is_named(scored, log, told):
     key = "cell_type" if told == "the labels" else "told"
     scored.uns["noise"] = {"params": {"labels_key": key, "unlabeled": "unknown"}}
     sc_vaenb.tl.score(scored, "X_noise", batch_key="batch", label_key="cell_type")
-    assert (f"X_noise is of a fit that was told these labels (labels_key={key!r})" in log.getvalue()) == (
+    assert (f"X_noise is from a fit that used these labels (labels_key={key!r})" in log.getvalue()) == (
         told != "something else"
     )
 

@@ -30,5 +30,5 @@ def test_seeds_that_disagree_are_told(overlap):
     agree, disagree = seeds_in_words(overlap)
     assert (agree.subject, agree.answer) == ("A", "yes")
     assert (disagree.subject, disagree.answer) == ("B", "no")
-    assert disagree.sentence.startswith("B depends on the seed: most neighbours of a cell are others in the next fit.")
+    assert disagree.sentence.startswith("B depends on the seed: most neighbours of a cell differ between fits.")
     assert "are the same in two fits on average (3 seeds)" in disagree.evidence

@@ -10,8 +10,8 @@ from scipy import sparse
 
 import sc_vaenb
 from sc_vaenb.tl._tune import _verdict
-from sc_vaenb.tl._tune_fit import agreement, own_clusters
-from sc_vaenb.tl._tune_space import default_space, in_words, read_space, start
+from sc_vaenb.tl._tune_fit import agreement, clusters_per_batch
+from sc_vaenb.tl._tune_space import default_space, in_words, read_space, start_config
 
 SPACE = {"n_steps": [5], "hidden": [(8,)], "n_latent": [3, 2], "beta": (0.1, 2.0)}
 DEFAULTS = sc_vaenb.tl.cvae.__kwdefaults__
@@ -65,7 +65,7 @@ def test_a_search_in_two_calls_is_that_in_one(searched, adata, tmp_path, log):
     storage = str(tmp_path / "tune.log")
     tuned(adata, n_trials=1, storage=storage)
     record = tuned(adata, storage=storage, n_seeds=1)
-    assert f"1 trials are in {storage}: going on from there" in log.getvalue()
+    assert f"1 trials are in {storage}: continuing from there" in log.getvalue()
     same(record["trials"], searched.uns["tune"]["trials"])
     same(record["seeds"], searched.uns["tune"]["seeds"])
     other = adata[:-1].copy()  # other data are another search, also in the same storage
@@ -73,7 +73,7 @@ def test_a_search_in_two_calls_is_that_in_one(searched, adata, tmp_path, log):
 
 
 def test_an_interrupted_trial_is_not_counted(adata, tmp_path, monkeypatch, unchanged):
-    storage, whole = f"sqlite:///{tmp_path / 'tune.db'}", sc_vaenb.tl._tune_study.judged
+    storage, whole = f"sqlite:///{tmp_path / 'tune.db'}", sc_vaenb.tl._tune_study.fit_and_score
     calls = []
 
     def interrupted(*args):
@@ -82,7 +82,7 @@ def test_an_interrupted_trial_is_not_counted(adata, tmp_path, monkeypatch, uncha
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr("sc_vaenb.tl._tune_study.judged", interrupted)
+    monkeypatch.setattr("sc_vaenb.tl._tune_study.fit_and_score", interrupted)
     with unchanged(adata), pytest.raises(KeyboardInterrupt):
         tuned(adata, n_trials=2, storage=storage)
     table = tuned(adata, n_trials=2, storage=storage)["trials"]
@@ -93,7 +93,7 @@ def test_an_interrupted_trial_is_not_counted(adata, tmp_path, monkeypatch, uncha
 
 def test_a_fit_that_breaks_down_is_left_out_and_one_of_the_defaults_ends_it(adata, monkeypatch, log, refused):
     scores = iter([{"score": 0.5, "kept": 0.5, "seconds": 1.0}, {"error": "the loss is nan"}, {"error": "no"}])
-    monkeypatch.setattr("sc_vaenb.tl._tune_study.judged", lambda *args: next(scores))
+    monkeypatch.setattr("sc_vaenb.tl._tune_study.fit_and_score", lambda *args: next(scores))
     table = tuned(adata, None, n_trials=2)["trials"]
     assert table["score"].isna().tolist() == [False, True]
     assert adata.uns["tune"]["verdict"].startswith("Keep the defaults: of 2 trials none scores higher (0.500)")
@@ -119,7 +119,7 @@ def test_without_batches_vae_is_tuned_and_a_file_keeps_the_search(adata, tmp_pat
 
 def test_the_default_space_is_around_the_defaults():
     space = default_space(batches=True)
-    assert in_words(start(space, DEFAULTS), DEFAULTS) == ""
+    assert in_words(start_config(space, DEFAULTS), DEFAULTS) == ""
     assert {"normal", "conditional"} <= set(space["prior"])
 
 
@@ -248,4 +248,4 @@ def test_processes_of_torchrun_are_refused(adata, refused, monkeypatch):
 
 def test_a_batch_of_cells_that_are_alike_has_no_clusters():
     counts = sparse.csr_matrix(np.tile([1.0, 3.0, 0.0, 4.0], (80, 1)).astype(np.float32))
-    assert (own_clusters(counts, np.arange(80) % 2, 0) == -1).all()
+    assert (clusters_per_batch(counts, np.arange(80) % 2, 0) == -1).all()

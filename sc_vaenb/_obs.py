@@ -1,0 +1,160 @@
+"""Columns of obs: batches, labels and other categories of the cells, as codes and text.
+
+Every error says what is wrong, where, what was found and what to do, before any work is done.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ._names import means_no_label, names_of, not_names_error, texts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def check_obs_key(adata: AnnData, name: str, key: str) -> None:
+    """Refuse a key that names no column of obs, or several."""
+    check_column(adata, "obs", name, key)
+
+
+def check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
+    """Refuse a key that names no column of `slot` (obs or var), or several; `name` is the argument."""
+    columns = list(getattr(adata, slot).columns)
+    n = columns.count(key)
+    if n == 0:
+        msg = f"{name}={key!r} is not in adata.{slot}. Its columns are {list(map(str, columns))}."
+        raise KeyError(msg)
+    if n > 1:
+        msg = f"{slot} holds {n} columns named {key!r}. Rename one of them, or keep one."
+        raise ValueError(msg)
+
+
+def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
+    """A column of obs as categories with text names. Categories without cells are dropped; missing values stay."""
+    check_obs_key(adata, name, key)
+    column = adata.obs[key]
+    try:
+        column = column.astype("category").cat.remove_unused_categories()
+    except (TypeError, ValueError) as error:
+        raise not_names_error(column) from error
+    names = names_of(column.cat.categories)
+    if len(set(names)) < len(names):
+        shared_name = next(text for text in names if names.count(text) > 1)
+        msg = (
+            f"obs[{key!r}] holds values of one name and different types (first: {shared_name!r}). Make all of them "
+            f"strings: adata.obs[{key!r}] = adata.obs[{key!r}].astype(str)."
+        )
+        raise ValueError(msg)
+    return column.cat.rename_categories(names)
+
+
+def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """The batch code of each cell, and the names of the batches. Categories without cells are dropped."""
+    check_obs_key(adata, "batch_key", batch_key)
+    column = adata.obs[batch_key]
+    missing = column.isna().to_numpy()
+    if missing.any():
+        msg = (
+            f"obs[{batch_key!r}] is missing for {missing.sum()} cells (first: "
+            f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
+        )
+        raise ValueError(msg)
+    column = read_categories(adata, "batch_key", batch_key)
+    names = [str(name) for name in column.cat.categories]
+    return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
+
+
+def read_labels(adata: AnnData, name: str, key: str) -> NDArray[np.object_]:
+    """The label of each cell as text, None where a cell has no label. `name` is the argument that names the column.
+
+    Words such as "Unknown" or "NA" mean "no label"; :func:`warn_about_no_label_words` warns about them.
+    """
+    check_obs_key(adata, name, key)
+    labels = texts(adata.obs[key])
+    no_label_words = [label for label in set(labels.tolist()) - {None} if means_no_label(label)]
+    labels[np.isin(labels.astype(str), no_label_words)] = None
+    return labels
+
+
+def warn_about_no_label_words(adata: AnnData, key: str, instead: str, *, known: str | None = None) -> None:
+    """Warn about labels that mean "no label" (except the `known` one); `instead` says what is done with their cells."""
+    from scanpy import logging as logg
+
+    counts = pd.Series(texts(adata.obs[key]), dtype=object).value_counts()
+    n_cells_of = {word: n for word, n in counts.items() if means_no_label(str(word)) and word != known}
+    if n_cells_of:
+        listed = ", ".join(f"{word!r} ({n:,} cells)" for word, n in n_cells_of.items())
+        logg.warning(f"obs[{key!r}] holds {listed}: {instead}")
+
+
+NOT_A_LABEL = "taken as no label, like NaN. If it is a cell type, give it another name."
+
+
+def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """Batch codes and names for a fit, which needs two or more batches of two or more cells each."""
+    codes, names = batch_labels(adata, batch_key)
+    if len(names) < 2:
+        msg = (
+            f"obs[{batch_key!r}] holds only one batch ({str(names[0])!r}): there is nothing to integrate. "
+            "Use sc_vaenb.tl.vae(adata), or another batch_key."
+        )
+        raise ValueError(msg)
+    sizes = np.bincount(codes)
+    if sizes.min() < 2:
+        msg = (
+            f"obs[{batch_key!r}]: batch {str(names[int(np.argmin(sizes))])!r} has one cell, from which no batch effect "
+            "can be learned. Remove the cell, or merge the batch with another."
+        )
+        raise ValueError(msg)
+    return codes, names
+
+
+def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.int64]:
+    """The code of each cell's batch in a model that knows the batches `known`; refuse other batches."""
+    codes, names = batch_labels(adata, batch_key)
+    code_of = {name: code for code, name in enumerate(known)}
+    new = [str(name) for name in names if name not in code_of]
+    if new:
+        msg = f"obs[{batch_key!r}] holds batches that the model was not fitted on: {new}. It knows {known}."
+        raise ValueError(msg)
+    return np.array([code_of[name] for name in names], np.int64)[codes]
+
+
+def read_controls(
+    adata: AnnData, controls: str | NDArray[np.bool_], codes: NDArray[np.int64], batches: NDArray[np.str_]
+) -> NDArray[np.bool_]:
+    """Which cells are of control samples: a boolean column of obs, or an array; cells of cases must be there too."""
+    if isinstance(controls, str):
+        check_column(adata, "obs", "controls", controls)
+        column = adata.obs[controls]
+        if column.isna().any() or not pd.api.types.is_bool_dtype(column):
+            msg = (
+                f"obs[{controls!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False, "
+                f"such as adata.obs[{controls!r}] == 'control'."
+            )
+            raise ValueError(msg)
+        where, control = f"obs[{controls!r}]", column.to_numpy(dtype=bool)
+    else:
+        where, control = "controls", np.array(controls)
+        if control.dtype != bool or control.shape != (adata.n_obs,):
+            found = f"dtype {control.dtype} and shape {control.shape}"
+            msg = f"controls has {found}; give {adata.n_obs} booleans, one per cell."
+            raise ValueError(msg)
+    if control.all() or not control.any():
+        which = "all" if control.all() else "none"
+        msg = f"{where} says that {which} of the cells are of controls. Give the controls among them, or leave it out."
+        raise ValueError(msg)
+    n_batches = len(np.unique(codes[control]))
+    if n_batches < 2:
+        name = str(batches[codes[control][0]])
+        msg = (
+            f"{where}: the controls are of one batch ({name!r}), so nothing tells how batches differ without the "
+            "disease. Give controls of two batches or more."
+        )
+        raise ValueError(msg)
+    return control
