@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -79,6 +80,21 @@ def test_arrows_point_one_way(path):
     assert own <= ARROWS[part]
     if part in {"model", "data", "fit", "inference", "metrics"}:
         assert not {name.split(".")[0] for name in found} & {"anndata", "scanpy"}
+
+
+def test_no_module_imports_itself_over_others():
+    """Not for types either. What a package's `__init__` imports does not count: it is there for users."""
+    modules = {
+        ".".join(["sc_vaenb", *path.relative_to(ROOT).with_suffix("").parts]): path for path in ROOT.rglob("*.py")
+    }
+    graph = {
+        module: {name if name in modules else name.rpartition(".")[0] for name in imports(path)}
+        & set(modules) - {module}
+        for module, path in modules.items()
+        if path.name != "__init__.py"
+    }
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError
+    assert order.index("sc_vaenb.model.config") < order.index("sc_vaenb.model.vae") < order.index("sc_vaenb.fit.loop")
 
 
 def test_the_map_of_the_docs_is_that_of_the_imports():

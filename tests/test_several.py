@@ -75,7 +75,7 @@ def test_what_processes_must_not_differ_in_and_cannot_share_is_refused(found):
     )
     assert first.pop("cells that must be together") == (
         "ValueError: mmd=1.0, norm='batch', prior='mog' cannot be shared by 2 processes, as each would need all cells "
-        "of a step. Fit in one process (without torchrun), or leave it out."
+        "of a minibatch. Fit in one process (without torchrun), or leave it out."
     )
     assert first.pop("a bad count in one part").startswith(
         "ValueError: X holds negative values (cell 'cell_300', gene 'gene_0': -1): this looks scaled"

@@ -15,8 +15,9 @@ from ..metrics.neighbors import knn
 from .overlap import MIN_GAP, Kinds
 
 N_NEIGHBORS = 10  # within the batch
-MAX_SHARE_OF_OTHER = 0.2  # of the neighbours; with more of the other cluster the two are no longer separate
-N_STANDARD_ERRORS = 2.0  # by which the share must exceed this limit
+MAX_MIXING = 0.75  # 1: neighbours are of the other cluster as often as if both were one kind
+MIN_SHARE_OF_OTHER = 0.2  # of the neighbours: with fewer, most cells of a cluster have neighbours of their own
+N_STANDARD_ERRORS = 2.0  # by which the share must exceed both limits
 N_MARKERS = 3
 
 
@@ -31,7 +32,7 @@ class Lost(NamedTuple):
 
 def lost_kinds(embedding: NDArray[np.float32], batch: int, kinds: Kinds) -> list[Lost]:
     """The pairs of clusters of a batch that the embedding (all cells x dimensions) no longer separates."""
-    n_kinds = len(kinds.fraction)
+    n_kinds, sizes = len(kinds.fraction), np.bincount(kinds.cluster, minlength=len(kinds.fraction))
     if n_kinds < 2 or len(kinds.cells) <= 2 * N_NEIGHBORS:
         return []
     neighbor_clusters = kinds.cluster[knn(embedding[kinds.cells], N_NEIGHBORS + 1).indices[:, 1:]]
@@ -43,7 +44,9 @@ def lost_kinds(embedding: NDArray[np.float32], batch: int, kinds: Kinds) -> list
             if i == j or kinds.gap(i, j) < MIN_GAP:
                 continue
             share = (neighbors_of_i == j).mean(1)
-            if share.mean() - N_STANDARD_ERRORS * share.std() / np.sqrt(len(share)) > MAX_SHARE_OF_OTHER:
+            if_one_kind = sizes[j] / (sizes[i] + sizes[j] - 1)
+            at_least = share.mean() - N_STANDARD_ERRORS * share.std() / np.sqrt(len(share))
+            if at_least > max(MAX_MIXING * if_one_kind, MIN_SHARE_OF_OTHER):
                 order = np.argsort(mean[i] - mean[j], kind="stable")
                 high, low = order[::-1][:N_MARKERS], order[:N_MARKERS]
                 lost_pairs.append(Lost(batch, float(share.mean()), kinds.genes[high], kinds.genes[low]))

@@ -1,4 +1,4 @@
-"""Mean expression of groups of cells and how it differs: the decoder's rates, set right by the counts."""
+"""Differential expression between groups of cells: the rates of the decoder, corrected by the counts."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE
 from .posterior import finite, posterior
 
-PRIOR_COUNTS = 1.0  # what the decoder's own rate is worth beside the counts of a group, in counts
-SMALLEST = 1e-30  # in the place of a zero that is divided by, or whose logarithm is taken
+PRIOR_COUNTS = 1.0  # weight of the decoder's rate, in pseudo-counts that are added to the counts of a group
+SMALLEST = 1e-30  # replaces zero in divisions and logarithms
 
 Values = NDArray[np.float64]
 
 
 @dataclass
 class StratumSums:
-    """Sums over the cells of a stratum (those of one group in one batch), each but `n` one per gene.
+    """Sums over the cells of a stratum (the cells of one group in one batch); one per gene, except `n`.
 
-    mu are the counts that the decoder expects of a cell, `rate` is mu by size factor, and w = 1 / (1 + mu / theta) the
-    weight that makes the most of counts of variance mu + mu^2 / theta = mu / w.
+    mu is the expected count of the decoder, and `rate` is mu / size factor. w = 1 / (1 + mu / theta) is the optimal
+    weight of a count, whose variance is mu + mu^2 / theta = mu / w.
     """
 
     n: int
@@ -58,16 +58,16 @@ class Difference(NamedTuple):
 def stratum_sums(
     model: CountVAE, counts: Counts, stratum: NDArray[np.int64], n_samples: int, device: torch.device, seed: int
 ) -> dict[int, StratumSums]:
-    """Sums of each stratum, decoded from `n_samples` posterior samples a cell; cells of code -1 are left out.
+    """Sums of each stratum, decoded from `n_samples` posterior samples per cell; cells with code -1 are left out.
 
-    The cells come stratum by stratum, and block by block within these, so that memory stays bounded.
+    Strata are processed one by one, in blocks of cells, to limit memory.
     """
-    found, noise = {}, generator(seed, device)
+    sums, noise = {}, generator(seed, device)
     with threads_as_asked():
         for cells in cells_by_code(stratum):
             if (code := int(stratum[cells[0]])) >= 0:
-                found[code] = _sums(model, counts.subset(cells), n_samples, device, noise)
-    return found
+                sums[code] = _sums(model, counts.subset(cells), n_samples, device, noise)
+    return sums
 
 
 def _sums(model: CountVAE, counts: Counts, n_samples: int, device: torch.device, noise: torch.Generator) -> StratumSums:
@@ -95,7 +95,7 @@ def _weight(model: CountVAE, mu: Tensor, batch: Minibatch) -> Tensor:
 
 
 def overdispersion(sums: Sequence[StratumSums]) -> Values:
-    """Per gene, how many times as much the counts vary around the decoder's as the model has it, 1 or more."""
+    """Per gene, variance of the counts around the decoder's expected counts, relative to the model's; at least 1."""
     residual, expected = (np.sum([getattr(s, name) for s in sums], axis=0) for name in ("residual", "expected"))
     return np.maximum(residual / np.maximum(expected, SMALLEST), 1.0)
 
@@ -103,11 +103,11 @@ def overdispersion(sums: Sequence[StratumSums]) -> Values:
 def difference(
     group: Mapping[int, StratumSums], reference: Mapping[int, StratumSums], dispersion: Values
 ) -> Difference:
-    """Compare two groups, given as sums by batch, within the batches that hold cells of both.
+    """Compare two groups within the batches that hold cells of both. The groups are given as sums per batch.
 
-    A batch with n and m cells weighs n * m / (n + m) on both sides, as in the ratio of rates of Mantel and Haenszel:
-    so neither the batches' effects nor their shares of the groups enter, and batches without counts of a gene do no
-    harm. `dispersion` is that of :func:`overdispersion`.
+    A batch with n and m cells has the weight n * m / (n + m) on both sides, as in the rate ratio of Mantel and
+    Haenszel. So neither batch effects nor the sizes of the groups in each batch bias the result, and batches without
+    counts of a gene do no harm. `dispersion` is the result of :func:`overdispersion`.
     """
     shared = sorted(group.keys() & reference.keys())
     weight = {b: group[b].n * reference[b].n / (group[b].n + reference[b].n) for b in shared}
@@ -124,19 +124,18 @@ def difference(
 def _mean_rate(strata: Sequence[StratumSums], weights: Sequence[float], dispersion: Values) -> tuple[Values, Values]:
     """Posterior mode of a mean rate on the log scale, and the variance of its logarithm.
 
-    The rate is what the decoder gives times a factor u. Given the decoder, the estimate observed / expected of u has
-    the mean u and the variance u / expected, as if `expected` counts had been expected and `observed` been seen of a
-    Poisson distribution, so that a gamma prior of mean 1 is conjugate. That these cells are a sample of their group
-    adds the variance of their rates, which is put into the same form.
+    The rate is that of the decoder times a factor u. Its estimate observed / expected has the mean u and the variance
+    u / expected, like a Poisson count `observed` with the mean u * expected. So a gamma prior with mean 1 is conjugate.
+    The cells are a sample of their group: this adds the variance of their rates, written in the same form.
     """
     decoded = estimate = variance = np.zeros(len(dispersion))
     for sums, weight in zip(strata, weights, strict=True):
         rate = sums.rate / sums.n
         expected = np.maximum(sums.expected, SMALLEST)
-        spread = np.maximum(sums.rate_squared / sums.n - rate**2, 0) / max(sums.n - 1, 1)
+        sampling_variance = np.maximum(sums.rate_squared / sums.n - rate**2, 0) / max(sums.n - 1, 1)
         decoded = decoded + weight * rate
         estimate = estimate + weight * rate * sums.observed / expected
-        variance = variance + weight**2 * (rate**2 * dispersion / expected + spread)
+        variance = variance + weight**2 * (rate**2 * dispersion / expected + sampling_variance)
     decoded = np.maximum(decoded, SMALLEST)
     n_expected = decoded**2 / np.maximum(variance, SMALLEST)
     n_observed = n_expected * estimate / decoded

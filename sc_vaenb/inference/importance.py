@@ -1,4 +1,4 @@
-"""What a model has learned: how genes follow the latent state, and how the latent state follows genes."""
+"""Importance of genes: how genes depend on the latent state, and how the latent state depends on genes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .posterior import finite, posterior
 
-CELLS_PER_BLOCK = 256  # x genes of float32 are held a few times over
-CELLS_PER_JACOBIAN = 64  # cells x genes x dimensions of float32 are held
-N_QUADRATURE_NODES = 16  # of Gauss-Legendre quadrature along the way from the baseline
-N_SWEEP_POINTS = 25  # of a sweep
+CELLS_PER_BLOCK = 256  # float32 arrays of cells x genes are held several times
+CELLS_PER_JACOBIAN = 64  # a float32 array of cells x genes x dimensions is held
+N_QUADRATURE_NODES = 16  # Gauss-Legendre quadrature on the path from the baseline
+N_SWEEP_POINTS = 25
 
 
 def states(
@@ -31,7 +31,7 @@ def states(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """The encoder's means (cells x dimensions), KL of each dimension in nats per cell, and the mean cell (genes).
 
-    The mean cell is the mean of what the encoder sees, log1p of the counts over the size factor.
+    The mean cell is the mean input of the encoder: log1p of the counts over the size factor.
     """
     latent = np.empty((len(counts), model.config.n_latent), np.float32)
     kl, mean_cell = np.zeros(model.config.n_latent), np.zeros(model.config.n_genes)
@@ -45,7 +45,7 @@ def states(
 
 
 def log_rate(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
-    """Log of the counts to expect of a cell of the mean depth; of the Gaussian, which has no rate, its mean (log1p)."""
+    """Log of the expected counts of a cell of mean depth; for the Gaussian, which has no rate, its mean (log1p)."""
     size_factor = torch.ones_like(z[:, 0])
     if model.config.likelihood == "gaussian":
         return model.decode(z, without_counts(size_factor, batch_index, model.config.n_genes))
@@ -53,7 +53,7 @@ def log_rate(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
 
 
 def log1p_rate(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
-    """Log1p of the counts to expect of a cell of the mean depth: the scale on which scanpy shows expression."""
+    """Log1p of the expected counts of a cell of mean depth: the scale on which scanpy shows expression."""
     value = log_rate(model, z, batch_index)
     return value if model.config.likelihood == "gaussian" else softplus(value)
 
@@ -68,8 +68,8 @@ def mean_jacobian(
     """d log_rate(gene) / d z(dimension), mean over cells, (genes x dimensions)."""
     model = model.to(device).eval()
     total = np.zeros((model.config.n_genes, len(dimensions)))
-    chosen = torch.eye(model.config.n_latent, dtype=torch.float32, device=device)[list(dimensions)]
-    # forward mode works under no_grad, but not in inference mode; torch's own rules for it call a deprecated function
+    directions = torch.eye(model.config.n_latent, dtype=torch.float32, device=device)[list(dimensions)]
+    # Forward mode works under no_grad, but not in inference mode. Torch's own rules for it call a deprecated function.
     with torch.no_grad(), threads_as_asked(), shared(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         for start in range(0, len(latent), CELLS_PER_JACOBIAN):
@@ -77,9 +77,9 @@ def mean_jacobian(
             z, codes = (torch.from_numpy(a[cells]).to(device) for a in (latent, batch_index))
 
             def summed(shift: Tensor, z: Tensor = z, codes: Tensor = codes) -> Tensor:
-                return log_rate(model, z + shift @ chosen, codes).sum(0)
+                return log_rate(model, z + shift @ directions, codes).sum(0)
 
-            # one shift for all cells: the sum over them is taken within, and few derivatives are held
+            # One shift for all cells: the sum over cells is inside the function, so few derivatives are held.
             total += jacfwd(summed)(torch.zeros(len(dimensions), dtype=torch.float32, device=device)).cpu().numpy()
     return finite(total / len(latent))
 
@@ -91,7 +91,7 @@ def sweep(
 
     Returns
     -------
-    The values of the dimension (points), and log1p of the counts to expect there (points x genes).
+    The values of the dimension (points), and log1p of the expected counts (points x genes).
     """
     model = model.to(device).eval()
     low, high = np.quantile(latent[:, dimension], [0.01, 0.99]).tolist()
@@ -108,11 +108,12 @@ def variance_explained(
 ) -> NDArray[np.float64]:
     """Share of the variance of the decoded expression that a straight line in each dimension explains.
 
-    The expression is log1p of the counts to expect, all cells as in batch `code`; variances are summed over genes.
+    The expression is log1p of the expected counts, with all cells decoded in batch `code`. Variances are summed over
+    genes.
     """
     model = model.to(device).eval()
     z = (latent - latent.mean(0)).astype(np.float64)
-    first, second = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes)
+    sums, squares = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes)
     covariance = np.zeros((z.shape[1], model.config.n_genes))
     with torch.inference_mode(), threads_as_asked():
         for start in range(0, len(z), CELLS_PER_BLOCK):
@@ -120,20 +121,20 @@ def variance_explained(
             states = torch.from_numpy(latent[cells]).to(device)
             codes = torch.full((len(states),), code, device=device)
             decoded = finite(log1p_rate(model, states, codes)).cpu().numpy().astype(np.float64)
-            first += decoded.sum(0)
-            second += np.square(decoded).sum(0)
+            sums += decoded.sum(0)
+            squares += np.square(decoded).sum(0)
             covariance += z[cells].T @ decoded
-    total = (second - np.square(first) / len(z)).sum()
+    total = (squares - np.square(sums) / len(z)).sum()
     explained = np.square(covariance).sum(1) / np.maximum(np.square(z).sum(0), 1e-12)
     return explained / max(total, 1e-12)
 
 
 class Attribution(NamedTuple):
-    """Means over cells: of each gene, what it does and by how much it differs from the baseline; and of the state."""
+    """Means over cells: per gene, its attribution and its change from the baseline; and the change of the state."""
 
     attribution: NDArray[np.float64]
     change: NDArray[np.float64]
-    difference: float  # of the state, to which the attributions add up
+    difference: float  # of the state: the attributions add up to it
 
 
 def integrated_gradients(
@@ -144,32 +145,32 @@ def integrated_gradients(
     direction: NDArray[np.float32],
     device: torch.device,
 ) -> Attribution:
-    """What each gene does to the encoder's mean along a direction, from the baseline to some cells (mean over these).
+    """Attribution of the encoder's mean along a direction to genes, from the baseline to some cells (their mean).
 
     Integrated gradients (Sundararajan, Taly & Yan 2017): (x - baseline) times the gradient, averaged over the straight
-    way from the baseline to the cell x. Every cell and its baseline are encoded in the cell's own batch.
+    path from the baseline to the cell x. Every cell and its baseline are encoded in the cell's own batch.
     """
     model = model.to(device).eval()
-    place, weight = np.polynomial.legendre.leggauss(N_QUADRATURE_NODES)
-    place, weight = (place + 1) / 2, weight / 2  # from -1 .. 1 to 0 .. 1
-    start_at = torch.from_numpy(baseline.astype(np.float32)).to(device)
-    along = torch.from_numpy(direction).to(device)
+    node, weight = np.polynomial.legendre.leggauss(N_QUADRATURE_NODES)
+    node, weight = (node + 1) / 2, weight / 2  # from -1 .. 1 to 0 .. 1
+    start_x = torch.from_numpy(baseline.astype(np.float32)).to(device)
+    projection = torch.from_numpy(direction).to(device)
     total, change, difference = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes), 0.0
     with threads_as_asked():
         for start in range(0, len(cells), CELLS_PER_BLOCK):
             batch = counts.minibatch(cells[start : start + CELLS_PER_BLOCK], device)
             side = [vector.detach() for vector in model.encoder_side(batch)]
-            way = model.encoder_input(batch) - start_at
+            path = model.encoder_input(batch) - start_x
 
             def state(x: Tensor, side: list[Tensor] = side) -> Tensor:
-                return model.encoder(x, side).chunk(2, dim=1)[0] @ along
+                return model.encoder(x, side).chunk(2, dim=1)[0] @ projection
 
-            slope = torch.zeros_like(way)
-            for at, share in zip(place, weight, strict=True):
-                x = (start_at + at * way).requires_grad_()
-                slope += share * torch.autograd.grad(state(x).sum(), x)[0]
-            total += (way * slope).sum(0).cpu().numpy()
-            change += way.sum(0).cpu().numpy()
+            gradient = torch.zeros_like(path)
+            for t, w in zip(node, weight, strict=True):
+                x = (start_x + t * path).requires_grad_()
+                gradient += w * torch.autograd.grad(state(x).sum(), x)[0]
+            total += (path * gradient).sum(0).cpu().numpy()
+            change += path.sum(0).cpu().numpy()
             with torch.no_grad():
-                difference += float((state(start_at + way) - state(start_at.expand_as(way))).sum())
+                difference += float((state(start_x + path) - state(start_x.expand_as(path))).sum())
     return Attribution(finite(total / len(cells)), change / len(cells), difference / len(cells))

@@ -1,8 +1,8 @@
-"""A fitted model for new cells: without the genes they lack, with the batches it does not know.
+"""Extend a fitted model to new cells: remove the genes that they lack, add their batches.
 
-Weights that were fitted stay what they are. A new batch gets a vector of its own, which alone is fitted to its cells
-("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches), and shifts on the clusters of the
-alignment as they are (Kang et al. 2021, Nature Communications, Symphony).
+The fitted weights do not change. Each new batch gets a vector, and only this vector is fitted to its cells
+("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches). Each new batch also gets shifts in the
+alignment, whose clusters do not change (Kang et al. 2021, Nature Communications, Symphony).
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from ..fit.loop import Step
 from ..fit.schedule import one_cycle
 from ..fit.state import FitConfig
 from ..model.alignment import SHARPNESS, Alignment
-from ..model.batch_penalty import Removal
+from ..model.batch_penalty import BatchPenalty
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
 
-LEARNING_RATE = 0.02  # a few numbers have to move by about 1
+LEARNING_RATE = 0.02  # few parameters are fitted, and they change by about 1
 
 
 def rebuilt(config: ModelConfig, weights: dict[str, Tensor]) -> CountVAE:
-    """The model that has these weights."""
-    with torch.device("meta"):  # no weights are drawn
+    """The model with these weights."""
+    with torch.device("meta"):  # draws no weights
         model = CountVAE(config)
     model.load_state_dict(weights, assign=True)
     return model.eval()
 
 
 def of_genes(model: CountVAE, genes: NDArray[np.int64], fitted: Counts) -> tuple[CountVAE, float]:
-    """The model of some of its genes, and their share of the depth of the cells it was fitted on.
+    """The model restricted to some of its genes, and the share of these genes in the depth of the fitted cells.
 
-    To the encoder the other genes are at their mean log expression in these cells.
+    The encoder sees the other genes at their mean log expression in the fitted cells.
     """
     config, weights = model.config, dict(model.state_dict())
     logged = fitted.matrix.copy()
@@ -50,11 +50,11 @@ def of_genes(model: CountVAE, genes: NDArray[np.int64], fitted: Counts) -> tuple
     depth = np.asarray(fitted.matrix.sum(axis=0, dtype=np.float64)).ravel()
     share = float(depth[genes].sum() / depth.sum())
 
-    first, log_mean[genes] = weights["encoder.first.weight"], 0.0
-    weights["encoder.first.bias"] = weights["encoder.first.bias"] + first @ log_mean
-    weights["encoder.first.weight"] = first[:, genes]
-    output = next(name for name, module in model.decoder.named_modules() if module is model.decoder.output)
-    for name in (f"decoder.{output}.weight", f"decoder.{output}.bias"):
+    first_weight, log_mean[genes] = weights["encoder.first.weight"], 0.0
+    weights["encoder.first.bias"] = weights["encoder.first.bias"] + first_weight @ log_mean
+    weights["encoder.first.weight"] = first_weight[:, genes]
+    output_name = next(name for name, module in model.decoder.named_modules() if module is model.decoder.output)
+    for name in (f"decoder.{output_name}.weight", f"decoder.{output_name}.bias"):
         weights[name] = weights[name].unflatten(0, (-1, config.n_genes))[:, genes].flatten(0, 1)
     for name in weights:
         if name.startswith("likelihood.") or name == "batch_offset":
@@ -64,16 +64,16 @@ def of_genes(model: CountVAE, genes: NDArray[np.int64], fitted: Counts) -> tuple
 
 
 def with_batches(model: CountVAE, n_new: int) -> CountVAE:
-    """The model with further batches, which start as the mean of those that it knows; for these it is the same.
+    """The model with `n_new` more batches. They start as the mean of the known batches, which do not change.
 
-    A one-hot code becomes a table of one-hot vectors, in which a new batch is a mixture of known ones. What draws
-    batches together in a fit is left behind: no new batch has a part in it.
+    One-hot codes become an embedding table of one-hot vectors, so that a new batch can be a mixture of known ones.
+    Penalties on batch effects are removed: they have no part for new batches.
     """
     assert model.batch_embedding is not None
     config = model.config
-    removal = {name for name, penalty in model.penalties.items() if isinstance(penalty, Removal)}
-    left = tuple(f"penalties.{name}." for name in removal)
-    weights = {name: value for name, value in model.state_dict().items() if not name.startswith(left)}
+    batch_penalties = {name for name, penalty in model.penalties.items() if isinstance(penalty, BatchPenalty)}
+    removed = tuple(f"penalties.{name}." for name in batch_penalties)
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith(removed)}
     code, n_codes = weights["batch_embedding.code"], model.batch_embedding.n_codes
     weights.setdefault("batch_embedding.embedding.weight", torch.eye(n_codes, dtype=torch.float32))
     weights["batch_embedding.code"] = torch.cat([code, torch.arange(n_codes, n_codes + n_new)])
@@ -83,7 +83,7 @@ def with_batches(model: CountVAE, n_new: int) -> CountVAE:
         batch_code=tuple(weights["batch_embedding.code"].tolist()),
         batch_width=model.batch_embedding.width,
         batch_group=(),
-        penalties={name: weight for name, weight in config.penalties.items() if name not in removal},
+        penalties={name: weight for name, weight in config.penalties.items() if name not in batch_penalties},
     )
     for name in ("batch_embedding.embedding.weight", *per_batch(model)):
         known = weights[name]
@@ -96,28 +96,28 @@ def with_batches(model: CountVAE, n_new: int) -> CountVAE:
 
 
 def per_batch(model: CountVAE) -> list[str]:
-    """Names of the tables with one row per batch, besides that of the batch vectors."""
+    """Names of the weights with one row per batch, except the batch vectors."""
     tables = ["prior.mean", "prior.log_var"] if model.config.prior == "conditional" else []
     if model.config.dispersion == "gene-batch":
         tables += [f"likelihood.{name}" for name, _ in model.likelihood.named_parameters()]
     if model.protein is not None:
-        levels = ("background", "bound", "background_shift", "bound_shift")
-        tables += [f"penalties.protein.{name}" for name in levels]
+        protein_tables = ("background", "bound", "background_shift", "bound_shift")
+        tables += [f"penalties.protein.{name}" for name in protein_tables]
     return tables
 
 
 def fit_new(
     model: CountVAE, counts: Counts, n_new: int, n_steps: int, batch_size: int, beta: float, seed: int, progress: bool
 ) -> None:
-    """Fit the last `n_new` batches of a model, and nothing else of it, to cells of these batches."""
+    """Fit the parameters of the last `n_new` batches, and no others, to cells of these batches."""
     trained = {"batch_embedding.embedding.weight", *per_batch(model)}
     device = model.depth.device
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
         if name in trained:
-            known = torch.arange(len(parameter), device=device) < len(parameter) - n_new
-            parameter.register_hook(lambda gradient, known=known: gradient.masked_fill(known.unsqueeze(1), 0.0))
-    # The model stays in its evaluation mode: no dropout, and BatchNorm keeps what it has.
+            is_known = torch.arange(len(parameter), device=device) < len(parameter) - n_new
+            parameter.register_hook(lambda grad, is_known=is_known: grad.masked_fill(is_known.unsqueeze(1), 0.0))
+    # The model stays in evaluation mode: no dropout, and BatchNorm keeps its running statistics.
     minibatches = shuffled(np.arange(len(counts)), batch_size, np.random.default_rng(seed))
     options = FitConfig(n_steps, weight_decay=0.0, batch_size=batch_size, learning_rate=LEARNING_RATE, beta=beta)
     bar = tqdm(range(n_steps), disable=not progress, leave=False, mininterval=0.5)
@@ -136,42 +136,42 @@ def align_new(
     batch: NDArray[np.int64],
     seed: int,
 ) -> None:
-    """Set the shifts of new batches, on the clusters as they are.
+    """Set the shifts of new batches; the clusters do not change.
 
-    A cluster's centre is where the reference's cells in it lie, once aligned. What `fit.align` says of memberships and
-    of shifts in clusters with few cells holds here too.
+    The center of a cluster is the mean of its aligned reference cells. Cluster assignments, and shifts in clusters with
+    few cells, are computed as in `fit.align`.
 
     Parameters
     ----------
     reference, reference_batch
-        Aligned states of the reference (cells x dimensions), and their batch codes.
+        Aligned latent states of the reference cells (cells x dimensions), and their batch codes.
     latent, batch
-        States of the new batches' cells, and their codes.
+        Latent states of the cells of the new batches, and their batch codes.
     """
     alignment.cpu()
     rng = np.random.default_rng(seed)
-    there = draw_cells(reference_batch, rng)
-    z, code = torch.from_numpy(reference[there]), torch.from_numpy(reference_batch[there])
+    reference_sample = draw_cells(reference_batch, rng)
+    z, code = torch.from_numpy(reference[reference_sample]), torch.from_numpy(reference_batch[reference_sample])
     assignment = torch.softmax(SHARPNESS * normalize(z) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
-    size = assignment.sum(0) * len(reference) / len(there)
-    centre = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
+    n_in_cluster = assignment.sum(0) * len(reference) / len(reference_sample)
+    center = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
 
     for cells in cells_by_code(batch):
         new = batch[cells[0]]
-        here = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
-        z, code = torch.from_numpy(latent[here]), torch.from_numpy(batch[here])
-        scale, share = len(cells) / len(here), len(cells) / (len(cells) + len(reference))
+        sample = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
+        z, code = torch.from_numpy(latent[sample]), torch.from_numpy(batch[sample])
+        scale, share = len(cells) / len(sample), len(cells) / (len(cells) + len(reference))
         aligned = z
         for _ in range(MAX_ROUNDS):
-            near = SHARPNESS * normalize(aligned) @ alignment.centroid.T
+            logit = SHARPNESS * normalize(aligned) @ alignment.centroid.T
             for _ in range(N_INNER_ROUNDS):
-                assignment = torch.softmax(near + alignment.log_weight[:, new], 1)
+                assignment = torch.softmax(logit + alignment.log_weight[:, new], 1)
                 observed = scale * assignment.sum(0)
-                expected = share * (observed + size)
+                expected = share * (observed + n_in_cluster)
                 alignment.log_weight[:, new] = DIVERSITY * ((expected + 1) / (observed + 1)).log()
             shrinkage = (observed / (observed + RIDGE * expected + PSEUDO_CELLS)).unsqueeze(1)
             mean = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
-            alignment.shift[:, new] = shrinkage * (mean - centre)
-            before, aligned = aligned, alignment(z, code)
-            if (aligned - before).abs().mean() < TOLERANCE * z.abs().mean():
+            alignment.shift[:, new] = shrinkage * (mean - center)
+            previous, aligned = aligned, alignment(z, code)
+            if (aligned - previous).abs().mean() < TOLERANCE * z.abs().mean():
                 break

@@ -1,4 +1,4 @@
-"""How likely a model finds cells that it was not fitted on: the currency in which likelihoods can be compared."""
+"""Marginal likelihood of held-out cells: the quantity by which models with different likelihoods can be compared."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..model.distributions import HALF_LOG_2PI
 from ..model.vae import CountVAE
 from .posterior import posterior
 
-NO_WIDTH = -30.0  # log-variance of a normal that is a point next to any prior
+NO_WIDTH = -30.0  # log-variance of a normal so narrow that it is a point for any prior
 
 
 class Fitness(NamedTuple):
-    """Of each held-out cell the two bounds in nats and the share of zeros to expect; and the steps of the fit kept."""
+    """Per held-out cell, two bounds in nats and the expected share of zeros; `steps`: the step of the kept weights."""
 
     bound: NDArray[np.float64]
     elbo: NDArray[np.float64]
@@ -37,34 +37,34 @@ class Fitness(NamedTuple):
 def log_likelihood(
     model: CountVAE, counts: Counts, n_samples: int, device: torch.device, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Two lower bounds of log p(x) of every cell, and the share of zeros among counts drawn for it once.
+    """Two lower bounds of log p(x) of every cell, and the share of zeros among counts drawn once per cell.
 
     The first bound is the logarithm of the mean of p(x | z) p(z) / q(z | x) over `n_samples` states (IWAE; Burda,
     Grosse & Salakhutdinov 2016), which rises to log p(x) with their number; the second is the mean of the logarithms
     (ELBO).
     """
     bound, elbo, zeros = (np.empty(len(counts)) for _ in range(3))
-    random = generator(seed, device)
+    rng = generator(seed, device)
     with threads_as_asked():
         for cells, mean, sd in posterior(model, counts, device):
             batch = counts.minibatch(cells, device)
             weights = []
             for _ in range(n_samples):
-                noise = normal_like(mean, random)
+                noise = normal_like(mean, rng)
                 z = mean + sd * noise
-                of_counts = model.likelihood.log_prob(model.decode(z, batch), model.offset(batch), batch)
-                of_state = log_prior(model, z, batch.batch_index) + (0.5 * noise**2 + sd.log() + HALF_LOG_2PI).sum(1)
-                weights.append(of_counts + of_state)
+                log_p_counts = model.likelihood.log_prob(model.decode(z, batch), model.offset(batch), batch)
+                log_q_state = -(0.5 * noise**2 + sd.log() + HALF_LOG_2PI).sum(1)
+                weights.append(log_p_counts + (log_prior(model, z, batch.batch_index) - log_q_state))
             stacked = torch.stack(weights)
             bound[cells] = (torch.logsumexp(stacked, 0) - math.log(n_samples)).cpu().numpy()
             elbo[cells] = stacked.mean(0).cpu().numpy()
-            drawn = model.draw(z, batch.size_factor, batch.batch_index, random, batch.side_inputs)
+            drawn = model.draw(z, batch.size_factor, batch.batch_index, rng, batch.side_inputs)
             zeros[cells] = (drawn == 0).float().mean(1).cpu().numpy()
     return bound, elbo, zeros
 
 
 def log_prior(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
-    """log p(z) of every cell: what the KL divergence of a normal of no width at z says, but for its own entropy."""
+    """log p(z) of every cell: computed as the KL divergence of a very narrow normal at z, without its entropy."""
     kl = model.prior.kl(z, torch.full_like(z, NO_WIDTH), batch_index)
     return -(kl + 0.5 * (NO_WIDTH + 1) + HALF_LOG_2PI).sum(1)
 
@@ -73,10 +73,10 @@ def refit(
     config: ModelConfig, counts: Counts, held_out: NDArray[np.int64], options: FitConfig, n_samples: int,
     device: torch.device, seed: int, progress: bool = False,
 ) -> Fitness:  # fmt: skip
-    """Fit a model to all cells but `held_out`, and judge it by these."""
+    """Fit a model to all cells except `held_out`, and evaluate it on these."""
     train = counts.subset(np.setdiff1d(np.arange(len(counts)), held_out))
     train, step = to_device(train, device)
-    config = replace(config, alignment_clusters=0)  # the alignment of an embedding has no part in the likelihood
+    config = replace(config, alignment_clusters=0)  # the alignment does not change the likelihood
     model, _, verdict = fit(config, train, options, device, seed, progress, step)
     if verdict.status == "interrupted":
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Expression and counts of cells as a model explains them, in their own batches or as if they came from others."""
+"""Normalized expression and counts of cells as a model decodes them, in their own batches or in other batches."""
 
 from __future__ import annotations
 
@@ -26,34 +26,36 @@ class AsIn(NamedTuple):
     Attributes
     ----------
     table
-        batches x n: of a cell's own batch, the batches to decode it in; rows with fewer are filled with -1.
+        batches x n: for each batch of cells, the batches to decode them in; rows with fewer are filled with -1.
     align
-        Take the model's alignment off the latent states first. The decoder leaves part of the batch effects there:
-        without this, cells decoded alike still show which batch they came from.
+        Apply the model's alignment to the latent states first. Part of the batch effects stays in the latent states:
+        without alignment, cells that are decoded in one batch still show which batch they came from.
     """
 
     table: NDArray[np.int64]
     align: bool
 
-    def rounds(self, own: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """One batch for each cell at a time: which cells (given the batch of each), and the batches."""
-        for batches in torch.from_numpy(self.table).to(own.device).T:
-            batch_index = batches[own]
+    def rounds(self, cell_batch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """In each round, one batch to decode per cell: the cells that have one, and the batches."""
+        for batches in torch.from_numpy(self.table).to(cell_batch.device).T:
+            batch_index = batches[cell_batch]
             cells = torch.nonzero(batch_index >= 0).squeeze(1)
             yield cells, batch_index[cells]
 
-    def states(self, model: CountVAE, mean: Tensor, sd: Tensor | None, own: Tensor, noise: torch.Generator) -> Tensor:
+    def states(
+        self, model: CountVAE, mean: Tensor, sd: Tensor | None, cell_batch: Tensor, noise: torch.Generator
+    ) -> Tensor:
         """Latent states to decode: posterior means, or with `sd` a sample of the posterior."""
         z = mean if sd is None else mean + sd * normal_like(mean, noise)
-        return model.alignment(z, own) if self.align and model.alignment is not None else z
+        return model.alignment(z, cell_batch) if self.align and model.alignment is not None else z
 
-    def number(self, own: Tensor) -> Tensor:
-        """How many batches each cell is decoded in, (n_cells, 1)."""
-        return torch.from_numpy((self.table >= 0).sum(1)).to(own.device)[own].unsqueeze(1)
+    def n_batches(self, cell_batch: Tensor) -> Tensor:
+        """Number of batches that each cell is decoded in, (n_cells, 1)."""
+        return torch.from_numpy((self.table >= 0).sum(1)).to(cell_batch.device)[cell_batch].unsqueeze(1)
 
 
 def as_it_is(n_batches: int) -> AsIn:
-    """Every cell in its own batch (0 where the model knows none)."""
+    """Every cell in its own batch (0 if the model knows no batches)."""
     return AsIn(np.arange(max(n_batches, 1))[:, None], align=False)
 
 
@@ -63,13 +65,13 @@ def as_in_one(n_batches: int, batch: int) -> AsIn:
 
 
 def as_in_all(group: NDArray[np.int64]) -> AsIn:
-    """Every cell in all batches of the group of its own (`fit.overlap`).
+    """Every cell in all batches of its own group (`fit.overlap`).
 
-    A batch of another group has no cells of its kind, so the model has not seen what such a cell looks like in it.
+    A batch of another group has no cells of this type, so the model has not seen such cells in that batch.
     """
     table = np.full((len(group), np.bincount(group).max()), -1)
-    for batch, its_group in enumerate(group):
-        members = np.flatnonzero(group == its_group)
+    for batch, batch_group in enumerate(group):
+        members = np.flatnonzero(group == batch_group)
         table[batch, : len(members)] = members
     return AsIn(table, align=True)
 
@@ -79,16 +81,16 @@ def expected(
 ) -> Blocks:
     """Share of each gene in the expected counts, averaged over the batches and samples; rows sum to 1.
 
-    With `n_samples` 0 the mean of the posterior is decoded. To be used under `torch.inference_mode`.
+    With `n_samples` 0 the posterior mean is decoded. To be used under `torch.inference_mode`.
     """
     for cells, mean, sd in posterior(model, counts, device):
-        own = torch.from_numpy(counts.batch_index[cells]).to(device)
+        cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
         total = mean.new_zeros(len(mean), model.config.n_genes)
         for _ in range(max(n_samples, 1)):
-            z = as_in.states(model, mean, sd if n_samples else None, own, noise)
-            for rows, batch_index in as_in.rounds(own):
+            z = as_in.states(model, mean, sd if n_samples else None, cell_batch, noise)
+            for rows, batch_index in as_in.rounds(cell_batch):
                 total.index_add_(0, rows, expression(model, z[rows], batch_index))
-        yield cells, total / (as_in.number(own) * max(n_samples, 1))
+        yield cells, total / (as_in.n_batches(cell_batch) * max(n_samples, 1))
 
 
 def drawn(
@@ -96,18 +98,18 @@ def drawn(
 ) -> Blocks:
     """Counts drawn at each cell's own size factor, each count from the likelihood of one of the batches at random.
 
-    So their mean is that over the batches, for every likelihood and dispersion, and no cell is as a whole like one
-    batch. With `n_samples` 0 the mean of the posterior is decoded, else one sample of it. To be used under
+    So the mean of the counts is the mean over the batches, for every likelihood and dispersion, and no whole cell looks
+    like one batch. With `n_samples` 0 the posterior mean is decoded, else one posterior sample. To be used under
     `torch.inference_mode`.
     """
     for cells, mean, sd in posterior(model, counts, device):
-        own = torch.from_numpy(counts.batch_index[cells]).to(device)
+        cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
         size_factor = torch.from_numpy(counts.size_factor[cells]).to(device)
-        z = as_in.states(model, mean, sd if n_samples else None, own, noise)
+        z = as_in.states(model, mean, sd if n_samples else None, cell_batch, noise)
         out = mean.new_zeros(len(mean), model.config.n_genes)
         uniform = torch.rand(out.shape, generator=noise, dtype=out.dtype, device=device)
-        choice = (uniform * as_in.number(own)).floor()
-        for turn, (rows, batch_index) in enumerate(as_in.rounds(own)):
+        choice = (uniform * as_in.n_batches(cell_batch)).floor()
+        for turn, (rows, batch_index) in enumerate(as_in.rounds(cell_batch)):
             values = model.draw(z[rows], size_factor[rows], batch_index, noise)
             out[rows] = torch.where(choice[rows] == turn, values, out[rows])
         yield cells, out
@@ -119,7 +121,7 @@ def collect(
 ) -> NDArray[np.float32] | sparse.csr_matrix:  # fmt: skip
     """The chosen genes of the model, scaled, in these columns of a float32 matrix; values below `threshold` become 0.
 
-    Other columns hold NaN. For CSR, which cannot say so at a bearable size, there must be none, and `columns` ascend.
+    Other columns hold NaN. In CSR so many NaN would be too large: there must be no other columns, and `columns` ascend.
     """
     out = np.empty((0, 0), np.float32) if as_csr else np.full(shape, np.nan, np.float32)
     parts = []

@@ -1,15 +1,16 @@
-"""Are there cells of a kind that the reference lacks? Conformal p-values, and types whose relatives would go unnoticed.
+"""Novel cells: which cells of a query are of a type that the reference lacks? Conformal p-values.
 
-Two statistics say how much a cell is unlike the type that it was given: its distance to the nearest cells of this type
-in the latent space, and how far the expression of its neighbourhood (the cells of its own batch that are most like it)
-is from that of the type. The second sees genes that the latent space does not: an encoder lays a type that it has never
-seen on one that it knows. Both are compared with the same of labelled cells of the reference, each batch of which plays
-the query (conformal p-values: Bates et al. 2023, Annals of Statistics). What a batch does to all types alike is taken
-off by the median over the types that its cells were given, as genomic control does (Devlin & Roeder 1999).
+Two statistics measure how much a cell differs from its predicted label: its distance to the nearest cells of this
+label in the latent space, and the difference in expression between its neighbourhood (the most similar cells of its
+own batch) and the label. The second statistic sees genes that the latent space does not: an encoder places a type that
+it has never seen on a type that it knows.
 
-Where single cells are too noisy, all cells of a batch that were given a type are compared with the type as a group: the
-squared difference of their expression from that of the type, as the product of the differences of two halves, whose
-noise is independent (Walther et al. 2016), relative to the largest that any batch of the reference has.
+Both statistics are compared with those of labelled cells of the reference, where each batch plays the query in turn
+(conformal p-values: Bates et al. 2023, Annals of Statistics). A batch effect that all types share is subtracted: it is
+the median over the predicted types of the batch, as in genomic control (Devlin & Roeder 1999).
+
+Cells of one batch and label are also compared as a group (`groups`). `Novelty.left_out` says which labels would go
+unnoticed as new because a close relative hides them.
 """
 
 from __future__ import annotations
@@ -24,37 +25,32 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.metrics import roc_auc_score
 
 from .._session import shared
-from .transfer import MIN_CELLS_PER_LABEL, Reference, nearest, vote
+from .groups import MIN_CELLS_IN_GROUP, MIN_TYPES, GroupComparison, root_share
+from .transfer import Reference, nearest, vote
 
-NEIGHBORHOOD = 15  # cells whose expression is pooled: fewer are noisy, more reach into other types
-N_COMPONENTS = 15  # of log expression, in which a batch's neighbours are searched
-BLOCK = 4_000  # cells among which neighbourhoods are searched: the cost is quadratic
-MIN_PREDICTED = 10  # cells of a batch that were given a type, for the type to count in what the batch does
+NEIGHBORHOOD_SIZE = 15  # cells whose expression is pooled: fewer are noisy, more reach into other types
+N_COMPONENTS = 15  # principal components of log expression, in which the neighbours within a batch are searched
+MAX_CELLS_IN_BLOCK = 4_000  # cells among which neighbourhoods are searched: the cost is quadratic
+MIN_PREDICTED = 10  # cells of a batch with one predicted type, for this type to count in the batch effect
 MIN_CALIBRATION = 19  # cells: with fewer, no p-value can be below 0.05
-MIN_LEFT_OUT = 20  # cells of a type, to leave it out
-MIN_GROUP = 12  # cells of a batch that were given a type, to compare them as a group
-MIN_GROUP_BATCHES = 3  # of the reference, whose differences are compared with
-LARGE_DIFFERENCE = 1.5  # times the largest of any batch of the reference, and what is usual in the query
-MIN_DIFFERENCE = 0.25  # of the squared distance of a type to the closest other: counts as the largest at least
-USUAL_DIFFERENCE = 0.75  # what is usual is the median over the types of a query, at least this
-MIN_TYPES = 3  # to tell what a batch does to all types from what is new in one
+MIN_CELLS_LEFT_OUT = 20  # cells of a label, to leave it out
 
 
 class LeftOut(NamedTuple):
-    """What would have become of the cells of a label, were it not in the reference.
+    """What would happen to the cells of each label if the reference lacked this label.
 
     Attributes
     ----------
     n_cells
-        Of the label, that were tried; 0 where they were too few.
+        Number of cells of the label that were tried; 0 if the label has too few.
     called
-        Code of the label that most of them would have got.
+        Code of the label that most of these cells would get.
     auroc
-        Of the statistic, for telling them from cells of the other labels.
+        Of the statistic, for distinguishing these cells from cells of the other labels.
     found
-        Share of them with a p-value below 0.05, where batch effects differ between types as in the query.
+        Share of these cells with a p-value below 0.05, if batch effects differ between types as in the query.
     noticed
-        Share of the batches that have the label in which the cells called like it would differ as a group.
+        Share of the batches with the label in which its cells would differ as a group from the label they would get.
     """
 
     n_cells: NDArray[np.int64]
@@ -64,24 +60,24 @@ class LeftOut(NamedTuple):
     noticed: NDArray[np.float64]
 
 
-class Judged(NamedTuple):
-    """What is said of the cells of one batch of a query.
+class BatchNovelty(NamedTuple):
+    """Results for the cells of one batch of a query.
 
     Attributes
     ----------
     p
-        P-values of the cells, NaN where a label has too few cells to calibrate on.
-    told_apart
-        Whether the batch has cells of enough types to tell a batch effect from what is new in one of them.
+        P-values of the cells, NaN where the label has too few cells for calibration.
+    enough_types
+        Whether the batch has cells of enough types to distinguish a batch effect from a new type.
     difference
-        Of the cells of each label, as a group: the squared difference from the label, times that of the most different
-        batch of the reference (or of `MIN_DIFFERENCE`, where that is larger). NaN with too few cells or batches.
+        Squared difference of the cells of each label, as a group, from this label. It is divided by that of the most
+        different batch of the reference. NaN with too few cells or batches. See `groups`.
     differs
-        Whether this is large, also next to the other labels of the batch.
+        Whether this difference is large, also compared with the other labels of the batch.
     """
 
     p: NDArray[np.float64]
-    told_apart: bool
+    enough_types: bool
     difference: NDArray[np.float64]
     differs: NDArray[np.bool_]
 
@@ -92,200 +88,147 @@ class Novelty:
     Attributes
     ----------
     n_calibration
-        Cells of the reference that each label's p-values are made from.
+        Number of reference cells behind the p-values of each label.
     """
 
     def __init__(self, reference: Reference, k: int, seed: int) -> None:
         self.reference, self.k, self.seed = reference, k, seed
         self.label = reference.label[reference.sample]
         self.batch = reference.batch[reference.sample]
-        self.several = reference.n_batches() > 1  # labels that can be looked for in other batches
+        self.in_several_batches = reference.n_batches() > 1  # labels that can be searched in other batches
+        self.groups = GroupComparison(reference, seed)
         n_labels = reference.n_labels
-        self.expression = self.profile = None
+        self.expression = None
         if reference.counts is not None:
             self.expression = np.empty(reference.counts.shape, np.float32)
-            self.profile = np.full((self.batch.max() + 1, n_labels, reference.counts.shape[1]), np.nan, np.float32)
-            for part in reference.parts():
-                self.expression[part] = pooled_expression(reference.counts[part], seed)
-                for label in range(n_labels):
-                    cells = part[self.label[part] == label]
-                    if len(cells) >= MIN_CELLS_PER_LABEL:
-                        self.profile[self.batch[part[0]], label] = _root_share(reference.counts[cells].sum(0))
+            for cells in reference.parts():
+                self.expression[cells] = pooled_expression(reference.counts[cells], seed)
         voted = reference.votes(k)[0]
-        # A label of one batch cannot be voted by others: its own cells stand in, and are compared with each other.
-        self.predicted = np.where(self.several[self.label], voted, self.label)
-        self.right = self.predicted == self.label
-        raw = np.full((len(self.label), 1 if self.expression is None else 2), np.nan)
-        self.shift: dict[int, NDArray[np.float32] | float] = {}
-        for part in reference.parts():
-            batch = int(self.batch[part[0]])
-            expression = None if self.expression is None else self.expression[part]
-            raw[part], self.shift[batch] = self._statistics(
-                reference.state[part], expression, self.predicted[part], batch
+        # Other batches cannot vote for a label that only one batch has. Its cells keep their label, and are compared
+        # with each other.
+        self.predicted = np.where(self.in_several_batches[self.label], voted, self.label)
+        self.is_correct = self.predicted == self.label
+        statistics = np.full((len(self.label), 1 if self.expression is None else 2), np.nan)
+        self.batch_shift: dict[int, NDArray[np.float32] | float] = {}  # batch effect on expression
+        for cells in reference.parts():
+            batch = int(self.batch[cells[0]])
+            expression = None if self.expression is None else self.expression[cells]
+            statistics[cells], self.batch_shift[batch] = self._statistics(
+                reference.state[cells], expression, self.predicted[cells], batch
             )
-        self.middle, self.spread = np.full((2, n_labels, raw.shape[1]), np.nan)
+        self.center, self.scale = np.full((2, n_labels, statistics.shape[1]), np.nan)  # labels x statistics
         for label in range(n_labels):
-            values = raw[self.right & (self.label == label)]
+            values = statistics[self.is_correct & (self.label == label)]
             values = values[np.isfinite(values).all(1)]
             if len(values) >= MIN_CALIBRATION:
-                low, self.middle[label], high = np.quantile(values, [0.16, 0.5, 0.84], axis=0)
-                self.spread[label] = (high - low) / 2 + 1e-6
-        z = self._standardised(raw, self.predicted)
-        self.inflation: dict[int, tuple[NDArray, NDArray]] = {}
+                low, self.center[label], high = np.quantile(values, [0.16, 0.5, 0.84], axis=0)
+                self.scale[label] = (high - low) / 2 + 1e-6
+        z = self._standardised(statistics, self.predicted)
+        self.inflation: dict[int, tuple[NDArray, NDArray]] = {}  # of each batch: center and scale
         self.score = np.full(len(z), np.nan)
-        for part in reference.parts():
-            told = np.where(self.right[part], self.predicted[part], -1)
-            self.inflation[int(self.batch[part[0]])] = found = _inflation(z[part], told)
-            self.score[part] = ((z[part] - found[0]) / found[1]).max(1)
-        self.apart = np.full(n_labels, np.nan) if self.profile is None else self._apart()
-        self.groups: dict[int, NDArray[np.float64]] = {}  # squared differences (labels) of each batch
-        for part in reference.parts():
-            batch = int(self.batch[part[0]])
-            labels = np.where(self.several[self.label[part]], self.label[part], -1)
-            self.groups[batch] = self._differences(part, None, labels, batch)[0]
-        self.calibration = [np.sort(self._calibration_of(label)) for label in range(n_labels)]
-        self.widest = np.ones(raw.shape[1])
-        self.n_calibration = np.array([len(values) for values in self.calibration])
+        for cells in reference.parts():
+            correct_labels = np.where(self.is_correct[cells], self.predicted[cells], -1)
+            center, scale = _inflation(z[cells], correct_labels)
+            self.inflation[int(self.batch[cells[0]])] = center, scale
+            self.score[cells] = ((z[cells] - center) / scale).max(1)
+        self.calibration = [np.sort(self._calibration_scores(label)) for label in range(n_labels)]
+        self.max_query_scale = np.ones(statistics.shape[1])  # over the batches of the query so far
+        self.n_calibration = np.array([len(scores) for scores in self.calibration])
 
-    def _calibration_of(self, label: int) -> NDArray[np.float64]:
-        values = self.score[self.right & (self.label == label)]
-        return values[np.isfinite(values)]
+    def _calibration_scores(self, label: int) -> NDArray[np.float64]:
+        scores = self.score[self.is_correct & (self.label == label)]
+        return scores[np.isfinite(scores)]
 
     def __call__(
         self, state: NDArray[np.float32], counts: sparse.csr_matrix | None, predicted: NDArray[np.int64]
-    ) -> Judged:
-        """What is new among the cells of one batch of a query."""
-        use = counts is not None and self.expression is not None
-        expression = pooled_expression(counts, self.seed) if use else None
+    ) -> BatchNovelty:
+        """Results for the cells of one batch of a query."""
+        has_counts = counts is not None and self.expression is not None
+        expression = pooled_expression(counts, self.seed) if has_counts else None
         z = self._standardised(self._statistics(state, expression, predicted, None)[0], predicted)
-        middle, spread = _inflation(z, predicted)
-        types = np.bincount(predicted[np.isfinite(z).all(1)], minlength=self.reference.n_labels) >= MIN_PREDICTED
-        self.widest = np.maximum(self.widest, spread)
-        difference, differs = np.full(self.reference.n_labels, np.nan), np.zeros(self.reference.n_labels, bool)
-        if use:
-            difference, differs = self._relative(
-                self._differences(np.arange(len(state)), counts, predicted, None)[0], None
-            )
-        p = self._p_values(((z - middle) / spread).max(1), predicted)
-        return Judged(p, bool(types.sum() >= MIN_TYPES), difference, differs)
-
-    def _differences(
-        self,
-        cells: NDArray[np.int64],
-        counts: sparse.csr_matrix | None,
-        predicted: NDArray[np.int64],
-        batch: int | None,
-        shift: NDArray[np.float32] | None = None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
-        """Squared differences of the cells of each label, as a group, from the label; and what the batch does to all.
-
-        `counts` are those of the sample by default; labels of -1 are left out.
-        """
-        found = np.full(self.reference.n_labels, np.nan)
-        counts = self.reference.counts if counts is None else counts
-        if counts is None or self.profile is None:
-            return found, None
-        rng, halves = np.random.default_rng(self.seed), {}
-        for label in np.unique(predicted[predicted >= 0]):
-            mine = rng.permutation(cells[predicted == label])
-            expected = self._profile_of(label, batch)
-            if len(mine) >= MIN_GROUP and np.isfinite(expected).all():
-                halves[label] = [_root_share(counts[mine[i::2]].sum(0)) - expected for i in (0, 1)]
-        if shift is None and halves:
-            shift = np.median([(first + second) / 2 for first, second in halves.values()], axis=0)
-        if shift is None or (batch is None and len(halves) < MIN_TYPES):
-            return found, None
-        for label, (first, second) in halves.items():
-            found[label] = float((first - shift) @ (second - shift))
-        return found, shift
-
-    def _relative(
-        self, differences: NDArray[np.float64], batch: int | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Relative to the largest of the reference's batches; and which are large next to those of most labels."""
-        others = np.stack([found for code, found in self.groups.items() if code != batch])
-        known = np.isfinite(others).sum(0) >= MIN_GROUP_BATCHES
-        largest = np.maximum(np.where(np.isfinite(others), others, 0).max(0), MIN_DIFFERENCE * self.apart)
-        ratio = np.where(known, differences, np.nan) / largest
-        usual = max(USUAL_DIFFERENCE, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else 1.0
-        return ratio, ratio > LARGE_DIFFERENCE * usual
-
-    def _apart(self) -> NDArray[np.float64]:
-        """Squared distance of the expression of each label to that of the closest other; NaN where it is not known.
-
-        At most the median of these: what a label without relatives in the reference lacks may be close all the same.
-        """
-        profiles = np.stack([self._profile_of(label, None) for label in range(self.reference.n_labels)])
-        square = ((profiles[:, None] - profiles[None]) ** 2).sum(2).astype(np.float64)
-        np.fill_diagonal(square, np.inf)
-        closest = np.where(np.isfinite(square), square, np.inf).min(1)
-        known = closest[np.isfinite(closest)]
-        return (
-            np.where(np.isfinite(closest), np.minimum(closest, np.median(known)), np.nan)
-            if len(known)
-            else np.full(len(closest), np.nan)
-        )
+        center, scale = _inflation(z, predicted)
+        n_labels = self.reference.n_labels
+        is_present = np.bincount(predicted[np.isfinite(z).all(1)], minlength=n_labels) >= MIN_PREDICTED
+        self.max_query_scale = np.maximum(self.max_query_scale, scale)
+        difference, differs = np.full(n_labels, np.nan), np.zeros(n_labels, bool)
+        if has_counts:
+            squared = self.groups.differences(np.arange(len(state)), counts, predicted, None)
+            difference, differs = self.groups.relative(squared, None)
+        p = self._p_values(((z - center) / scale).max(1), predicted)
+        return BatchNovelty(p, bool(is_present.sum() >= MIN_TYPES), difference, differs)
 
     def left_out(self) -> LeftOut:
-        """Each label left out of the reference once; after the query, whose batch effects hide what is new."""
+        """Leave each label out of the reference once.
+
+        To be called after the query: batch effects of the query hide new types, and are taken into account.
+        """
         n_labels, rng = self.reference.n_labels, np.random.default_rng(self.seed)
-        found = LeftOut(
+        result = LeftOut(
             np.zeros(n_labels, np.int64), np.full(n_labels, -1), *(np.full(n_labels, np.nan) for _ in range(3))
         )
         for label in range(n_labels):
             cells = rng.permutation(np.flatnonzero(self.label == label))
-            others = self.right & (self.label != label) & np.isfinite(self.score)
-            if len(cells) < MIN_LEFT_OUT or not others.any():
+            others = self.is_correct & (self.label != label) & np.isfinite(self.score)
+            if len(cells) < MIN_CELLS_LEFT_OUT or not others.any():
                 continue
-            score, in_query, called = self._without(label, cells)
-            p = self._p_values(in_query, called)
-            found.n_cells[label], found.called[label] = len(cells), np.bincount(called).argmax()
+            score, query_score, called = self._scores_without(label, cells)
+            p = self._p_values(query_score, called)
+            result.n_cells[label], result.called[label] = len(cells), np.bincount(called).argmax()
             truth = np.repeat([True, False], [len(cells), others.sum()])
-            found.auroc[label] = roc_auc_score(truth, np.concatenate([score, self.score[others]]))
-            found.found[label] = (p < 0.05).mean()
-            found.noticed[label] = self._noticed(label, cells, called)
-        return found
+            result.auroc[label] = roc_auc_score(truth, np.concatenate([score, self.score[others]]))
+            result.found[label] = (p < 0.05).mean()
+            result.noticed[label] = self._noticed(label, cells, called)
+        return result
 
     def _noticed(self, label: int, cells: NDArray[np.int64], called: NDArray[np.int64]) -> float:
-        """Share of the batches in which cells of a label, under other names, would differ as a group; NaN if untold."""
+        """Share of the batches in which the cells of a left-out label would differ as a group; NaN if not known."""
         noticed = []
         for batch in np.unique(self.batch[cells]):
-            here = self.batch[cells] == batch
-            if here.sum() < MIN_GROUP:
+            in_batch = self.batch[cells] == batch
+            if in_batch.sum() < MIN_CELLS_IN_GROUP:
                 continue
-            most = np.bincount(called[here]).argmax()
-            same = np.flatnonzero((self.batch == batch) & (self.predicted == most) & (self.label != label))
-            rest = np.flatnonzero(
-                (self.batch == batch) & (self.label != label) & (self.label != most) & self.several[self.label]
-            )
-            group = np.concatenate([cells[here & (called == most)], same])
-            labels = np.concatenate([np.full(len(group), most), self.label[rest]])
-            found = self._differences(np.concatenate([group, rest]), None, labels, int(batch))[0]
-            ratio, differs = self._relative(found, int(batch))
-            if np.isfinite(ratio[most]):
-                noticed.append(differs[most])
+            main_label = np.bincount(called[in_batch]).argmax()  # the label that most of these cells would get
+            other_cells = (self.batch == batch) & (self.label != label)
+            same_call = np.flatnonzero(other_cells & (self.predicted == main_label))
+            rest = np.flatnonzero(other_cells & (self.label != main_label) & self.in_several_batches[self.label])
+            group = np.concatenate([cells[in_batch & (called == main_label)], same_call])
+            labels = np.concatenate([np.full(len(group), main_label), self.label[rest]])
+            squared = self.groups.differences(np.concatenate([group, rest]), None, labels, int(batch))
+            ratio, differs = self.groups.relative(squared, int(batch))
+            if np.isfinite(ratio[main_label]):
+                noticed.append(differs[main_label])
         return float(np.mean(noticed)) if noticed else float("nan")
 
-    def _without(
+    def _scores_without(
         self, label: int, cells: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-        """Of cells of a label that the reference is taken to lack: scores there and in the query, and labels."""
+        """Results for cells of a label if the reference lacked it.
+
+        Returns their scores in the reference, their scores with the batch effects of the query, and the labels that
+        they would get.
+        """
         reference = self.reference
-        score, in_query, called = np.empty(len(cells)), np.empty(len(cells)), np.empty(len(cells), np.int64)
+        score, query_score, called = np.empty(len(cells)), np.empty(len(cells)), np.empty(len(cells), np.int64)
         for batch in np.unique(self.batch[cells]):
-            here = self.batch[cells] == batch
-            part = cells[here]
-            out = np.flatnonzero((reference.batch != batch) & (reference.label != label))
-            if not len(out):
-                out = np.flatnonzero(reference.label != label)
-            distance, at = nearest(reference.state[part], reference.embedding[out], self.k)
-            called[here] = vote(distance, reference.label[out][at])[0]
-            expression = None if self.expression is None else self.expression[part]
-            raw = self._statistics(reference.state[part], expression, called[here], int(batch), self.shift[int(batch)])
-            middle, spread = self.inflation[int(batch)]
-            z = self._standardised(raw[0], called[here]) - middle
-            score[here], in_query[here] = (z / spread).max(1), (z / np.maximum(spread, self.widest)).max(1)
-        return np.nan_to_num(score, nan=-1e3), in_query, called
+            in_batch = self.batch[cells] == batch
+            batch_cells = cells[in_batch]
+            voters = np.flatnonzero((reference.batch != batch) & (reference.label != label))
+            if not len(voters):
+                voters = np.flatnonzero(reference.label != label)
+            distance, neighbors = nearest(reference.state[batch_cells], reference.embedding[voters], self.k)
+            called[in_batch] = vote(distance, reference.label[voters][neighbors])[0]
+            statistics, _ = self._statistics(
+                reference.state[batch_cells],
+                None if self.expression is None else self.expression[batch_cells],
+                called[in_batch],
+                int(batch),
+                self.batch_shift[int(batch)],
+            )
+            center, scale = self.inflation[int(batch)]
+            z = self._standardised(statistics, called[in_batch]) - center
+            score[in_batch] = (z / scale).max(1)
+            query_score[in_batch] = (z / np.maximum(scale, self.max_query_scale)).max(1)
+        return np.nan_to_num(score, nan=-1e3), query_score, called
 
     def _statistics(
         self,
@@ -295,97 +238,94 @@ class Novelty:
         batch: int | None,
         shift: NDArray[np.float32] | float | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float32] | float]:
-        """Logs of the statistics of cells of one batch, which is not compared with itself; and what the batch does."""
-        reference, types = self.reference, [label for label in np.unique(predicted) if label >= 0]
-        found = np.full((len(state), 1 if self.expression is None else 2), np.nan)
-        for label in types:
+        """Logarithms of the statistics of cells of one batch, and the batch effect on their expression.
+
+        `batch` is the batch of these cells in the reference, None for cells of a query. Cells of the reference are
+        compared with other batches only. `shift` is the batch effect if it is known, else it is estimated.
+        """
+        reference, labels = self.reference, [label for label in np.unique(predicted) if label >= 0]
+        statistics = np.full((len(state), 1 if self.expression is None else 2), np.nan)
+        for label in labels:
             cells = predicted == label
-            near, itself = reference.label == label, 0
-            if batch is not None and self.several[label]:
-                near = near & (reference.batch != batch)
+            candidates, n_self = reference.label == label, 0
+            if batch is not None and self.in_several_batches[label]:
+                candidates = candidates & (reference.batch != batch)
             elif batch is not None:
-                itself = 1
-            if near.sum() > itself:
-                distance = nearest(state[cells], reference.embedding[near], self.k + itself)[0][:, itself:]
-                found[cells, 0] = np.log(distance.mean(1) + 1e-9)
-        if expression is None or self.profile is None:
-            return found[:, :1] if self.expression is None else np.repeat(found[:, :1], 2, 1), 0.0
-        expected = {label: self._profile_of(label, batch) for label in types}
+                n_self = 1  # the nearest cell is the cell itself
+            if candidates.sum() > n_self:
+                distance = nearest(state[cells], reference.embedding[candidates], self.k + n_self)[0][:, n_self:]
+                statistics[cells, 0] = np.log(distance.mean(1) + 1e-9)
+        if expression is None or self.groups.profiles is None:
+            latent = statistics[:, :1]
+            return latent if self.expression is None else np.repeat(latent, 2, 1), 0.0
+        expected = {label: self.groups.profile(label, batch) for label in labels}
         if shift is None:
-            moves = [
+            shifts = [
                 _typical(expression[predicted == label], expected[label]) - expected[label]
-                for label in types
+                for label in labels
                 if (predicted == label).sum() >= MIN_PREDICTED and np.isfinite(expected[label]).all()
             ]
-            shift = np.median(np.stack(moves), axis=0) if moves else 0.0
-        for label in types:
+            shift = np.median(np.stack(shifts), axis=0) if shifts else 0.0
+        for label in labels:
             cells = predicted == label
-            square = ((expression[cells] - expected[label] - shift) ** 2).sum(1)
-            found[cells, 1] = np.log(square.astype(np.float64) + 1e-9)
-        return found, shift
+            squared = ((expression[cells] - expected[label] - shift) ** 2).sum(1)
+            statistics[cells, 1] = np.log(squared.astype(np.float64) + 1e-9)
+        return statistics, shift
 
-    def _profile_of(self, label: int, batch: int | None) -> NDArray[np.float32]:
-        """Expression of a label, the mean of the batches that have it, but for one; NaN where none has."""
-        assert self.profile is not None
-        there = np.isfinite(self.profile[:, label, 0])
-        if batch is not None and self.several[label]:
-            there[batch] = False
-        profile = self.profile[there, label]
-        return profile.mean(0) if len(profile) else np.full(self.profile.shape[2], np.nan, np.float32)
-
-    def _standardised(self, raw: NDArray[np.float64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Statistics on the scale of those that cells of the label have in the reference."""
-        z = (raw - self.middle[predicted]) / self.spread[predicted]
+    def _standardised(self, statistics: NDArray[np.float64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Statistics relative to the center and scale of the reference cells with the same label."""
+        z = (statistics - self.center[predicted]) / self.scale[predicted]
         return np.where((predicted >= 0)[:, None], z, np.nan)
 
     def _p_values(self, score: NDArray[np.float64], predicted: NDArray[np.int64]) -> NDArray[np.float64]:
         p = np.full(len(score), np.nan)
         for label in np.unique(predicted):
-            known, cells = self.calibration[label], (predicted == label) & np.isfinite(score)
-            if len(known) >= MIN_CALIBRATION:
-                larger = len(known) - np.searchsorted(known, score[cells], side="left")
-                p[cells] = (1 + larger) / (1 + len(known))
+            calibration, cells = self.calibration[label], (predicted == label) & np.isfinite(score)
+            if len(calibration) >= MIN_CALIBRATION:
+                n_larger = len(calibration) - np.searchsorted(calibration, score[cells], side="left")
+                p[cells] = (1 + n_larger) / (1 + len(calibration))
         return p
 
 
 def _typical(expression: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of the half of the cells that are closest to what is expected: the others may be of a new type."""
-    square = ((expression - expected) ** 2).sum(1)
-    return expression[square <= np.median(square)].mean(0)
+    """Mean of the half of the cells that are closest to the expected expression: the others may be of a new type."""
+    squared = ((expression - expected) ** 2).sum(1)
+    return expression[squared <= np.median(squared)].mean(0)
 
 
 def _inflation(z: NDArray[np.float64], predicted: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
-    """What a batch does to the statistics of all types: the median of the types' medians, and how much these differ.
+    """Center and scale of a batch's statistics: the median of the types' medians, and how much these medians differ.
 
-    The second is there because no batch effect is the same for all types: a type must stand out among the others.
+    The scale is needed because no batch effect is the same for all types: a new type must stand out from the others.
     """
     groups = [z[predicted == label] for label in np.unique(predicted[predicted >= 0])]
     medians = [np.median(g, axis=0) for g in groups if len(g) >= MIN_PREDICTED and np.isfinite(g).all()]
     if not medians:
         return np.zeros(z.shape[1]), np.ones(z.shape[1])
-    middle = np.median(medians, axis=0)
-    deviation = 1.4826 * np.median(np.abs(np.stack(medians) - middle), axis=0)
-    return middle, np.sqrt(1 + deviation**2)
+    center = np.median(medians, axis=0)
+    deviation = 1.4826 * np.median(np.abs(np.stack(medians) - center), axis=0)
+    return center, np.sqrt(1 + deviation**2)
 
 
 def pooled_expression(counts: sparse.csr_matrix, seed: int) -> NDArray[np.float32]:
-    """Square roots of the genes' shares in each cell's neighbourhood, of the cells of one batch (cells x genes).
+    """Square roots of the genes' shares in the neighbourhood of each cell, for the cells of one batch (cells x genes).
 
-    Neighbours are those in the principal components of log expression. The squared distance of two such rows is twice
-    the squared Hellinger distance; sampling noise is the same for genes of all levels.
+    Neighbours are searched in the principal components of log expression. The squared distance of two rows is
+    proportional to their squared Hellinger distance; sampling noise is the same for genes of all expression levels.
     """
-    out = np.empty(counts.shape, np.float32)
+    pooled = np.empty(counts.shape, np.float32)
     order = np.random.default_rng(seed).permutation(counts.shape[0])
-    n_blocks = -(-counts.shape[0] // BLOCK)
+    n_blocks = -(-counts.shape[0] // MAX_CELLS_IN_BLOCK)
     for cells in np.array_split(order, n_blocks):
         cells = np.sort(cells)
         block = counts[cells]
         components = _components(block, seed)
-        _, at = nearest(components, components, NEIGHBORHOOD)
-        rows = np.repeat(np.arange(len(cells)), at.shape[1])
-        near = sparse.csr_matrix((np.ones(at.size, np.float32), (rows, at.ravel())), shape=(len(cells), len(cells)))
-        out[cells] = _root_share((near @ block).toarray())
-    return out
+        _, neighbors = nearest(components, components, NEIGHBORHOOD_SIZE)
+        rows = np.repeat(np.arange(len(cells)), neighbors.shape[1])
+        ones = np.ones(neighbors.size, np.float32)
+        adjacency = sparse.csr_matrix((ones, (rows, neighbors.ravel())), shape=(len(cells), len(cells)))
+        pooled[cells] = root_share((adjacency @ block).toarray())
+    return pooled
 
 
 def _components(counts: sparse.csr_matrix, seed: int) -> NDArray[np.float32]:
@@ -395,18 +335,13 @@ def _components(counts: sparse.csr_matrix, seed: int) -> NDArray[np.float32]:
     n = min(N_COMPONENTS + 1, min(counts.shape) - 1)  # the first is the mean
     if n < 1:
         return logged.toarray()
-    with shared():  # it sets the threads of BLAS
+    with shared():  # TruncatedSVD sets the BLAS threads
         return TruncatedSVD(n, n_iter=3, random_state=seed % 2**32).fit_transform(logged).astype(np.float32)
 
 
-def _root_share(counts: NDArray) -> NDArray[np.float32]:
-    counts = np.asarray(counts, np.float32)
-    return np.sqrt(1e4 * counts / np.maximum(counts.sum(-1, keepdims=True), 1)).squeeze()
-
-
 def discoveries(p: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
-    """Which p-values are small enough for a false discovery rate (Benjamini & Hochberg 1995); NaN never is."""
-    known = np.isfinite(p)
-    found = np.zeros(len(p), bool)
-    found[known] = false_discovery_control(p[known]) <= rate
-    return found
+    """Whether each p-value is significant at this false discovery rate (Benjamini & Hochberg 1995); NaN is not."""
+    is_known = np.isfinite(p)
+    significant = np.zeros(len(p), bool)
+    significant[is_known] = false_discovery_control(p[is_known]) <= rate
+    return significant

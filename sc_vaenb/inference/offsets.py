@@ -1,10 +1,10 @@
-"""Offsets of batches: by how much a batch shifts the log expression of each gene, in all kinds of cells alike.
+"""Batch offsets: by how much a batch shifts the log expression of each gene, equally in all cell types.
 
-Where each patient is a batch, a conditional model takes what the disease does for a batch effect. Here, what a batch
-does to most kinds of cells is taken for a batch effect, and what it does to a few kinds for biology. An ordinary
-conditional model finds the kinds: it lays the batches over each other. The offset of a gene in a batch is the weighted
-median, over clusters of its embedding, of the log fold change against the control samples (as CellANOVA, Zhang et al.
-2024, learns batch effects from control samples only).
+If each patient is a batch, a conditional model removes effects of the disease as batch effects. Here, a shift that a
+batch has in most cell types is a batch effect, and a shift in a few cell types is biology. An ordinary conditional
+model finds the cell types: it overlays the batches. The offset of a gene in a batch is a weighted median, over the
+clusters of its embedding, of the log fold change against the control samples (CellANOVA, Zhang et al. 2024, also learns
+batch effects from control samples only).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ..model.config import ModelConfig
 from .embed import aligned, embed
 
 MAX_CLUSTERS, CELLS_PER_CLUSTER = 20, 50
-MAX_CELLS_CLUSTERED = 20_000  # from which the clusters are learned: more would cost time and hardly move them
-HALF_A_COUNT = 0.5  # added to the counts observed and expected in a cluster: no logarithm of zero
-CLUSTER_VARIANCE = 0.05  # of log fold changes between the clusters of a batch, beside that of counts
+MAX_CELLS_CLUSTERED = 20_000  # used to learn the clusters: more cells take time and hardly change them
+HALF_A_COUNT = 0.5  # pseudo-count for observed and expected counts of a cluster: avoids log(0)
+CLUSTER_VARIANCE = 0.05  # of log fold changes between the clusters of a batch, besides sampling variance
 
 
 def with_offsets(config: ModelConfig) -> ModelConfig:
@@ -49,9 +49,10 @@ def find_offsets(
     control: NDArray[np.bool_],
     group: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """Fit a conditional model of this configuration, and learn the offsets (batches x genes) from its clusters.
+    """Fit a conditional model with this configuration, and learn the offsets (batches x genes) from its clusters.
 
-    `control` says which cells are of control samples, `group` which batches have cells of the same kinds.
+    `control` marks the cells of control samples. `group` gives, for each batch, its group: batches of one group share
+    cell types.
     """
     model, _, _ = fit(config, counts, options, device, seed, progress, make_step)
     latent = embed(model, counts, device)
@@ -66,7 +67,7 @@ def find_offsets(
 def _clusters(latent: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     n_clusters = max(min(MAX_CLUSTERS, len(latent) // CELLS_PER_CLUSTER), 1)
     chosen = np.random.default_rng(seed).permutation(len(latent))[:MAX_CELLS_CLUSTERED]
-    with shared():  # it sets the threads of BLAS
+    with shared():  # KMeans sets the BLAS threads
         clusters = KMeans(n_clusters, n_init=3, random_state=seed % 2**32).fit(latent[chosen])
         labels: NDArray[np.int64] = clusters.predict(latent).astype(np.int64)
     return labels
@@ -79,9 +80,9 @@ def batch_offsets(
     control: NDArray[np.bool_],
     n_batches: int,
 ) -> NDArray[np.float32]:
-    """The weighted median over clusters of the log fold change of each gene in a batch against the controls.
+    """Per batch and gene, the weighted median over clusters of the log fold change against the control cells.
 
-    A cluster counts by the precision of its fold change; one without cells of controls does not count.
+    The weight of a cluster is the precision of its fold change. Clusters without control cells have the weight 0.
     """
     n_clusters, n_genes = int(cluster.max()) + 1, counts.shape[1]
     reference = _sums(counts[control], cluster[control], n_clusters)
@@ -99,26 +100,28 @@ def batch_offsets(
 
 
 def _shrunken(median: NDArray[np.float64], precision: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Medians shrunk towards 0 by how much of their variance is chance (Efron & Morris 1975), genes of one batch."""
-    chance = 0.5 * np.pi / np.maximum(precision, 1e-9)  # the variance of a median is pi / 2 times that of a mean
-    weight = np.minimum(1 / chance, 1 / CLUSTER_VARIANCE)
+    """Medians of the genes of one batch, shrunk towards 0 according to their errors (Efron & Morris 1975)."""
+    error_variance = (
+        0.5 * np.pi / np.maximum(precision, 1e-9)
+    )  # the variance of a median is pi / 2 times that of a mean
+    weight = np.minimum(1 / error_variance, 1 / CLUSTER_VARIANCE)
     if not precision.any():
         return np.zeros_like(median)
-    variance = max(float(np.average(median**2 - chance, weights=weight)), 0.0)
-    return median * variance / (variance + chance)
+    variance = max(float(np.average(median**2 - error_variance, weights=weight)), 0.0)
+    return median * variance / (variance + error_variance)
 
 
 def _sums(counts: csr_matrix, cluster: NDArray[np.int64], n_clusters: int) -> NDArray[np.float64]:
     """Counts of each gene in the cells of each cluster (clusters x genes)."""
     cells = np.arange(len(cluster))
-    belongs = csr_matrix((np.ones(len(cells)), (cluster, cells)), shape=(n_clusters, len(cells)))
-    return np.asarray((belongs @ counts).todense(), np.float64)
+    is_in_cluster = csr_matrix((np.ones(len(cells)), (cluster, cells)), shape=(n_clusters, len(cells)))
+    return np.asarray((is_in_cluster @ counts).todense(), np.float64)
 
 
 def _weighted_median(values: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[Any]:
-    """Of each column; 0 where all weights are."""
+    """Weighted median of each column; 0 if all weights are 0."""
     order = np.argsort(values, axis=0)
-    up_to = np.take_along_axis(weight, order, 0).cumsum(0)
-    middle = (up_to >= 0.5 * up_to[-1]).argmax(0)
+    cumulative = np.take_along_axis(weight, order, 0).cumsum(0)
+    middle = (cumulative >= 0.5 * cumulative[-1]).argmax(0)
     median = np.take_along_axis(values, np.take_along_axis(order, middle[None], 0), 0)[0]
-    return np.where(up_to[-1] > 0, median, 0.0)
+    return np.where(cumulative[-1] > 0, median, 0.0)

@@ -1,4 +1,4 @@
-"""Latent states back to expression, some cells at a time."""
+"""Posterior states of cells, and the expression decoded from latent states, in blocks of cells."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..model.vae import CountVAE
 
 T = TypeVar("T", NDArray[np.float32], NDArray[np.float64], Tensor)
 
-CELLS_AT_ONCE = 1024  # x genes of float32 are held a few times over
+CELLS_AT_ONCE = 1024  # float32 arrays of cells x genes are held several times
 
 
 def finite(values: T) -> T:
-    """What a model gives, which weights that were made up can drive beyond all numbers."""
+    """Raise if values of a model are not finite, for example because of damaged weights."""
     if not (np.isfinite(values).all() if isinstance(values, np.ndarray) else bool(torch.isfinite(values).all())):
         msg = (
             "The model gives values that are no finite numbers: its weights are damaged, or counts or size factors are "
@@ -30,7 +30,7 @@ def finite(values: T) -> T:
 
 
 def posterior(model: CountVAE, counts: Counts, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """q(z | x) of all cells, block by block: which cells, means and standard deviations (cells x latent dimensions).
+    """q(z | x) of all cells, block by block: the cells, means and standard deviations (cells x latent dimensions).
 
     To be used under `torch.inference_mode`; a sample of the posterior is mean + sd * noise.
     """

@@ -1,4 +1,4 @@
-"""New cells: latent states drawn from posteriors or the prior, and counts drawn given these."""
+"""New cells: latent states drawn from posteriors or from the prior, and counts drawn given these states."""
 
 from __future__ import annotations
 

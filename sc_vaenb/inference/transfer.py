@@ -1,4 +1,4 @@
-"""What the nearest cells of a reference say of new cells: their labels, and whether there is anything like them."""
+"""Transfer of labels from the nearest cells of a reference to new cells, and the novelty of new cells."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..data.counts import cells_by_code
 def nearest(
     points: NDArray[np.float32], reference: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Distances to, and positions of, the k nearest cells of a reference (all, where it has fewer), near to far."""
-    found = NearestNeighbors(n_neighbors=min(k, len(reference)), algorithm="brute").fit(reference)
-    with shared():  # it sets the threads of BLAS
-        return found.kneighbors(points)
+    """Distances to the k nearest cells of a reference, and their positions, near to far; all cells if it has fewer."""
+    index = NearestNeighbors(n_neighbors=min(k, len(reference)), algorithm="brute").fit(reference)
+    with shared():  # scikit-learn sets the BLAS threads
+        return index.kneighbors(points)
 
 
 def vote(distance: NDArray[np.float32], label: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The label with most of the neighbours' votes, and the share of the votes that it did not get.
+    """The label with most votes of the neighbours, and the share of the votes for other labels.
 
-    A vote weighs exp(-(d / m)^2), where m is the mean distance of the cell's neighbours.
+    The weight of a vote is exp(-(d / m)^2), where d is its distance and m the mean distance of the cell's neighbours.
 
     Parameters
     ----------
     distance, label
-        Of each cell's neighbours (cells x neighbours).
+        Distances and label codes of the neighbours of each cell (cells x neighbours).
     """
     weight = np.exp(-((distance / np.maximum(distance.mean(1, keepdims=True), 1e-12)) ** 2))
     votes = np.zeros((len(label), label.max() + 1))
@@ -40,20 +40,22 @@ def vote(distance: NDArray[np.float32], label: NDArray[np.int64]) -> tuple[NDArr
 
 
 def novelty(points: NDArray[np.float32], reference: NDArray[np.float32], k: int) -> NDArray[np.float32]:
-    """Mean distance of points to their k nearest in a reference, relative to what these have among themselves.
+    """Mean distance of points to their k nearest reference cells, relative to the same distance of these cells.
 
-    Relative, as kinds of cells differ in how densely they lie (as in the local outlier factor, Breunig et al. 2000).
+    It is relative because the density of cells differs between cell types (as in the local outlier factor, Breunig et
+    al. 2000).
     """
     k = min(k, len(reference) - 1)
-    distance, at = nearest(points, reference, k)
-    near, position = np.unique(at, return_inverse=True)
-    among = nearest(reference[near], reference, k + 1)[0][:, 1:].mean(1)  # without the cell itself
-    return (distance.mean(1) / np.maximum(among[position.reshape(at.shape)].mean(1), 1e-12)).astype(np.float32)
+    distance, neighbors = nearest(points, reference, k)
+    cells, position = np.unique(neighbors, return_inverse=True)
+    cell_distance = nearest(reference[cells], reference, k + 1)[0][:, 1:].mean(1)  # without the cell itself
+    local_distance = cell_distance[position.reshape(neighbors.shape)].mean(1)
+    return (distance.mean(1) / np.maximum(local_distance, 1e-12)).astype(np.float32)
 
 
-MAX_CALIBRATION_CELLS = 6_000  # each costs a search among all cells of the reference
+MAX_CALIBRATION_CELLS = 6_000  # for each, all cells of the reference are searched
 MAX_CALIBRATION_BATCHES = 12
-MIN_CELLS_PER_LABEL = 5  # of a batch, to say that the batch has the label
+MIN_CELLS_PER_LABEL = 5  # cells of a batch, for the batch to count as having the label
 
 
 @dataclass(frozen=True)
@@ -63,18 +65,18 @@ class Reference:
     Attributes
     ----------
     embedding
-        The aligned states of all labelled cells (cells x dimensions), among which neighbours are searched.
+        Aligned latent states of all labelled cells (cells x dimensions); neighbours are searched among them.
     label, batch
-        Their codes. Without two batches that have labels, `batch` holds random halves of the cells, and
-        `across_batches` is False.
+        Label and batch codes of these cells. If only one batch has labels, `batch` holds random halves of the cells,
+        and `across_batches` is False.
     sample
         The cells (rows of `embedding`) that play the query, batch by batch.
     state
-        States of the sample as a query's cells lie: before alignment.
+        Latent states of the sample, not aligned, like those of a query.
     counts
-        Counts of the sample (cells x genes), None where they are not known.
+        Counts of the sample (cells x genes), None if they are not known.
     names
-        Of the labels.
+        Names of the labels.
     """
 
     embedding: NDArray[np.float32]
@@ -101,18 +103,18 @@ class Reference:
         return cells_by_code(self.batch[self.sample])
 
     def votes(self, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Label and share of the votes of each cell of the sample, from the cells of all other batches; -1 if none."""
+        """Predicted label (-1: none) and its share of the votes, for the sample; cells of all other batches vote."""
         label, share = np.full(len(self.sample), -1), np.full(len(self.sample), np.nan)
         for part in self.parts():
             others = np.flatnonzero(self.batch != self.batch[self.sample[part[0]]])
-            distance, at = nearest(self.state[part], self.embedding[others], k)
-            label[part], uncertainty = vote(distance, self.label[others][at])
+            distance, neighbors = nearest(self.state[part], self.embedding[others], k)
+            label[part], uncertainty = vote(distance, self.label[others][neighbors])
             share[part] = 1 - uncertainty
         return label, share
 
 
 def batches_or_halves(batch: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], bool]:
-    """The batches of labelled cells, or with one batch alone random halves of it; and whether they are batches."""
+    """Batch codes of labelled cells and True; with only one batch, codes of random halves of it and False."""
     _, batch = np.unique(batch, return_inverse=True)
     if batch.max() > 0:
         return batch, True
@@ -120,11 +122,11 @@ def batches_or_halves(batch: NDArray[np.int64], seed: int) -> tuple[NDArray[np.i
 
 
 def draw_sample(batch: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Cells that play the query, sorted: of the largest batches, about as many of each."""
+    """Cells that play the query, sorted: about equally many of each of the largest batches."""
     rng = np.random.default_rng(seed)
     groups = sorted(cells_by_code(batch), key=len, reverse=True)[:MAX_CALIBRATION_BATCHES]
-    drawn, left = [], MAX_CALIBRATION_CELLS
-    for i, cells in enumerate(reversed(groups)):  # what small batches leave goes to the larger ones
-        drawn.append(rng.permutation(cells)[: left // (len(groups) - i)])
-        left -= len(drawn[-1])
+    drawn, n_remaining = [], MAX_CALIBRATION_CELLS
+    for i, cells in enumerate(reversed(groups)):  # the unused share of small batches goes to larger ones
+        drawn.append(rng.permutation(cells)[: n_remaining // (len(groups) - i)])
+        n_remaining -= len(drawn[-1])
     return np.sort(np.concatenate(drawn))

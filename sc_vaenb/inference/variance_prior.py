@@ -1,4 +1,4 @@
-"""Variances of many genes from few replicates each: every one is drawn towards what is usual (Smyth 2004, limma)."""
+"""Variances of many genes from few replicates each: each variance is shrunk towards a prior (Smyth 2004, limma)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma, polygamma
 
-MIN_S2 = 1e-5  # times the median: what a sample variance of zero counts as
+MIN_S2 = 1e-5  # times the median: replaces a sample variance of zero
 
 Values = NDArray[np.float64]
 
@@ -16,32 +16,32 @@ Values = NDArray[np.float64]
 class VariancePrior(NamedTuple):
     """Scaled inverse chi-squared distribution: the variances of genes are s2 * df / chi2(df)."""
 
-    df: float  # infinite where variances differ by no more than their errors
+    df: float  # infinite if variances differ only by their estimation errors
     s2: float
 
 
 def fit_prior(s2: Values, df: Values, caution: float = 0.0) -> VariancePrior:
-    """Fit the prior to sample variances with `df` degrees of freedom, by mean and variance of their logarithms.
+    """Fit the prior to sample variances with `df` degrees of freedom, by the mean and variance of their logarithms.
 
-    From few genes its degrees of freedom are uncertain, and too many of them make errors too small. `caution` takes the
-    variances of genes to differ by so many standard errors more than they seem to.
+    With few genes, the degrees of freedom are uncertain, and too large a value makes errors too small. `caution` adds
+    this number of standard errors to the estimated spread of the variances.
     """
-    e = _log_variance(s2, df)
-    squared = (e - e.mean()) ** 2
-    n = len(e)
+    log_variance = _log_variance(s2, df)
+    squared = (log_variance - log_variance.mean()) ** 2
+    n = len(log_variance)
     spread = (squared.sum() + caution * np.sqrt(n) * squared.std()) / max(n - 1, 1) - polygamma(1, df / 2).mean()
     prior_df = 2 * inverse_trigamma(float(spread)) if spread > 0 else np.inf
     return VariancePrior(prior_df, fit_scale(s2, df, prior_df))
 
 
 def fit_scale(s2: Values, df: Values, prior_df: float) -> float:
-    """The prior's s2, given its degrees of freedom."""
+    """The s2 of the prior, given its degrees of freedom."""
     shift = 0.0 if np.isinf(prior_df) else digamma(prior_df / 2) - np.log(prior_df / 2)
     return float(np.exp(_log_variance(s2, df).mean() + shift))
 
 
 def _log_variance(s2: Values, df: Values) -> Values:
-    """Logarithms without the bias that few degrees of freedom give them."""
+    """Logarithms of variances, corrected for the bias at few degrees of freedom."""
     s2 = np.maximum(s2, max(MIN_S2 * np.median(s2), np.finfo(np.float64).tiny))
     return np.log(s2) - digamma(df / 2) + np.log(df / 2)
 
@@ -59,7 +59,7 @@ def inverse_trigamma(value: float) -> float:
 
 
 def moderate(s2: Values, df: Values, prior: VariancePrior) -> Values:
-    """Mean of the sample variances and the prior's, weighted by their degrees of freedom."""
+    """Mean of the sample variance and the prior variance, weighted by their degrees of freedom."""
     if np.isinf(prior.df):
         return np.full_like(s2, prior.s2)
     return (prior.df * prior.s2 + df * s2) / (prior.df + df)

@@ -1,4 +1,4 @@
-"""What the decoder leaves of batch effects in the latent space, taken off there by shifts."""
+"""Alignment: removes the batch effects that remain in the latent space, by shifts per cluster."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-SHARPNESS = 20.0  # of the membership in clusters: exp(SHARPNESS * cosine)
-N_ALIGNMENT_ROUNDS = 3  # of membership and shift; more change nothing that matters
+SHARPNESS = 20.0  # of soft cluster assignments: exp(SHARPNESS * cosine)
+N_ALIGNMENT_ROUNDS = 3  # rounds of assignment and shift; more have no relevant effect
 
 
 class Alignment(nn.Module):
-    """Soft clusters of the latent space, in each of which every batch has a shift (Korsunsky et al. 2019, Harmony).
+    """Soft clusters of the latent space, with one shift per cluster and batch (Korsunsky et al. 2019, Harmony).
 
-    Before it is fitted (`fit.align`), all shifts are zero and states stay where they are.
+    Before it is fitted (`fit.align`), all shifts are zero, so latent states do not change.
 
     Attributes
     ----------
     centroid
-        (n_clusters, n_latent), of length 1.
+        (n_clusters, n_latent), unit vectors.
     log_weight
-        (n_clusters, n_batches): how much more likely a cell of a batch is in a cluster than its direction says.
+        (n_clusters, n_batches): added to the logit of a cluster for the cells of a batch.
     shift
         (n_clusters, n_batches, n_latent).
     """
@@ -33,13 +33,13 @@ class Alignment(nn.Module):
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
         """Latent states (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
-        order = batch.argsort(stable=True)  # the cells of a batch side by side: a product for each, however many
+        order = batch.argsort(stable=True)  # cells sorted by batch: one matrix product per batch
         codes, sizes = (values.tolist() for values in batch.unique(return_counts=True))
-        start, weight = z[order], self.log_weight.T[batch[order]]
-        shift_of = self.shift.unbind(1)
-        aligned = start
+        z_sorted, log_weight = z[order], self.log_weight.T[batch[order]]
+        batch_shifts = self.shift.unbind(1)
+        aligned = z_sorted
         for _ in range(N_ALIGNMENT_ROUNDS):
-            assignment = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + weight, 1)
+            assignment = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + log_weight, 1)
             parts = zip(codes, assignment.split(sizes), strict=True)
-            aligned = start - torch.cat([part @ shift_of[code] for code, part in parts])
+            aligned = z_sorted - torch.cat([part @ batch_shifts[code] for code, part in parts])
         return torch.empty_like(z).index_copy_(0, order, aligned)

@@ -1,4 +1,4 @@
-"""Everything that says which model this is."""
+"""The configuration of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that says which model this is; with the weights it is the model. See `tl.cvae` for the meanings."""
+    """The configuration of a model: with its weights it defines the model. See `tl.cvae` for the meanings."""
 
     n_genes: int
     n_batches: int = 0
@@ -25,15 +25,17 @@ class ModelConfig:
     prior: str = "normal"
     n_components: int = 1
     batch_width: int = 0
-    batch_code: tuple[int, ...] = ()  # which batches look alike to the networks; () for none
-    batch_group: tuple[int, ...] = ()  # which batches may be laid over each other; () for all
+    batch_code: tuple[
+        int, ...
+    ] = ()  # batches with the same code are the same for the networks; (): each batch has its own
+    batch_group: tuple[int, ...] = ()  # only batches of the same group may be overlaid; (): all batches
     encode_batch: bool = False
-    batch_offsets: bool = False  # batches shift the log expression of genes, and the networks do not know them
+    batch_offsets: bool = False  # batches shift the log expression of genes; the networks do not know the batch
     alignment_clusters: int = 0
     n_covariates: int = 0
-    labels: tuple[str, ...] = ()  # names of those that the classifier tells apart
-    n_proteins: int = 0  # with "protein" among the penalties
-    penalties: dict[str, float] = field(default_factory=dict)  # weight of each
+    labels: tuple[str, ...] = ()  # names of the classes of the classifier
+    n_proteins: int = 0  # needs "protein" in `penalties`
+    penalties: dict[str, float] = field(default_factory=dict)  # names and weights
 
     @property
     def encoder_needs_batch(self) -> bool:
@@ -42,6 +44,8 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:
-        """The configuration that was written as JSON, which knows lists but no tuples."""
-        arguments: dict[str, Any] = {n: tuple(part) if isinstance(part, list) else part for n, part in values.items()}
+        """The configuration from JSON, where tuples are lists."""
+        arguments: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
         return cls(**arguments)

@@ -1,9 +1,9 @@
-"""Log-probabilities of single counts, sound in float32 where the textbook formula is not.
+"""Log-probabilities of single counts, accurate in float32 where the textbook formula is not.
 
 `lgamma(x + theta) - lgamma(theta)` loses all its digits in float32 once x or theta is large. Loader's saddle-point
 form (C. Loader 2000, "Fast and accurate computation of binomial probabilities") writes the same probability with
-deviances, which vanish at x = mu instead of cancelling there, and the small error of Stirling's formula.
-The gradients are closed forms, written by hand so that they do not cancel either.
+deviances, which are zero at x = mu without cancellation, and with the small error of Stirling's formula.
+The gradients are closed forms, also without cancellation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 def negative_binomial(x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
     """log NB(x | mean mu, inverse dispersion theta), elementwise; the variance is mu + mu^2 / theta.
 
-    All three have one shape. Differentiable in `log_mu` and `log_theta`.
+    All three have the same shape. Differentiable in `log_mu` and `log_theta`.
     """
     return _NegativeBinomial.apply(x, log_mu, log_theta)
 
@@ -34,7 +34,7 @@ def poisson(x: Tensor, log_mu: Tensor) -> Tensor:
 def theta_gradient(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     """Derivative of `negative_binomial` in log theta."""
     # theta * (digamma(x + theta) - digamma(theta) - log1p(mu / theta) - (x - mu) / (theta + mu)),
-    # with the logarithm inside the digammas joined to the log1p: each alone is large, together they are not.
+    # The logarithms inside the digammas are combined with the log1p: each alone is large, their sum is not.
     step = (x - mu) / (theta + mu)
     log_step = _log_ratio(x + theta, theta + mu, step)
     return theta * (log_step - step + _digamma_rest(x, theta))
@@ -45,16 +45,16 @@ class _NegativeBinomial(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, log_mu: Tensor, log_theta: Tensor) -> Tensor:
         ctx.save_for_backward(x, log_mu, log_theta)
         mu, theta, odds = log_mu.exp(), log_theta.exp(), log_mu - log_theta
-        count = torch.where(x > 0, x, 1.0)  # only keeps the branch for x > 0 finite where x = 0
+        count = torch.where(x > 0, x, 1.0)  # keeps the branch for x > 0 finite at x = 0
         total = count + theta
-        # The deviance of the count from its share of the total, and of theta from the rest: they differ by +-excess.
+        # Deviances of the count from its share of the total, and of theta from its share. The differences are +-excess.
         excess = torch.sigmoid(-odds) * (count - mu)
         log_shrink = _log_ratio(total, theta + mu, (count - mu) / (theta + mu))
         deviance = _deviance(count, total * torch.sigmoid(odds), excess, count.log() - log_mu - log_shrink)
         deviance += _deviance(theta, total * torch.sigmoid(-odds), -excess, -log_shrink)
         stirling = _stirling_error(total) - _stirling_error(theta) - _stirling_error(count)
-        seen = stirling - deviance + 0.5 * (log_theta - total.log() - count.log()) - HALF_LOG_2PI
-        return torch.where(x > 0, seen, -theta * softplus(odds))
+        log_prob = stirling - deviance + 0.5 * (log_theta - total.log() - count.log()) - HALF_LOG_2PI
+        return torch.where(x > 0, log_prob, -theta * softplus(odds))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
@@ -84,10 +84,10 @@ def _log_ratio(a: Tensor, b: Tensor, relative: Tensor) -> Tensor:
 def _deviance(observed: Tensor, expected: Tensor, difference: Tensor, log_ratio: Tensor) -> Tensor:
     """observed * log(observed / expected) - difference, with difference = observed - expected, without cancellation."""
     relative = difference / expected
-    near = relative.abs() < 0.1
-    relative = torch.where(near, relative, 0.0)
+    is_small = relative.abs() < 0.1
+    relative = torch.where(is_small, relative, 0.0)
     return torch.where(
-        near, expected * ((1 + relative) * torch.log1p(relative) - relative), observed * log_ratio - difference
+        is_small, expected * ((1 + relative) * torch.log1p(relative) - relative), observed * log_ratio - difference
     )
 
 

@@ -1,29 +1,24 @@
-"""Labels, such as cell types, that are known of some cells: a classifier of latent states, fitted with the model."""
+"""Labels (such as cell types) of some cells: a classifier of latent states, fitted with the model."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .config import ModelConfig
+from .minibatch import ForwardState
 from .network import Linear
 
-if TYPE_CHECKING:
-    from .config import ModelConfig
-    from .penalty import ForwardState
-    from .vae import CountVAE
-
-UNKNOWN = -1  # the code of a cell whose label is not known
+UNKNOWN = -1  # code of cells without a known label
 
 
 class Labels(nn.Module):
-    """A linear classifier, and as a penalty its cross-entropy on the cells of a minibatch whose label is known.
+    """A linear classifier. The penalty is its cross-entropy on the cells of a minibatch with a known label.
 
-    The sum is divided by all cells of the minibatch: as in the joint likelihood of counts and labels, a few labels
-    pull less than many, and a minibatch without any adds nothing. During the fit the classifier sees drawn states,
-    not means, so that a label holds for all of the posterior.
+    The sum is divided by the number of all cells in the minibatch, as in the joint likelihood of counts and labels: few
+    labels have less influence than many, and a minibatch without labels adds nothing. During the fit the classifier
+    sees samples of the posterior, not means, so that a label holds for the whole posterior.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -33,17 +28,17 @@ class Labels(nn.Module):
         self.start()
 
     def start(self) -> None:
-        """All labels equally likely."""
+        """Set all labels equally likely."""
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
 
-    def forward(self, model: CountVAE, passed: ForwardState) -> Tensor:
-        label = passed.batch.side_inputs.get("label")
+    def forward(self, state: ForwardState) -> Tensor:
+        label = state.batch.side_inputs.get("label")
         if label is None:
-            return passed.z.new_zeros(())
-        total = cross_entropy(self.classifier(passed.z), label, ignore_index=UNKNOWN, reduction="sum")
+            return state.z.new_zeros(())
+        total = cross_entropy(self.classifier(state.z), label, ignore_index=UNKNOWN, reduction="sum")
         return self.weight * total / len(label)
 
     def probabilities(self, z: Tensor) -> Tensor:
-        """Of each label (n_cells, n_labels), given latent states."""
+        """Probability of each label given latent states, (n_cells, n_labels)."""
         return torch.softmax(self.classifier(z), 1)

@@ -1,9 +1,10 @@
-"""The one thing that travels through a step: the counts of some cells, kept as their non-zeros."""
+"""A minibatch: the counts of some cells, stored as non-zeros, and other inputs of these cells."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,28 +12,28 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Minibatch:
-    """Counts of `n_cells` cells x `n_genes` genes as non-zeros, in row order, with what goes with each cell.
+    """Counts of `n_cells` cells x `n_genes` genes as non-zeros, in row order, with the other inputs of each cell.
 
     Attributes
     ----------
     row, gene
         int64, one entry per non-zero: the cell (0 .. n_cells - 1) and the gene (0 .. n_genes - 1).
     count
-        float32, one entry per non-zero, positive. A zero is padding, in the place of a non-zero: it counts nothing.
+        float32, one entry per non-zero, positive. A zero is padding: it has no effect.
     size_factor
         float32 per cell, scaled so that the mean over the fitted cells is 1.
     batch_index
-        int64 per cell, the batch code; zeros where the model knows no batches.
+        int64 per cell, the batch code; zeros if the model knows no batches.
     n_genes
-        Number of genes, seen in these cells or not.
+        Number of genes, including genes without counts in these cells.
     side_inputs
-        What else is known of each cell, by name: tensors with one row per cell.
+        Other inputs of each cell, by name: tensors with one row per cell.
     part_of
-        Where these cells are a part of a minibatch: how many cells of it come before them, and how many it has.
+        If these cells are a part of a minibatch: the number of its cells before them, and the number of all its cells.
     generator
-        What the random numbers of a step with these cells are drawn from. Without one none can be drawn.
+        For the random numbers of a step with these cells. Without it none can be drawn.
     position
-        Derived, `row * n_genes + gene`: where a non-zero lies in the flattened dense matrix.
+        Derived, `row * n_genes + gene`: the position of a non-zero in the flattened dense matrix.
     """
 
     row: Tensor
@@ -63,7 +64,7 @@ class Minibatch:
         return matrix.reshape(-1).index_select(0, self.position)
 
     def random(self, draw: Callable[..., Tensor], width: int) -> Tensor:
-        """A row of random numbers for each cell (`draw`: such as torch.randn), as in the minibatch it is a part of."""
+        """A row of random numbers per cell (`draw`: such as torch.randn); a part of a minibatch gets its own rows."""
         assert self.generator is not None, "torch's global random state is that of other threads too"
         before, total = self.part_of or (0, self.n_cells)
         like = self.size_factor
@@ -71,17 +72,32 @@ class Minibatch:
         return numbers[before : before + self.n_cells]
 
     def log_normalised(self, offset: Tensor | None = None) -> Tensor:
-        """Dense log1p of the counts, every cell brought to the size factor 1 (the mean depth).
+        """Dense log1p of the counts, every cell normalised to the size factor 1 (the mean depth).
 
-        `offset`, one per non-zero, is taken off the log of the counts.
+        `offset`, one per non-zero, is subtracted from the log of the counts.
         """
         count = self.count if offset is None else self.count * (-offset).exp()
         return self.dense(torch.log1p(count / self.size_factor.index_select(0, self.row)))
 
 
+class ForwardState(NamedTuple):
+    """The tensors of a forward pass: posterior mean and log-variance (cells x dimensions), sample `z`, decoder output.
+
+    `kl_warmup` is the weight of the KL as a share of its final value; `covariates` are the covariates of the networks.
+    """
+
+    batch: Minibatch
+    mean: Tensor
+    log_var: Tensor
+    z: Tensor
+    raw: Tensor
+    kl_warmup: float | Tensor = 1.0
+    covariates: Sequence[Tensor] = ()
+
+
 def without_counts(
     size_factor: Tensor, batch_index: Tensor, n_genes: int, side_inputs: dict[str, Tensor] | None = None
 ) -> Minibatch:
-    """Cells of which nothing is known but what a decoder needs."""
-    none = batch_index.new_zeros(0)
-    return Minibatch(none, none, size_factor.new_zeros(0), size_factor, batch_index, n_genes, side_inputs or {})
+    """Cells without counts, for the decoder."""
+    empty = batch_index.new_zeros(0)
+    return Minibatch(empty, empty, size_factor.new_zeros(0), size_factor, batch_index, n_genes, side_inputs or {})

@@ -1,4 +1,4 @@
-"""Priors of several components: each kind of cell gets a normal of its own, and the cells say how many there are."""
+"""Mixture priors: each cell type gets its own normal component; the number of components is learned."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from torch import Tensor, nn
 
 from .minibatch import Minibatch
 
-MEMORY = 0.05  # weight of a minibatch among all that the components have seen
-COST = 0.015  # share of the cells that a component pays for itself: one that earns less shrinks until it is unused
-LIVE = 0.01  # share of the cells from which a component is one
-BIRTH_WEIGHT = 0.008  # share that an unused component is lent at a cell, to prove itself
-UNUSED = 1e-4  # share below which it is tried at another cell
-FLOOR = 1e-12  # of what is divided by
-ANCHOR = 0.05  # pull of a component's variances towards 1, which gives the latent space its scale
-WIDEST = 8.0  # log-variance
+EMA = 0.05  # weight of a minibatch in the exponential moving averages
+COST = 0.015  # share of the cells that each component loses: with fewer cells it shrinks until it is unused
+LIVE = 0.01  # minimum share of the cells for a component to count
+BIRTH_WEIGHT = 0.008  # initial weight of an unused component that starts again at a cell
+UNUSED = 1e-4  # weight below which a component starts again at another cell
+FLOOR = 1e-12  # minimum of a divisor
+ANCHOR = 0.05  # strength with which variances are drawn towards 1: fixes the scale of the latent space
+MAX_LOG_VAR = 8.0
 
 
 class Mixture(nn.Module):
-    """A mixture of Gaussians that learns by the EM algorithm, a minibatch at a time.
+    """A mixture of Gaussians, fitted by the EM algorithm with minibatches.
 
-    The KL divergence of a normal q to a mixture has no closed form, but the component can be counted among the latent
-    variables, and then it has: -log sum_k weight_k exp(-KL(q || component k)), with the posterior of the component at
-    its optimum (Hershey & Olsen 2007; for such models Jiang et al. 2017, VaDE). It is never below the KL itself.
+    The KL divergence of a normal q to a mixture has no closed form. With the component as a further latent variable it
+    has one: -log sum_k weight_k exp(-KL(q || component k)), where the posterior of the component is optimal (Hershey &
+    Olsen 2007; for such models Jiang et al. 2017, VaDE). This is an upper bound of the KL.
 
-    Given the posteriors, the best weights, means and variances are known, so no gradient is taken for them. As each
-    component costs the share `COST` (after Figueiredo & Jain 2002), those that explain what another does die, and each
-    that is unused is tried at another cell.
+    Given the posteriors, the best weights, means and variances are known, so they need no gradients. Each component
+    loses the share `COST` of the cells (after Figueiredo & Jain 2002). So redundant components die, and unused
+    components start again at another cell.
 
     Attributes
     ----------
     weight
         (n_components,), sums to 1.
     mean, log_var
-        (n_components, n_latent). Before the fit there is one component, N(0, I).
+        (n_components, n_latent). Before the fit only one component is used, N(0, I).
     """
 
     def __init__(self, n_latent: int, n_batches: int, n_components: int = 1) -> None:
@@ -45,13 +45,13 @@ class Mixture(nn.Module):
         self.log_var: Tensor = nn.Buffer(torch.zeros(n_components, n_latent, dtype=torch.float32))
 
     def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
-        """The first component is where a normal prior is; the others are born during the fit."""
+        """Do nothing: the first component starts as N(0, I); the others are born during the fit."""
 
     def kl(self, mean: Tensor, log_var: Tensor, batch_index: Tensor) -> Tensor:
-        """The bound of KL(q || p), spread over dimensions so that it adds up: (n_cells, n_latent).
+        """The bound of KL(q || p), split into dimensions that add up to it: (n_cells, n_latent).
 
-        A dimension has its KL to each component, weighted by how much the cell belongs there, and an equal part of that
-        of the component's posterior to the weights.
+        A dimension gets its KL to each component, weighted by the assignment of the cell, and an equal part of the KL
+        between the assignment and the weights.
         """
         per_dim, logit = self.compare(mean, log_var, *self.components())
         evidence = torch.logsumexp(logit, 1, keepdim=True)
@@ -68,7 +68,7 @@ class Mixture(nn.Module):
     def compare(
         self, mean: Tensor, log_var: Tensor, component_mean: Tensor, component_log_var: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """KL of each cell, component and dimension; and log (weight * exp(-KL)) of each cell and component."""
+        """KL per cell, component and dimension; and log(weight * exp(-KL)) per cell and component."""
         ratio = log_var.unsqueeze(1) - component_log_var
         distance = (mean.unsqueeze(1) - component_mean) ** 2 * (-component_log_var).exp()
         per_dim = 0.5 * (distance + ratio.exp() - ratio - 1)
@@ -76,7 +76,7 @@ class Mixture(nn.Module):
         return per_dim, weight.log() - per_dim.sum(2)
 
     def live(self) -> Tensor:
-        """Which components are used, (n_components,): the others are unused or not proven, and do not count."""
+        """Which components count, (n_components,): the others are unused, or too new."""
         return self.weight >= self.weight.max().clamp(max=LIVE)
 
     def assignment(self, mean: Tensor, log_var: Tensor) -> Tensor:
@@ -85,32 +85,34 @@ class Mixture(nn.Module):
 
     @torch.no_grad()
     def em_step(self, assignment: Tensor, mean: Tensor, log_var: Tensor) -> None:
-        """Weights, means and variances a step closer to those of the cells that belong to each component."""
+        """Move weights, means and variances a step towards those of the cells of each component."""
         share = assignment.mean(0)
-        weight = (1 - MEMORY) * self.weight + MEMORY * share
-        step = (MEMORY * share / weight.clamp(min=FLOOR)).unsqueeze(1)
-        part = assignment / assignment.sum(0).clamp(min=FLOOR)
-        centre = part.T @ mean
-        spread = (part.T @ (mean**2 + log_var.exp()) - 2 * self.mean * centre + self.mean**2).clamp(min=0)
+        weight = (1 - EMA) * self.weight + EMA * share
+        step = (EMA * share / weight.clamp(min=FLOOR)).unsqueeze(1)
+        cell_weight = assignment / assignment.sum(0).clamp(min=FLOOR)
+        center = cell_weight.T @ mean
+        second_moment = cell_weight.T @ (mean**2 + log_var.exp())
+        spread = (second_moment - 2 * self.mean * center + self.mean**2).clamp(min=0)
         variance = self.log_var.exp()
         variance = variance + step * (spread - variance)
-        variance = variance + MEMORY * ANCHOR * (1 - variance)
-        self.mean.copy_(self.mean + step * (centre - self.mean))
-        self.log_var.copy_(variance.log().clamp(-WIDEST, WIDEST))
+        variance = variance + EMA * ANCHOR * (1 - variance)
+        self.mean.copy_(self.mean + step * (center - self.mean))
+        self.log_var.copy_(variance.log().clamp(-MAX_LOG_VAR, MAX_LOG_VAR))
         self.weight.copy_(pruned(weight))
-        # No branch, so that the step can be captured as a CUDA graph. The first cells of a minibatch are any cells.
-        unused = self.weight < UNUSED
-        cell = unused.cumsum(0) - 1
-        born = (unused & (cell < len(mean))).unsqueeze(1)
+        # Unused components start again at the first cells of the minibatch, which are random cells. There is no branch,
+        # so the step can be captured as a CUDA graph.
+        is_unused = self.weight < UNUSED
+        cell = is_unused.cumsum(0) - 1
+        is_born = (is_unused & (cell < len(mean))).unsqueeze(1)
         cell = cell.clamp(0, len(mean) - 1)
-        between = (log_var[cell] + (self.weight @ self.log_var.exp()).log()) / 2
-        self.mean.copy_(torch.where(born, mean[cell], self.mean))
-        self.log_var.copy_(torch.where(born, between, self.log_var))
-        weight = torch.where(born.squeeze(1), BIRTH_WEIGHT, self.weight)
+        new_log_var = (log_var[cell] + (self.weight @ self.log_var.exp()).log()) / 2
+        self.mean.copy_(torch.where(is_born, mean[cell], self.mean))
+        self.log_var.copy_(torch.where(is_born, new_log_var, self.log_var))
+        weight = torch.where(is_born.squeeze(1), BIRTH_WEIGHT, self.weight)
         self.weight.copy_(weight / weight.sum())
 
     def draw(self, batch_index: Tensor, generator: torch.Generator) -> Tensor:
-        """States of the prior, (n_cells, n_latent), one for each batch code."""
+        """Samples of the prior, (n_cells, n_latent), one for each batch code."""
         weight = (self.weight * self.live()).expand(len(batch_index), -1)
         component = torch.multinomial(weight, 1, generator=generator).squeeze(1)
         noise = torch.randn((len(batch_index), self.mean.shape[1]), generator=generator, dtype=torch.float32)
@@ -120,8 +122,8 @@ class Mixture(nn.Module):
 class Vamp(Mixture):
     """A mixture of the posteriors of some cells, with learned weights (Tomczak & Welling 2018, VampPrior).
 
-    Those cells, the pseudo-inputs, are taken from the data and stay as they are. They are encoded in every step of the
-    fit, and only where they then lie is kept in the model.
+    These cells, the pseudo-inputs, are taken from the data and do not change. They are encoded in every step of the
+    fit. The model stores only their posteriors.
     """
 
     def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
@@ -156,10 +158,10 @@ class Vamp(Mixture):
 
     @torch.no_grad()
     def em_step(self, assignment: Tensor, mean: Tensor, log_var: Tensor) -> None:
-        self.weight.copy_(pruned((1 - MEMORY) * self.weight + MEMORY * assignment.mean(0)))
+        self.weight.copy_(pruned((1 - EMA) * self.weight + EMA * assignment.mean(0)))
 
 
 def pruned(weight: Tensor) -> Tensor:
-    """Weights less what each component costs."""
-    left = (weight - MEMORY * COST).clamp(min=0)
-    return left / left.sum().clamp(min=FLOOR)
+    """Weights after the cost of each component is subtracted; they sum to 1."""
+    remaining = (weight - EMA * COST).clamp(min=0)
+    return remaining / remaining.sum().clamp(min=FLOOR)

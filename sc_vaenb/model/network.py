@@ -19,16 +19,16 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class Linear(nn.Linear):
-    """torch's linear layer, whose first weights are drawn from a generator and not from torch's global random state."""
+    """torch.nn.Linear with initial weights from a generator, not from torch's global random state."""
 
     def __init__(self, n_input: int, n_output: int, bias: bool = True) -> None:
         super().__init__(n_input, n_output, bias, dtype=torch.float32)
 
     def reset_parameters(self) -> None:
-        """Draw nothing when it is made: that is for `draw`."""
+        """Do nothing at creation: `draw` draws the weights."""
 
     def draw(self, generator: torch.Generator) -> None:
-        """As torch does: uniform within 1 / sqrt(n_input) of zero."""
+        """Draw the initial weights as torch does: uniform within +-1 / sqrt(n_input)."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5), generator=generator)
         if self.bias is not None:
             bound = 1 / math.sqrt(self.in_features)
@@ -36,27 +36,27 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """The same of torch's embedding, which is standard normal."""
+    """torch.nn.Embedding with standard normal initial weights from a generator."""
 
     def __init__(self, n_codes: int, width: int) -> None:
         super().__init__(n_codes, width, dtype=torch.float32)
 
     def reset_parameters(self) -> None:
-        """Draw nothing when it is made: that is for `draw`."""
+        """Do nothing at creation: `draw` draws the weights."""
 
     def draw(self, generator: torch.Generator) -> None:
         nn.init.normal_(self.weight, generator=generator)
 
 
 def draw_weights(module: nn.Module, generator: torch.Generator) -> None:
-    """The first weights of all layers of a module, in the order in which they were made."""
+    """Draw the initial weights of all layers of a module, in the order of their creation."""
     for layer in module.modules():
         if isinstance(layer, Linear | Embedding):
             layer.draw(generator)
 
 
 class Dropout(nn.Module):
-    """Zeros in the place of a share of the values, and the others larger by as much; only while a model is fitted."""
+    """Replaces a share of the values by zeros and scales the others up; only in training mode."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ class Dropout(nn.Module):
         if not (self.training and self.share):
             return x
         assert generator is not None, "torch's global random state is that of other threads too"
-        kept = torch.empty_like(x).bernoulli_(1 - self.share, generator=generator)
-        return x * kept.div_(1 - self.share)
+        mask = torch.empty_like(x).bernoulli_(1 - self.share, generator=generator)
+        return x * mask.div_(1 - self.share)
 
 
 class BatchEmbedding(nn.Module):
-    """The batch as a vector: a learned embedding of `width` dimensions, or (`width` 0) one-hot.
+    """The batch as a vector: a learned embedding of `width` dimensions, or one-hot if `width` is 0.
 
-    `code` says which vector is each batch's. Batches that share one are the same to the networks.
+    `code` is the number of the vector of each batch. Batches with the same code are the same for the networks.
     """
 
     def __init__(self, code: Sequence[int], width: int) -> None:
@@ -91,8 +91,8 @@ class BatchEmbedding(nn.Module):
 class MLP(nn.Module):
     """Linear, norm, activation, dropout for each width of `hidden`, then a linear output.
 
-    `side` inputs (a batch vector, a log size factor) join the first layer without a copy of the wide main input:
-    a linear layer on concatenated inputs is the sum of a linear layer on each.
+    `side` inputs (a batch vector, a log size factor) enter the first layer without a copy of the wide main input: a
+    linear layer of concatenated inputs is the sum of a linear layer of each input.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class MLP(nn.Module):
         self.first = Linear(n_input, widths[0])
         self.side = Linear(n_side, widths[0], bias=False) if n_side else None
         rest: list[nn.Module] = []
-        for width, following in pairwise(widths):
-            rest += [NORMS[norm](width), ACTIVATIONS[activation](), Dropout(dropout), Linear(width, following)]
+        for width, next_width in pairwise(widths):
+            rest += [NORMS[norm](width), ACTIVATIONS[activation](), Dropout(dropout), Linear(width, next_width)]
         self.rest = nn.Sequential(*rest)
 
     @property
@@ -122,7 +122,7 @@ class MLP(nn.Module):
         return last
 
     def forward(self, x: Tensor, side: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """The output; dropout, if there is any and the model is being fitted, draws from the generator."""
+        """The output. In training mode, dropout needs the generator."""
         h = self.first(x)
         if self.side is not None:
             h = h + self.side(torch.cat(list(side), dim=1))

@@ -1,35 +1,18 @@
-"""What is added to the objective on request: `PENALTIES` maps a name to a module that gives a minibatch's penalty.
+"""Optional penalties of the objective: `PENALTIES` maps a name to a module that computes the penalty of a minibatch.
 
-A penalty is made of the model's configuration, `config.penalties[name]` its weight. Called with the model and what has
-passed through it, it returns nats per cell, weighted. Its own parameters are fitted with the model's.
+A penalty is created from the configuration of the model; `config.penalties[name]` is its weight. Called with a
+`minibatch.ForwardState`, it returns weighted nats per cell. Its parameters are fitted with those of the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from .batch_penalty import MMD, Adversary
 from .labels import Labels
-from .minibatch import Minibatch
 from .protein import Protein
-
-
-class ForwardState(NamedTuple):
-    """A minibatch on its way through the model: what was encoded (cells x dimensions), drawn, and decoded from it.
-
-    `kl_warmup` is the weight of the KL as a share of its final value.
-    """
-
-    batch: Minibatch
-    mean: Tensor
-    log_var: Tensor
-    z: Tensor
-    raw: Tensor
-    kl_warmup: float | Tensor = 1.0
-
 
 PENALTIES: dict[str, Callable[..., nn.Module]] = {
     "adversary": Adversary,

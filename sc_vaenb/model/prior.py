@@ -1,4 +1,4 @@
-"""Where the latent state comes from before a cell is seen: `PRIORS` maps a name to a class with a `kl` and a `draw`."""
+"""Priors of the latent state: `PRIORS` maps a name to a class with the methods `start`, `kl` and `draw`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Normal(nn.Module):
         self.n_latent = n_latent
 
     def start(self, cells: Minibatch, encode: Callable[[Minibatch], tuple[Tensor, Tensor]]) -> None:
-        """Take from some cells, which can be encoded, what the prior starts from: here nothing."""
+        """Initialise the prior from some cells, which can be encoded. This prior needs no initialisation."""
 
     def kl(self, mean: Tensor, log_var: Tensor, batch_index: Tensor) -> Tensor:
         """KL(q || p) of every cell and dimension, (n_cells, n_latent), in closed form; q = N(mean, exp(log_var))."""
         return 0.5 * (mean**2 + log_var.exp() - log_var - 1)
 
     def draw(self, batch_index: Tensor, generator: torch.Generator) -> Tensor:
-        """States of the prior, (n_cells, n_latent), one for each batch code."""
+        """Samples of the prior, (n_cells, n_latent), one for each batch code."""
         return torch.randn((len(batch_index), self.n_latent), generator=generator, dtype=torch.float32)
 
 

@@ -13,19 +13,19 @@ from .alignment import Alignment
 from .config import ModelConfig
 from .labels import Labels
 from .likelihood import LIKELIHOODS
-from .minibatch import Minibatch, without_counts
+from .minibatch import ForwardState, Minibatch, without_counts
 from .network import MLP, BatchEmbedding, draw_weights
-from .penalty import PENALTIES, ForwardState
+from .penalty import PENALTIES
 from .prior import PRIORS
 from .protein import Protein
 
-LOG_VAR = (-12.0, 6.0)  # bounds of the posterior's
+LOG_VAR = (-12.0, 6.0)  # bounds of the log-variance of the posterior
 
 
 class Terms(NamedTuple):
     """The objective of a minibatch, in nats per cell: reconstruction + beta * kl (with free bits, if any) + penalties.
 
-    The penalties, weighted, stand in the order of `CountVAE.penalties`.
+    The penalties are weighted, in the order of `CountVAE.penalties`.
     """
 
     loss: Tensor
@@ -37,8 +37,8 @@ class Terms(NamedTuple):
 class CountVAE(nn.Module):
     """A variational autoencoder of counts (Kingma & Welling 2014; for single cells Lopez et al. 2018).
 
-    With `config.n_batches` > 0 it is conditional: the decoder, and on request the encoder, knows the batch. The
-    first weights are drawn from a generator, by default from one of seed 0.
+    With `config.n_batches` > 0 it is conditional: the decoder, and optionally the encoder, sees the batch. The
+    initial weights are drawn from a generator, by default with seed 0.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -50,21 +50,20 @@ class CountVAE(nn.Module):
         offsets = torch.zeros(config.n_batches, config.n_genes, dtype=torch.float32) if config.batch_offsets else None
         self.batch_offset = nn.Buffer(offsets) if offsets is not None else None
         n_side = self.batch_embedding.width if self.batch_embedding is not None else 0
-        n_given = config.n_covariates
-        covariate = config.size_factor_as == "covariate"
         likelihood = LIKELIHOODS[config.likelihood]
         style = (config.activation, config.norm, config.dropout)
-        n_seen = n_given + n_side * config.encode_batch + 2 * config.n_proteins
-        self.encoder = MLP(config.n_genes, n_seen, config.hidden, 2 * config.n_latent, *style)
+        n_encoder_side = config.n_covariates + n_side * config.encode_batch + 2 * config.n_proteins
+        self.encoder = MLP(config.n_genes, n_encoder_side, config.hidden, 2 * config.n_latent, *style)
         n_outputs = likelihood.heads * config.n_genes
-        self.decoder = MLP(config.n_latent, n_given + n_side + covariate, config.decoder_hidden, n_outputs, *style)
+        n_decoder_side = config.n_covariates + n_side + (config.size_factor_as == "covariate")
+        self.decoder = MLP(config.n_latent, n_decoder_side, config.decoder_hidden, n_outputs, *style)
         n_dispersions = config.n_batches if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
         self.prior = PRIORS[config.prior](config.n_latent, config.n_batches, config.n_components)
-        aligned = (config.alignment_clusters, config.n_batches, config.n_latent)
-        self.alignment = Alignment(*aligned) if config.alignment_clusters else None
+        alignment_shape = (config.alignment_clusters, config.n_batches, config.n_latent)
+        self.alignment = Alignment(*alignment_shape) if config.alignment_clusters else None
         self.penalties = nn.ModuleDict({name: PENALTIES[name](config) for name in config.penalties})
-        # With shares of the depth (softmax) the size factor 1 stands for this many counts.
+        # The mean depth: with a softmax link, a cell with size factor 1 has this number of counts.
         self.depth = nn.Buffer(torch.ones((), dtype=torch.float32))
         draw_weights(self, generator or torch.Generator("cpu").manual_seed(0))
         if config.labels:
@@ -74,19 +73,19 @@ class CountVAE(nn.Module):
 
     @property
     def protein(self) -> Protein | None:
-        """The part that knows proteins, if any."""
+        """The protein part of the model, if any."""
         part = self.penalties["protein"] if self.config.n_proteins else None
         assert part is None or isinstance(part, Protein)
         return part
 
     def set_batch_offset(self, offset: NDArray[np.float32]) -> None:
-        """Shifts of the log expression (batches x genes), which are known before the fit."""
+        """Set the shifts of the log expression (batches x genes); they are known before the fit."""
         assert self.batch_offset is not None
         self.batch_offset.copy_(torch.from_numpy(offset))
 
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> None:
-        """Start at the mean expression and moment dispersions of some cells, so that no step is spent on them."""
+        """Initialise with the mean expression and moment dispersions of some cells: the fit needs fewer steps."""
         self.depth.fill_(batch.count.sum() / batch.size_factor.sum())
         self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
         if self.protein is not None:
@@ -100,22 +99,22 @@ class CountVAE(nn.Module):
         return mean, log_var.clamp(*LOG_VAR)
 
     def encoder_input(self, batch: Minibatch) -> Tensor:
-        """Log-normalised counts, (n_cells, n_genes); the offsets of the batches, if any, are taken off."""
+        """Log-normalised counts, (n_cells, n_genes); batch offsets, if any, are subtracted."""
         if self.batch_offset is None:
             return batch.log_normalised()
         return batch.log_normalised(self.batch_offset[batch.batch_index[batch.row], batch.gene])
 
     def encoder_side(self, batch: Minibatch) -> list[Tensor]:
-        """What the encoder sees besides the counts."""
-        side = self.given(batch)
+        """Inputs of the encoder besides the counts."""
+        side = self.covariates(batch)
         if self.batch_embedding is not None and self.config.encode_batch:
             side.append(self.batch_embedding(batch.batch_index))
         if self.protein is not None:
-            side.append(self.protein.seen(batch))
+            side.append(self.protein.encoder_input(batch))
         return side
 
     def decode(self, z: Tensor, batch: Minibatch) -> Tensor:
-        """Raw output of the decoder, (n_cells, heads * n_genes), for the likelihood to read."""
+        """Raw output of the decoder, (n_cells, heads * n_genes): the input of the likelihood."""
         raw = self.decoder(z, self.decoder_side(batch), batch.generator)
         if self.batch_offset is None:
             return raw
@@ -123,16 +122,16 @@ class CountVAE(nn.Module):
         return torch.cat([expression + self.batch_offset[batch.batch_index], rest], dim=1)
 
     def decoder_side(self, batch: Minibatch) -> list[Tensor]:
-        """What the decoder sees besides the latent state."""
-        side = self.given(batch)
+        """Inputs of the decoder besides the latent state."""
+        side = self.covariates(batch)
         if self.batch_embedding is not None:
             side.append(self.batch_embedding(batch.batch_index))
         if self.config.size_factor_as == "covariate":
             side.append(batch.size_factor.log().unsqueeze(1))
         return side
 
-    def given(self, batch: Minibatch) -> list[Tensor]:
-        """The covariates (n_cells, n_covariates), where the model knows some; cells without them have their mean, 0."""
+    def covariates(self, batch: Minibatch) -> list[Tensor]:
+        """The covariates (n_cells, n_covariates), if the model has any; cells without covariates get their mean, 0."""
         if not self.config.n_covariates:
             return []
         if "covariates" in batch.side_inputs:
@@ -140,24 +139,25 @@ class CountVAE(nn.Module):
         return [batch.size_factor.new_zeros(batch.n_cells, self.config.n_covariates)]
 
     def offset(self, batch: Minibatch) -> Tensor:
-        """What is added to the log expression, (n_cells, 1): the log size factor, and with shares the log depth."""
+        """Offset of the log expression, (n_cells, 1): log size factor, and with a softmax link the log mean depth."""
         log_size = batch.size_factor.log().unsqueeze(1)
         if self.config.size_factor_as == "covariate":
             log_size = torch.zeros_like(log_size)
-        shares = self.config.link == "softmax" and self.config.likelihood != "gaussian"  # which does not use the link
-        return log_size + self.depth.log() if shares else log_size
+        # The Gaussian does not use the link
+        is_softmax = self.config.link == "softmax" and self.config.likelihood != "gaussian"
+        return log_size + self.depth.log() if is_softmax else log_size
 
     def log_mean(
         self, z: Tensor, size_factor: Tensor, batch_index: Tensor, side_inputs: dict[str, Tensor] | None = None
     ) -> Tensor:
-        """Log of the counts to expect of latent states, (n_cells, n_genes); extra zeros are not taken off.
+        """Log of the expected counts of latent states, (n_cells, n_genes), without extra zeros.
 
         Parameters
         ----------
         z
-            Latent states as the encoder gives them, not aligned (n_cells, n_latent).
+            Latent states from the encoder, not aligned (n_cells, n_latent).
         size_factor, batch_index, side_inputs
-            Per cell, as in a `Minibatch`. Without covariates among `side_inputs` they are at their mean.
+            Per cell, as in a `Minibatch`. Covariates that are not in `side_inputs` are at their mean.
         """
         cells = without_counts(size_factor, batch_index, self.config.n_genes, side_inputs)
         return self.likelihood.log_mean(self.decode(z, cells), self.offset(cells))
@@ -170,7 +170,7 @@ class CountVAE(nn.Module):
         generator: torch.Generator,
         side_inputs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Counts drawn from the likelihood given latent states, (n_cells, n_genes), whole numbers; see `log_mean`."""
+        """Counts drawn from the likelihood given latent states, (n_cells, n_genes), integers; see `log_mean`."""
         cells = without_counts(size_factor, batch_index, self.config.n_genes, side_inputs)
         return self.likelihood.draw(self.decode(z, cells), self.offset(cells), batch_index, generator)
 
@@ -181,9 +181,9 @@ class CountVAE(nn.Module):
         free_bits: float = 0.0,
         kl_warmup: float | Tensor = 1.0,
     ) -> Terms:
-        """Negative ELBO, its KL weighted by `beta` and held at `free_bits` nats or more in every dimension.
+        """Negative ELBO and penalties. The KL has the weight `beta`; each dimension counts at least `free_bits` nats.
 
-        `kl_warmup`: the share of its final value that the weight of the KL has, for penalties that rise with it.
+        `kl_warmup` is the weight of the KL as a share of its final value: penalties rise with it.
         """
         mean, log_var = self.encode(batch)
         noise = batch.random(torch.randn, mean.shape[1])
@@ -194,10 +194,6 @@ class CountVAE(nn.Module):
         loss = reconstruction + beta * kl.clamp(min=free_bits).sum()
         if not self.penalties:
             return Terms(loss, reconstruction, kl, loss.new_zeros(0))
-        penalties = torch.stack(
-            [
-                penalty(self, ForwardState(batch, mean, log_var, z, raw, kl_warmup))
-                for penalty in self.penalties.values()
-            ]
-        )
+        state = ForwardState(batch, mean, log_var, z, raw, kl_warmup, self.covariates(batch))
+        penalties = torch.stack([penalty(state) for penalty in self.penalties.values()])
         return Terms(loss + penalties.sum(), reconstruction, kl, penalties)

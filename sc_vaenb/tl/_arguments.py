@@ -1,4 +1,4 @@
-"""The arguments of `tl.vae` and `tl.cvae`: refused where they cannot be, and in the forms that code and files need."""
+"""The arguments of `tl.vae` and `tl.cvae`: check their combinations, and convert them for Python and for files."""
 
 from __future__ import annotations
 
@@ -13,80 +13,80 @@ from ..fit.checkpoint import check_folder, remove_states
 if TYPE_CHECKING:
     from anndata import AnnData
 
-BATCH_PENALTIES = ("adversary", "mmd")  # weights of the penalties that take batch effects out of the latent space
+BATCH_PENALTIES = ("adversary", "mmd")  # weights of the penalties that remove batch effects from the latent space
 
 
 def check_together(adata: AnnData, params: Mapping[str, Any]) -> None:
-    """Refuse arguments that are possible one by one, but not together, before the counts are read."""
+    """Raise if arguments are valid one by one, but not together; called before the counts are read."""
     if params["size_factor_as"] == "covariate" and params["link"] == "softmax" and params["likelihood"] != "gaussian":
         msg = (
-            "size_factor_as='covariate' needs rates free to follow the depth, but link='softmax' gives shares. "
+            "size_factor_as='covariate' needs rates that can change with the depth, but link='softmax' gives shares. "
             "Choose link='exp' or 'softplus'."
         )
         raise ValueError(msg)
     if params["prior"] == "vamp" and params["norm"] == "batch":
         msg = (
-            "prior='vamp' encodes its pseudo-inputs beside the cells of a step, which norm='batch' would mix up. "
-            "Choose norm='layer', or prior='mog'."
+            "prior='vamp' encodes its pseudo-inputs together with the cells of a minibatch, and norm='batch' would mix "
+            "them. Choose norm='layer', or prior='mog'."
         )
         raise ValueError(msg)
     n_fitted = adata.n_obs - round(params["validation_fraction"] * adata.n_obs)
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
-        msg = "norm='batch' needs two cells or more in each step. Raise batch_size, or choose norm='layer'."
+        msg = "norm='batch' needs two cells or more in each minibatch. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
     if params.get("controls") is not None:
         _check_controls(params)
     keys = params["covariate_keys"] or []
     if params["labels_key"] is not None and params["labels_key"] in keys:
         key = params["labels_key"]
-        msg = f"labels_key={key!r} is among covariate_keys: the model would be told what it is to predict."
+        msg = f"labels_key={key!r} is among covariate_keys: the model would see the labels that it should predict."
         raise ValueError(msg)
 
 
 def _check_controls(params: Mapping[str, Any]) -> None:
-    """Refuse what has no part in a model whose batches only shift the log expression of genes."""
+    """Raise for arguments that do not fit `controls`, where batches only shift the log expression of genes."""
     if params["likelihood"] == "gaussian" or params["link"] == "softplus":
         msg = (
             "controls= shifts the log of the expected counts, which likelihood='gaussian' and link='softplus' do not "
             "have. Choose likelihood='nb' and link='softmax' or 'exp'."
         )
         raise ValueError(msg)
-    refused = [f"{name}={params[name]!r}" for name in BATCH_PENALTIES if params[name]]
-    refused += ["prior='conditional'"] if params["prior"] == "conditional" else []
-    if refused:
+    conflicts = [f"{name}={params[name]!r}" for name in BATCH_PENALTIES if params[name]]
+    conflicts += ["prior='conditional'"] if params["prior"] == "conditional" else []
+    if conflicts:
         msg = (
-            f"{', '.join(refused)} cannot be combined with controls=, as it would take out the differences of the "
+            f"{', '.join(conflicts)} cannot be combined with controls=, as it would remove the differences of the "
             "cases. Leave it out, or leave controls out."
         )
         raise ValueError(msg)
 
 
 def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
-    """Refuse what is not the same when each process sees its part of a minibatch alone."""
+    """Raise for arguments whose result changes if each process sees only its part of a minibatch."""
     if params["rng"] is None:
         msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
         raise ValueError(msg)
-    found = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
-    found += ["controls="] if params.get("controls") is not None else []
-    found += [
+    conflicts = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
+    conflicts += ["controls="] if params.get("controls") is not None else []
+    conflicts += [
         f"{name}={params[name]!r}"
         for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))
         if params[name] == value
     ]
-    if found:
+    if conflicts:
         msg = (
-            f"{', '.join(found)} cannot be shared by {n_processes} processes, as each would need all cells of a step. "
-            "Fit in one process (without torchrun), or leave it out."
+            f"{', '.join(conflicts)} cannot be shared by {n_processes} processes, as each would need all cells of a "
+            "minibatch. Fit in one process (without torchrun), or leave it out."
         )
         raise ValueError(msg)
 
 
-def folder_of(checkpoint: Any, rng: Any, *, checked: bool) -> Path | None:
-    """The folder for the state of a fit that can go on: one that will be the same fit when it is called again."""
+def checkpoint_folder(checkpoint: Any, rng: Any, *, checked: bool) -> Path | None:
+    """The folder for the state of a fit that can be continued. Raise if another call would not be the same fit."""
     if checkpoint is None:
         return None
     if rng is None:
-        msg = "checkpoint needs a seed: with rng=None no fit is that of before. Give rng a whole number."
+        msg = "checkpoint needs a seed: with rng=None every fit is a different one. Give rng a whole number."
         raise ValueError(msg)
     if checked:
         check_folder(Path(checkpoint))
@@ -94,14 +94,14 @@ def folder_of(checkpoint: Any, rng: Any, *, checked: bool) -> Path | None:
 
 
 def to_python(value: Any) -> Any:
-    """Numbers and arrays of numpy as Python's own, which the checks expect and JSON can hold."""
+    """Convert numpy numbers and arrays to Python numbers and lists, as the checks and JSON need."""
     if isinstance(value, list | tuple):
-        return [to_python(part) for part in value]
+        return [to_python(item) for item in value]
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def to_uns(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as strings, numbers and arrays: what every file format can hold."""
+    """Convert parameters to strings, numbers and arrays, which every file format can hold."""
     return {
         name: np.array(value, dtype=object if value and isinstance(value[0], str) else np.int64)
         if isinstance(value, tuple | list)
@@ -112,5 +112,5 @@ def to_uns(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def forget_states(folder: Path) -> None:
-    """Remove the states that a fit kept, once its results are written."""
+    """Remove the saved states of a fit, after its results are written."""
     remove_states(folder)

@@ -1,4 +1,4 @@
-"""What a posterior check finds, as tables for `uns`."""
+"""The results of a posterior check as tables for `uns`."""
 
 from __future__ import annotations
 
@@ -15,40 +15,42 @@ from ..inference.posterior_check import BINS, COVERAGE_LEVELS, Check, Compared, 
 ALL = slice(None)
 
 
-def tables(found: Check, genes: Sequence[str], cells: pd.Index, draw: np.random.Generator) -> dict[str, pd.DataFrame]:
-    """What was found, as tables."""
+def tables(
+    check: Check, genes: Sequence[str], cells: pd.Index, generator: np.random.Generator
+) -> dict[str, pd.DataFrame]:
+    """The statistics of genes, cells and correlations, their coverage, and their PIT histograms."""
     names = np.array(genes, dtype=object)
-    pairs = {"gene": names[found.pairs[0]], "other": names[found.pairs[1]]}
+    pairs = {"gene": names[check.pairs[0]], "other": names[check.pairs[1]]}
     parts: dict[str, tuple[dict[str, Compared], Any, dict[str, Any]]] = {
-        "genes": (found.genes, pd.Index(names, name="gene"), {}),
-        "cells": (found.cells, cells.copy(), {}),
-        "correlations": ({"correlation": found.correlation}, None, pairs),
+        "genes": (check.genes, pd.Index(names, name="gene"), {}),
+        "cells": (check.cells, cells.copy(), {}),
+        "correlations": ({"correlation": check.correlation}, None, pairs),
     }
-    made, histograms = {}, {}
+    result, histograms = {}, {}
     for part, (statistics, index, columns) in parts.items():
-        for name, both in statistics.items():
-            pit = both.pit(draw)
-            columns |= {name: both.data, f"{name}_replicates": both.replicates.mean(0), f"{name}_pit": pit}
+        for name, statistic in statistics.items():
+            pit = statistic.pit(generator)
+            columns |= {name: statistic.data, f"{name}_replicates": statistic.replicates.mean(0), f"{name}_pit": pit}
             histograms[name] = histogram(pit)
-        made[part] = pd.DataFrame(columns, index=index)
-    histograms |= {"count": found.counts["all"], "count_expressed": found.counts["expressed"]}
-    made["coverage"] = pd.DataFrame(
+        result[part] = pd.DataFrame(columns, index=index)
+    histograms |= {"count": check.counts["all"], "count_expressed": check.counts["expressed"]}
+    result["coverage"] = pd.DataFrame(
         [[counts.sum(), *coverage(counts)] for counts in histograms.values()],
         index=pd.Index(list(histograms), name="statistic"),
         columns=["n", *(f"{level}%" for level in COVERAGE_LEVELS)],
     ).astype({"n": np.int64})
-    made["pit"] = pd.DataFrame(
+    result["pit"] = pd.DataFrame(
         {name: counts / max(counts.sum(), 1) for name, counts in histograms.items()},
         index=pd.Index(np.arange(BINS) / BINS, name="from"),
     )
-    return made
+    return result
 
 
-def likelihood_table(judged: Mapping[str, Sequence[Fitness]], cells: Any = ALL) -> pd.DataFrame:
-    """A row per likelihood, from the fits (one a seed) of each, judged by the same cells."""
-    bounds = {name: np.stack([fitness.bound[cells] for fitness in fits]) for name, fits in judged.items()}
+def likelihood_table(fits_by_likelihood: Mapping[str, Sequence[Fitness]], cells: Any = ALL) -> pd.DataFrame:
+    """A row per likelihood, from its fits (one per seed), evaluated on the same cells."""
+    bounds = {name: np.stack([fitness.bound[cells] for fitness in fits]) for name, fits in fits_by_likelihood.items()}
     rows = {}
-    for name, fits in judged.items():
+    for name, fits in fits_by_likelihood.items():
         difference = bounds[name] - bounds["nb"]
         rows[name] = {
             "log_likelihood": bounds[name].mean(),
@@ -65,17 +67,17 @@ def likelihood_table(judged: Mapping[str, Sequence[Fitness]], cells: Any = ALL) 
     return table
 
 
-def batch_table(judged: Mapping[str, Sequence[Fitness]], batch: NDArray[np.str_]) -> pd.DataFrame:
-    """The same for the cells of each batch that has two or more."""
+def batch_table(fits_by_likelihood: Mapping[str, Sequence[Fitness]], batch: NDArray[np.str_]) -> pd.DataFrame:
+    """The table of `likelihood_table` for each batch with two cells or more."""
     names, sizes = np.unique(batch, return_counts=True)
-    parts = {str(name): likelihood_table(judged, batch == name) for name in names[sizes > 1]}
+    parts = {str(name): likelihood_table(fits_by_likelihood, batch == name) for name in names[sizes > 1]}
     if not parts:
-        return likelihood_table(judged)[:0].drop(columns="steps").reset_index().assign(batch=[])
+        return likelihood_table(fits_by_likelihood)[:0].drop(columns="steps").reset_index().assign(batch=[])
     return pd.concat(parts, names=["batch", "likelihood"]).drop(columns="steps").reset_index()
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:
-    """Of the mean of fits x cells: other cells would have given another one, and so would other fits."""
+    """Standard error of the mean over fits x cells: it includes the variance over cells and over fits."""
     n_fits, n_cells = values.shape
-    of_fits = values.mean(1).var(ddof=1) / n_fits if n_fits > 1 else 0.0
-    return float(np.sqrt(values.mean(0).var(ddof=1) / n_cells + of_fits))
+    variance_of_fits = values.mean(1).var(ddof=1) / n_fits if n_fits > 1 else 0.0
+    return float(np.sqrt(values.mean(0).var(ddof=1) / n_cells + variance_of_fits))

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
-import json
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +20,7 @@ from .._session import own_state
 from ._arguments import check_together
 from ._cvae import cvae
 from ._design import audit
+from ._fingerprints import check_keys, checksum, computed_before, fingerprint, free_key
 from ._graph import neighbors_leiden_umap
 from ._harmony import harmony
 from ._null_split import null_split
@@ -36,20 +33,19 @@ from ._verdict import judge
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MAX_CELLS_SCORED = 20_000  # cells, above which scores are means over draws
-SUFFIX = "_compare"  # put behind the name of a method where something else has that name
+MAX_CELLS_SCORED = 20_000  # with more cells, scores are means over samples of the cells
 OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
 OWN_KEYS = "pca", "pca_harmony", "vae", "cvae"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One embedding: `compute` writes it under `key`; `print` changes with its parameters and with the data."""
+    """One embedding: `compute` writes it under `key`; `fingerprint` changes with its parameters and with the data."""
 
     method: str
     seed: int
     key: str
-    print: str
+    fingerprint: str
     compute: Callable[[], Any]
 
 
@@ -73,9 +69,9 @@ def compare(
 ) -> AnnData | None:
     """Compute PCA, Harmony, VAE and CVAE in one AnnData, score them, and say which is best on these data.
 
-    Each gets its embedding, neighbours, Leiden clusters and UMAP under keys of its own. What an earlier call computed
-    from the same data and parameters is not computed again, so that a comparison that was interrupted goes on, and a
-    further variant costs only itself. A method that fails is reported and leaves the others as they are.
+    Each method gets an embedding, neighbours, Leiden clusters and a UMAP under its own keys. Results that an earlier
+    call computed from the same data and parameters are used again: an interrupted comparison continues, and a new
+    variant costs only its own fit. A method that fails is reported, and the others go on.
 
     Parameters
     ----------
@@ -84,84 +80,85 @@ def compare(
     batch_key
         Column of `obs` with the batch of each cell; two batches or more.
     label_key
-        Column of `obs` with the cell types. `None`: there are no labels; then methods are compared by how well batches
-        mix and how much of each batch's own neighbourhoods they keep. A fit that was told these labels (`labels_key`)
-        is scored, but left out of the best.
+        Column of `obs` with the cell types. `None`: without labels, methods are compared by how well batches mix and
+        how much of the neighbourhoods within each batch they keep. A variant that was fitted with these labels
+        (`labels_key`) is scored, but cannot be the best.
     condition_key
-        Column of `obs` with what is to be compared later, such as treated and control: `design` then says whether it
-        can be told from batches.
+        Column of `obs` with the conditions to compare later, such as treated and control. `design` then says whether
+        their effects can be told from those of batches.
     variants
-        Further CVAEs: a name and the arguments of :func:`sc_vaenb.tl.cvae` for each, such as
+        Further CVAEs: for each a name and arguments of :func:`sc_vaenb.tl.cvae`, such as
         `{"cvae_wide": {"hidden": (256,)}}`.
     n_seeds
-        Fits of each model, with the seeds `rng`, `rng + 1`, ... The first is what plots show. With one, the verdict
-        assumes how much scores vary over seeds (a standard deviation of 0.02), so that only a lead of about 0.1 is
-        called one; three measure it.
+        Fits of each model, with the seeds `rng`, `rng + 1`, ... Plots show the first. With one seed, the verdict
+        assumes that scores have a standard deviation of 0.02 over seeds, so only a lead of about 0.1 counts as a lead.
+        With three seeds it is measured.
     layer, mask_var
         Counts and genes, as in :func:`sc_vaenb.tl.cvae`.
     resolution
-        Of the Leiden clusters that are written. Scores do not depend on it.
+        Resolution of the Leiden clusters that are written. Scores do not depend on it.
     device
-        Of the fits, as in :func:`sc_vaenb.tl.cvae`.
+        Device of the fits, as in :func:`sc_vaenb.tl.cvae`.
     rng
         Seed.
     key_added
-        Where in `uns` the comparison goes.
+        Key in `uns` for the comparison.
     copy
         Work on a copy of `adata` and return it.
 
     Returns
     -------
-    `None`, or the copy if `copy`. For each method NAME (`pca`, `pca_harmony`, `vae`, `cvae`, the variants; with
-    `_compare` behind it where something has that name that no comparison made: it stays) are written:
+    `None`, or the copy if `copy`. For each method NAME (`pca`, `pca_harmony`, `vae`, `cvae`, the variants) it writes
+    the following. If a result with that name exists that no comparison made, it stays, and NAME ends in `_compare`.
 
     `obsm["X_NAME"]`, `obsm["X_umap_NAME"]`, `obs["leiden_NAME"]`
         Embedding, UMAP, clusters.
     `uns["neighbors_NAME"]`, `obsp["neighbors_NAME_distances"]`, `obsp["neighbors_NAME_connectivities"]`
         The 15 nearest neighbours.
     `uns["NAME"]`
-        What :func:`sc_vaenb.tl.vae` and :func:`sc_vaenb.tl.cvae` write. Further seeds write `NAME_seed1`, ... and have
-        an embedding alone.
+        What :func:`sc_vaenb.tl.vae` and :func:`sc_vaenb.tl.cvae` write. Further seeds write `NAME_seed1`, ... and only
+        an embedding.
 
     `uns["compare"]` holds
 
     `verdict`
-        Text: which method is best and what to do, whether correction is needed, what each method loses or leaves. Each
-        line is a sentence with its numbers behind it.
+        Text: which method is best and what to do, whether correction is needed, which types each method loses, and
+        whether it leaves batches separated. Each line is a sentence, followed by its numbers.
     `findings`
-        The same as a DataFrame: `question`, `subject` (the method, where it is about one; for "Which method is best?"
-        the one to go on with), `answer` (such as "yes", "no", "hardly", "few", "cannot be told", or names joined by
+        The same as a DataFrame: `question`, `subject` (the method, if it is about one; for "Which method is best?"
+        the one to use), `answer` (such as "yes", "no", "hardly", "few", "cannot be told", or names joined by
         " or "), `confidence` ("high", "moderate", "low"), `sentence` and `evidence`.
     `design`
-        DataFrame of the same columns: which questions the design of the data can answer, as
-        :func:`sc_vaenb.tl.design` finds before any fit.
+        DataFrame with the same columns: which questions the design of the data can answer, from
+        :func:`sc_vaenb.tl.design`, which runs before any fit.
     `scores`
         As :func:`sc_vaenb.tl.score` writes them.
     `methods`
-        DataFrame: a row per embedding with `method`, `seed`, `embedding`, and the `seconds` that it took, without
+        DataFrame: a row per embedding with `method`, `seed`, `embedding`, and its `seconds` of computing, without
         neighbours and UMAP.
     `null_split`
-        DataFrame: the purity of clusters `before` and `after` each correction of the largest batch, split at random
-        into two; only where that batch has 100 cells.
+        DataFrame: the purity of clusters `before` and `after` each correction, where the largest batch is split at
+        random into two. Written only if that batch has at least 100 cells.
     `seed_overlap`
-        DataFrame, with `n_seeds` above 1: for each model, how many fits (`n_seeds`) and the mean share of a cell's 15
-        nearest cells that two of them have in common (`overlap`; among 2,000 cells at most).
+        DataFrame, if `n_seeds` is above 1: for each model, the number of fits (`n_seeds`) and the mean share of a
+        cell's 15 nearest cells that two fits have in common (`overlap`; among at most 2,000 cells).
     `params`, `failed`, `made`
-        Arguments, the error of each method that failed, and what this and earlier calls computed, with checksums.
+        Arguments; the error of each method that failed; what this and earlier calls computed, with checksums.
 
     Notes
     -----
-    *Is correction needed?* Batches are permuted within types (without labels: clusters) of the PCA. *Harm*: a type is
-    lost if the share of its cells' neighbours that are of the type falls by 0.1 or more below PCA's, and a bootstrap
-    over its cells excludes half of that. A method by which a tenth of all purity, or most of a third of the types, is
-    lost is never best, and one that loses any type only where no other correction keeps it. *Best*: the highest total
-    among these; methods that it does not lead beyond chance (over seeds, and over draws of half of the cells) are named
-    beside it. The total is computed in twelve ways, of which the default is one.
+    *Is correction needed?* Batches are permuted within types (without labels: within clusters of the PCA). *Harm*: the
+    purity of a type is the share of its cells' neighbours that are of the type. A type is lost if its purity is 0.1 or
+    more below that in the PCA, and a bootstrap over its cells excludes half of that. A method that loses a tenth of all
+    purity, or most of a third of the types, is never best. A method that loses any type can be best only if no other
+    correction keeps that type. *Best*: the highest total among these. Methods over which its lead is not significant
+    (over seeds, and over draws of half of the cells) are named with it. The total is computed in twelve ways, one of
+    which is the default.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        A key is not there, the counts are not counts, or a variant is not possible. `adata` is unchanged.
+        A key does not exist, the counts are not counts, or a variant is not possible. `adata` is unchanged.
     RuntimeError
         Every method failed.
 
@@ -177,15 +174,15 @@ def compare(
     _check(adata, batch_key, label_key, n_seeds, rng, key_added)
     counts = _adata.read_counts(adata, layer, _adata.gene_mask(adata, mask_var), allow_non_integer=False)
     codes = _obs.read_batches(adata, batch_key)[0]
-    data = _checksum(counts.data, counts.indices, counts.indptr, codes)
+    data_checksum = checksum(counts.data, counts.indices, counts.indptr, codes)
     del counts
-    made = _made_before(adata, key_added)
+    made = computed_before(adata, key_added)
     options = {"layer": layer, "mask_var": mask_var, "device": device}
-    runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(made.index))
-    _check_keys(runs, key_added, batch_key, label_key)
+    runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
+    check_keys([run.key for run in runs], key_added, batch_key, label_key)
     if copy:
         adata = adata.copy()
-        runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data, set(made.index))
+        runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
 
     layout = audit(adata, batch_key, label_key, condition_key, layer, mask_var, rng)
     logg.info(layout.in_words())
@@ -193,19 +190,19 @@ def compare(
     failed: dict[str, str] = {}
     for run in runs:
         start = time.perf_counter()
-        there = run.key in made.index and made.loc[run.key, "made_from"] == run.print
+        is_computed = run.key in made.index and made.loc[run.key, "made_from"] == run.fingerprint
         try:
-            if not there:
+            if not is_computed:
                 run.compute()
                 _stop_if_interrupted(adata, run.key)
-                checksum = _checksum(np.asarray(adata.obsm[f"X_{run.key}"]))
-                made.loc[run.key] = [run.print, checksum, time.perf_counter() - start]
-                adata.uns.pop(f"neighbors_{run.key}", None)  # of another embedding of this name
-                # at once, so that an interrupted comparison can go on; the scores of an earlier one stay until its end
+                embedding = np.asarray(adata.obsm[f"X_{run.key}"])
+                made.loc[run.key] = [run.fingerprint, checksum(embedding), time.perf_counter() - start]
+                adata.uns.pop(f"neighbors_{run.key}", None)  # of an earlier embedding with this name
+                # Written now, so that an interrupted comparison can continue. Earlier scores stay until the end.
                 adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
             if run.seed == rng:
-                neighbors_leiden_umap(adata, run.key, resolution, rng, again=not there)
-        except Exception as error:  # whatever a method runs into, the others go on
+                neighbors_leiden_umap(adata, run.key, resolution, rng, again=not is_computed)
+        except Exception as error:  # any error of one method; the others go on
             failed[run.key] = f"{type(error).__name__}: {error}"
             logg.warning(f"{run.key} failed and is left out: {failed[run.key]}")
             continue
@@ -219,14 +216,18 @@ def compare(
     keys = methods["embedding"].tolist()
     uncorrected = keys[0] if methods["method"][0] == "PCA" else None
     scores = score_embeddings(adata, keys, batch_key, label_key, uncorrected, MAX_CELLS_SCORED, rng)
-    fitted = set(methods["method"])
+    succeeded = set(methods["method"])
 
     def null_runs(null: AnnData, half_key: str, n_steps: int) -> list[Run]:
-        most = min(n_steps, (cvae.__kwdefaults__ or {})["n_steps"] or n_steps)
-        short = {name: {**v, "n_steps": min(v.get("n_steps") or most, most)} for name, v in (variants or {}).items()}
-        own = {*OWN_KEYS, *short}  # nothing of the user's is in a null split
-        found = _runs(null, half_key, short, 1, rng, {**options, "n_steps": most}, data, own)
-        return [run for run in found if run.method in fitted]
+        max_steps = min(n_steps, (cvae.__kwdefaults__ or {})["n_steps"] or n_steps)
+        short_variants = {
+            name: {**arguments, "n_steps": min(arguments.get("n_steps") or max_steps, max_steps)}
+            for name, arguments in (variants or {}).items()
+        }
+        own_keys = {*OWN_KEYS, *short_variants}  # a null split holds no results of the user
+        short_options = {**options, "n_steps": max_steps}
+        runs = _runs(null, half_key, short_variants, 1, rng, short_options, data_checksum, own_keys)
+        return [run for run in runs if run.method in succeeded]
 
     null, losses = null_split(adata, batch_key, null_runs, adata.uns.get(key_added, {}).get("null_split"), rng)
     overlap = seed_overlap(adata, methods, rng)
@@ -263,12 +264,12 @@ def _check(
     if label_key is not None:
         _obs.warn_about_no_label_words(adata, label_key, _obs.NOT_A_LABEL)
     check_seeds(rng, n_seeds)
-    taken = adata.uns.get(key_added)
-    if taken is not None and not (isinstance(taken, dict) and "made" in taken):
+    existing = adata.uns.get(key_added)
+    if existing is not None and not (isinstance(existing, dict) and "made" in existing):
         msg = f"uns[{key_added!r}] holds something that is no comparison. Choose another key_added."
         raise ValueError(msg)
-    if taken is not None:
-        check_result({"made": taken["made"]}, key_added, "compare")
+    if existing is not None:
+        check_result({"made": existing["made"]}, key_added, "compare")
 
 
 def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -287,35 +288,12 @@ def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any],
         if unknown:
             msg = f"variants[{name!r}] has {unknown}, which cannot be set here. Give arguments of sc_vaenb.tl.cvae."
             raise TypeError(msg)
-        given = {**defaults, **options, **arguments, "batch_key": batch_key}
+        all_arguments = {**defaults, **options, **arguments, "batch_key": batch_key}
         try:
-            check_together(adata, check_values(cvae, given))
+            check_together(adata, check_values(cvae, all_arguments))
         except (TypeError, ValueError) as error:
             msg = f"variants[{name!r}]: {error}"
             raise type(error)(msg) from error
-
-
-def _beside(adata: AnnData, params: Mapping[str, Any]) -> list[int]:
-    """Checksums of what a fit with these parameters reads beside counts and batches."""
-    named = (params.get("size_factor"), params.get("labels_key"), *(params.get("covariate_keys") or ()))
-    columns = [name for name in named if name in adata.obs]  # what is not there the fit will refuse
-    found = [_checksum(pd.util.hash_pandas_object(adata.obs[name], index=False).to_numpy()) for name in columns]
-    if (key := params.get("protein_key")) in adata.obsm:
-        names = adata.uns.get("protein_names", getattr(adata.obsm[key], "columns", []))
-        found += [_checksum(np.asarray(adata.obsm[key], np.float64)), zlib.crc32(repr(list(names)).encode())]
-    return found
-
-
-def _check_keys(runs: list[Run], key_added: str, batch_key: str, label_key: str | None) -> None:
-    keys = [run.key for run in runs]
-    for key in keys:
-        if keys.count(key) > 1 or key == key_added:
-            msg = f"two results would have the name {key!r}. Rename the variant, or choose another key_added."
-            raise ValueError(msg)
-        for name, column in (("batch_key", batch_key), ("label_key", label_key)):
-            if column == f"leiden_{key}":
-                msg = f"{name}={column!r} is a column that the comparison writes. Copy it to another name first."
-                raise ValueError(msg)
 
 
 def _runs(
@@ -325,79 +303,40 @@ def _runs(
     n_seeds: int,
     rng: int,
     options: Mapping[str, Any],
-    data: int,
-    own: set[str],
+    data_checksum: int,
+    own_keys: set[str],
 ) -> list[Run]:
-    """What to compute. `data` is the checksum of counts and batches, `own` the names of an earlier comparison."""
+    """The embeddings to compute. `data_checksum`: of counts and batches. `own_keys`: keys of an earlier comparison."""
     _check_variants(adata, batch_key, variants, options)
     layer, mask_var = options["layer"], options["mask_var"]
 
     def run(method: str, seed: int, name: str, params: Mapping[str, Any], compute: Callable[..., Any]) -> Run:
-        key = _own_key(adata, name, own)
-        untold = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy"}
-        told = {k: v for k, v in params.items() if k not in untold}
-        text = json.dumps(
-            [method, seed, told, version("sc_vaenb"), _beside(adata, params)], sort_keys=True, default=str
-        )
-        return Run(method, seed, key, f"{zlib.crc32(text.encode()):08x}{data:08x}", partial(compute, key_added=key))
+        key = free_key(adata, name, own_keys)
+        made_from = fingerprint(adata, method, seed, params, data_checksum)
+        return Run(method, seed, key, made_from, partial(compute, key_added=key))
 
     def pca(key_added: str) -> None:
         _adata.write_result(adata, key_added, log_pca(adata, layer, mask_var, rng))
 
     runs = [run("PCA", rng, "pca", {}, pca)]
-    of_pca = partial(harmony, adata, batch_key, basis=f"X_{runs[0].key}", rng=rng)
-    runs.append(run("Harmony", rng, "pca_harmony", {}, of_pca))
+    harmony_of_pca = partial(harmony, adata, batch_key, basis=f"X_{runs[0].key}", rng=rng)
+    runs.append(run("Harmony", rng, "pca_harmony", {}, harmony_of_pca))
     for seed in range(rng, rng + n_seeds):
         suffix = "" if seed == rng else f"_seed{seed - rng}"
-        given = {**options, "rng": seed}
-        params = {**(vae.__kwdefaults__ or {}), **given}
-        runs.append(run("VAE", seed, "vae" + suffix, params, partial(vae, adata, **given)))
+        vae_arguments = {**options, "rng": seed}
+        params = {**(vae.__kwdefaults__ or {}), **vae_arguments}
+        runs.append(run("VAE", seed, "vae" + suffix, params, partial(vae, adata, **vae_arguments)))
         for name, arguments in {"cvae": {}, **variants}.items():
-            given = {**options, **arguments, "rng": seed}
-            params = {**(cvae.__kwdefaults__ or {}), **given}
+            cvae_arguments = {**options, **arguments, "rng": seed}
+            params = {**(cvae.__kwdefaults__ or {}), **cvae_arguments}
             label = "CVAE" if name == "cvae" else name
-            runs.append(run(label, seed, name + suffix, params, partial(cvae, adata, batch_key, **given)))
-    order = {label: at for at, label in enumerate([*OWN_LABELS, *variants])}
+            runs.append(run(label, seed, name + suffix, params, partial(cvae, adata, batch_key, **cvae_arguments)))
+    order = {label: i for i, label in enumerate([*OWN_LABELS, *variants])}
     return sorted(runs, key=lambda r: (order[r.method], r.seed))
 
 
-def _own_key(adata: AnnData, name: str, own: set[str]) -> str:
-    """`name`, or name_compare, name_compare2, ...: the first that is free, or of this comparison."""
-
-    def is_free(key: str) -> bool:
-        in_uns, in_obsm = (key, f"neighbors_{key}"), (f"X_{key}", f"X_umap_{key}")
-        there = any(name in adata.uns for name in in_uns) or any(name in adata.obsm for name in in_obsm)
-        return not there and f"leiden_{key}" not in adata.obs
-
-    keys = chain((name, name + SUFFIX), (f"{name}{SUFFIX}{n}" for n in count(2)))
-    return next(key for key in keys if key in own or is_free(key))
-
-
 def _stop_if_interrupted(adata: AnnData, key: str) -> None:
-    """A fit that Ctrl-C ended early keeps its best weights; a comparison must not: it would score half a fit."""
+    """Remove a fit that Ctrl-C ended early, and stop the comparison: it would score a model that is half fitted."""
     if adata.uns.get(key, {}).get("verdict", {}).get("status") == "interrupted":
         del adata.uns[key], adata.obsm[f"X_{key}"]
         raise KeyboardInterrupt
-
-
-def _made_before(adata: AnnData, key_added: str) -> pd.DataFrame:
-    """What earlier comparisons made and nobody has changed since: a row per key."""
-    made = adata.uns.get(key_added, {}).get("made")
-    if made is None:
-        return pd.DataFrame(
-            {"made_from": pd.Series(dtype=object), "checksum": pd.Series(dtype=np.int64), "seconds": 0.0}
-        )
-    made = made.astype({"made_from": object})
-    for key in list(made.index):
-        if f"X_{key}" not in adata.obsm:
-            made.loc[key, "made_from"] = ""  # its graph and clusters may still be there
-        elif _checksum(np.asarray(adata.obsm[f"X_{key}"])) != made.loc[key, "checksum"]:
-            made = made.drop(index=key)
-    return made
-
-
-def _checksum(*arrays: NDArray) -> int:
-    value = 0
-    for array in arrays:
-        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
-    return value

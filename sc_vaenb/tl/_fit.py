@@ -35,8 +35,8 @@ from ..inference.embed import aligned, embed, memberships
 from ..inference.offsets import find_offsets, with_offsets
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
-from ._arguments import check_shareable, check_together, folder_of, to_python, to_uns
-from ._components import in_order, write_components
+from ._arguments import check_shareable, check_together, checkpoint_folder, to_python, to_uns
+from ._components import order_components, write_components
 from ._fit_words import all_in_words, groups_in_words, lost_in_words, start_in_words
 from ._inputs import Inputs, model_config, read_inputs
 from ._labels import classifier_of, write_labels
@@ -81,7 +81,7 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     rank, n_processes = rank_and_size()
     if n_processes > 1:
         check_shareable(params, n_processes)
-    folder = folder_of(arguments["checkpoint"], params["rng"], checked=rank == 0)
+    folder = checkpoint_folder(arguments["checkpoint"], params["rng"], checked=rank == 0)
     device, seed = own_device(params["device"]), seed_of(params["rng"])
 
     with process_group(device) as processes, ExitStack() as held:
@@ -244,7 +244,7 @@ def _write(
     }
     members = result.memberships
     if members is not None:
-        members, record["components"] = in_order(members, record["model"]["weights"]["prior.weight"])
+        members, record["components"] = order_components(members, record["model"]["weights"]["prior.weight"])
     if inputs.labels:
         record["labels"] = {"names": np.array(inputs.labels, dtype=object), **result.label_scores}
     if len(inputs.batches):

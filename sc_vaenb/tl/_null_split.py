@@ -47,7 +47,7 @@ def null_split(
     null = _slim(adata, cells)
     null.obs[HALF] = pd.Categorical.from_codes(rng.permutation(np.arange(len(cells)) % 2), ["a", "b"])
     runs = make_runs(null, HALF, MAX_STEPS)
-    fingerprints = {run.method: run.print for run in runs}
+    fingerprints = {run.method: run.fingerprint for run in runs}
     rows, missing = [], []
     for method in [run.method for run in runs if run.method not in {"PCA", "VAE"}]:
         known_rows = []
@@ -104,7 +104,7 @@ def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> lis
     names = clusters(embeddings["PCA"], resolution=RESOLUTION).astype(str)
     purity = {method: purity_per_cell(knn(embedding, N_NEIGHBORS), names) for method, embedding in embeddings.items()}
     rows: list[Mapping[str, Any]] = []
-    fingerprints = {run.method: run.print for run in runs}
+    fingerprints = {run.method: run.fingerprint for run in runs}
     for method in missing:
         before = "PCA" if method == "Harmony" else "VAE"
         if method in purity and before in purity:

@@ -11,7 +11,8 @@ from scipy.sparse import csr_matrix
 
 from ..data.counts import cells_by_code
 from ..inference.confidence import MIN_CELLS, Confidence, calibrate
-from ..inference.novelty import MIN_CALIBRATION, MIN_TYPES, Novelty, discoveries
+from ..inference.groups import MIN_TYPES
+from ..inference.novelty import MIN_CALIBRATION, Novelty, discoveries
 from ..inference.transfer import Reference, nearest, vote
 from ._findings import few
 
@@ -55,7 +56,7 @@ def transfer_labels(
         p[cells] = result.p
         novel[cells] = discoveries(p[cells], FALSE_DISCOVERY_RATE)
         name = batches[batch[cells[0]]]
-        if not result.told_apart:
+        if not result.enough_types:
             confounded.append(name)
         for label in np.unique(predicted[cells]):
             labelled = cells[predicted[cells] == label]
@@ -63,7 +64,7 @@ def transfer_labels(
             difference = float(result.difference[label])
             new = n_novel >= max(MIN_NOVEL_CELLS, MIN_NOVEL_SHARE * len(labelled)) or bool(result.differs[label])
             row = {"batch": name, "label": names[label], "n_cells": len(labelled), "n_novel": n_novel}
-            rows.append({**row, "difference": difference, "new": new and result.told_apart})
+            rows.append({**row, "difference": difference, "new": new and result.enough_types})
     query = pd.DataFrame(rows)
     left_out = novelty.left_out()
     labels = pd.DataFrame(

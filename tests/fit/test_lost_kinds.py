@@ -45,3 +45,11 @@ def test_a_batch_with_one_kind_can_lose_nothing(cells):
     adata, kinds = cells
     one = kinds[0]._replace(fraction=np.ones(1))
     assert lost_kinds(np.zeros((adata.n_obs, 2), np.float32), 0, one) == []
+
+
+def test_a_kind_that_is_half_mixed_with_a_larger_one_is_not_lost(cells):
+    """Of a type that is mixed through and through nearly all neighbours are of the other; here it is a half."""
+    adata, kinds = cells
+    types, rng = adata.obs["cell_type"].cat.codes.to_numpy(), np.random.default_rng(1)
+    stray = (types == 2) & (rng.random(len(types)) < 0.4)
+    assert lost_kinds(embedding_of(np.where(stray, 1, types), rng), 1, kinds[1]) == []

@@ -12,7 +12,7 @@ def decoded_in(as_in, own):
     for cells, batch_index in as_in.rounds(own):
         for cell, batch in zip(cells.tolist(), batch_index.tolist(), strict=True):
             found[cell].append(batch)
-    assert as_in.number(own).squeeze(1).tolist() == [len(batches) for batches in found]
+    assert as_in.n_batches(own).squeeze(1).tolist() == [len(batches) for batches in found]
     return found
 
 

@@ -47,8 +47,8 @@ KNOWN = np.arange(240) % 4
 
 @pytest.mark.parametrize("batch_effect", [0.0, 0.3])
 def test_p_values_of_known_types_are_as_small_as_chance_makes_them(batch_effect):
-    p, told_apart, _, differs = Novelty(reference(batch_effect=batch_effect), K, 0)(*query(KNOWN, 50, batch_effect))
-    assert told_apart
+    p, enough_types, _, differs = Novelty(reference(batch_effect=batch_effect), K, 0)(*query(KNOWN, 50, batch_effect))
+    assert enough_types
     assert not differs.any()
     assert 0.3 < p.mean() < 0.8
     assert (p < 0.05).mean() < 0.12
@@ -69,7 +69,7 @@ def test_a_new_type_on_a_known_one_is_found_by_its_expression_and_not_without(ba
 
 
 def test_two_types_do_not_tell_a_batch_effect_from_what_is_new():
-    assert not Novelty(reference(), K, 0)(*query(KNOWN % 2)).told_apart
+    assert not Novelty(reference(), K, 0)(*query(KNOWN % 2)).enough_types
 
 
 def test_few_cells_of_a_label_give_no_p_values():

@@ -11,7 +11,8 @@ from sc_vaenb.fit.state import FitConfig
 from sc_vaenb.inference.map_query import with_batches
 from sc_vaenb.model.batch_penalty import SCALES
 from sc_vaenb.model.config import ModelConfig
-from sc_vaenb.model.penalty import PENALTIES, ForwardState
+from sc_vaenb.model.minibatch import ForwardState
+from sc_vaenb.model.penalty import PENALTIES
 from sc_vaenb.model.vae import CountVAE
 
 NAMES = ["adversary", "mmd"]
@@ -31,7 +32,7 @@ def passed(model, batch, z=None, **options):
 
 
 def value_of(model, name, batch, z=None, **options):
-    return model.penalties[name](model, passed(model, batch, z, **options))
+    return model.penalties[name](passed(model, batch, z, **options))
 
 
 # all of them

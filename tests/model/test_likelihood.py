@@ -108,7 +108,9 @@ def test_the_fast_kernel_is_the_plain_sum_in_value_and_gradient(counts, raw, dis
         log_mu = (rate.log_softmax(1) if shares else rate) + offset
         return negative_binomial(batch.dense(batch.count), log_mu, each).sum(1)
 
-    fast = value_and_gradients(lambda rate, theta: negative_binomial_cells(rate, offset, theta, batch, shares=shares))
+    fast = value_and_gradients(
+        lambda rate, theta: negative_binomial_cells(rate, offset, theta, batch, is_softmax=shares)
+    )
     for found, expected in zip(fast, value_and_gradients(plain), strict=True):
         torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-3)
 
@@ -145,7 +147,7 @@ def test_the_fast_kernel_is_finite_where_rates_underflow_or_overflow(batch):
             rate[:, ::2] *= -1
         theta = torch.zeros(1, 40, requires_grad=True)
         for shares in (False, True):
-            value = negative_binomial_cells(rate, torch.zeros(60, 1), theta, batch, shares=shares)
+            value = negative_binomial_cells(rate, torch.zeros(60, 1), theta, batch, is_softmax=shares)
             gradients = torch.autograd.grad(value.sum(), [rate, theta])
             assert all(torch.isfinite(t).all() for t in (value, *gradients))
 

@@ -8,7 +8,7 @@ import torch
 from scipy import special, stats
 
 from sc_vaenb.model.config import ModelConfig
-from sc_vaenb.model.protein import A_FEW, Levels, mixture, two_levels
+from sc_vaenb.model.protein import MIN_CELLS_TWO_LEVELS, Levels, mixture, two_levels
 from sc_vaenb.model.vae import CountVAE
 
 X = [0, 1, 3, 17, 250, 12_345, 1_000_000]
@@ -82,8 +82,8 @@ def test_two_levels_are_found_where_there_are_two():
     torch.testing.assert_close(background.exp(), torch.full((2,), 8.0), rtol=0.05, atol=0)
     torch.testing.assert_close(bound.exp(), torch.full((2,), 392.0), rtol=0.05, atol=0)
     torch.testing.assert_close(share, torch.tensor(high.mean(0), dtype=torch.float32), rtol=0.1, atol=0)
-    assert two_levels(x[: A_FEW - 1]).isnan().all()
-    x[A_FEW - 1 :, 1] = torch.nan
+    assert two_levels(x[: MIN_CELLS_TWO_LEVELS - 1]).isnan().all()
+    x[MIN_CELLS_TWO_LEVELS - 1 :, 1] = torch.nan
     assert two_levels(x)[:, 1].isnan().all()
     assert two_levels(torch.full((30, 1), 5.0)).isfinite().all()  # the same for all cells
 
@@ -134,7 +134,7 @@ def test_the_loss_is_the_weighted_likelihood_of_what_was_measured(model, measure
 
 def test_what_was_not_measured_has_no_part_in_encoder_loss_and_gradients(model, measured):
     missing = measured.side_inputs["protein"].isnan()
-    shown = model.protein.seen(measured)
+    shown = model.protein.encoder_input(measured)
     assert (shown[:, :3][missing] == 0).all()
     assert torch.equal(shown[:, 3:] == 0, missing)
     measured.side_inputs["protein"][:, 2] = torch.nan
@@ -150,8 +150,8 @@ def test_what_was_not_measured_has_no_part_in_encoder_loss_and_gradients(model, 
 
 
 def test_the_encoder_learns_to_do_without_proteins_in_the_fit_alone(model, measured):
-    assert torch.equal(model.protein.seen(measured), model.protein.seen(measured))
+    assert torch.equal(model.protein.encoder_input(measured), model.protein.encoder_input(measured))
     model.train()
     measured.generator = torch.Generator().manual_seed(0)
-    hidden = (model.protein.seen(measured)[:, 3:] == 0).all(1)
+    hidden = (model.protein.encoder_input(measured)[:, 3:] == 0).all(1)
     assert 0.05 < hidden.float().mean() < 0.6

@@ -34,7 +34,7 @@ def backed(tmp_path, monkeypatch):
         files.append(ad.read_h5ad(tmp_path / "a.h5ad", backed="r"))
         monkeypatch.setattr("sc_vaenb.data.on_disk.CELLS_AT_ONCE", 70)
         monkeypatch.setattr(_adata, "read_matrix", lambda *args: pytest.fail("read all counts into memory"))
-        monkeypatch.setattr(prepare.__module__ + ".read_matrix", lambda *args: pytest.fail("read all counts"))
+        monkeypatch.setattr("sc_vaenb.pp._find_counts.read_matrix", lambda *args: pytest.fail("read all counts"))
         return files[-1]
 
     yield open_
@@ -97,7 +97,7 @@ def test_where_loess_fails_a_sample_decides(cells, backed, monkeypatch, log):
         assert reason.pop("fallback").startswith("loess failed (")
     alike(found, expected, rtol=1e-9)
     assert found.uns["prepare"]["flavor"] == "seurat"
-    monkeypatch.setattr(prepare.__module__ + ".SAMPLE", 300)
+    monkeypatch.setattr("sc_vaenb.pp._variable_genes.N_CELLS_SAMPLED", 300)
     prepare(found, "batch", n_top_genes=60)
     assert "chosen from 300 of the 400 cells, drawn at random" in log.getvalue()
     both = found.var["highly_variable"] & expected.var["highly_variable"]

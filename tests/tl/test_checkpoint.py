@@ -40,7 +40,7 @@ def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, tmp_path, refus
         (
             {"checkpoint": "kept", "rng": None},
             ValueError,
-            r"^checkpoint needs a seed: with rng=None no fit is that of be",
+            r"^checkpoint needs a seed: with rng=None every fit is a diff",
         ),
         ({"checkpoint": "file"}, FileExistsError, r"^checkpoint='file' is a file, not a folder\. Pass another name\.$"),
         (

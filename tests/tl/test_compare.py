@@ -8,8 +8,8 @@ import pytest
 import sc_vaenb
 from sc_vaenb.fit import history
 from sc_vaenb.tl import _compare, _graph
-from sc_vaenb.tl._compare import _beside
 from sc_vaenb.tl._findings import ADVICE, BEST, NEEDED
+from sc_vaenb.tl._fingerprints import side_input_checksums
 
 KEYS = ["pca", "pca_harmony", "vae", "cvae"]
 
@@ -266,7 +266,7 @@ def test_what_a_fit_reads_beside_the_counts_is_part_of_what_it_was_made_from(ada
     params = {"size_factor": "depth", "covariate_keys": ("age",), "labels_key": "known", "protein_key": "prot"}
     adata.obs["depth"], adata.obs["age"], adata.obs["known"] = 1.0, np.arange(300.0), "a"
     adata.obsm["prot"] = np.ones((300, 2))
-    prints = [_beside(adata, {})]
+    prints = [side_input_checksums(adata, {})]
     for change in ("nothing", "depth", "age", "known", "prot", "names"):
         if change in adata.obs:
             adata.obs[change] = adata.obs[change].to_numpy()[::-1] + adata.obs[change].to_numpy()
@@ -274,6 +274,6 @@ def test_what_a_fit_reads_beside_the_counts_is_part_of_what_it_was_made_from(ada
             adata.obsm["prot"] = np.full((300, 2), 2.0)
         elif change == "names":
             adata.uns["protein_names"] = ["CD3", "CD19"]
-        prints.append(_beside(adata, params))
-        assert prints[-1] == _beside(adata.copy(), params)
+        prints.append(side_input_checksums(adata, params))
+        assert prints[-1] == side_input_checksums(adata.copy(), params)
     assert len({str(found) for found in prints}) == len(prints)

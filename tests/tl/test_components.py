@@ -108,7 +108,7 @@ def test_cells_that_are_all_the_same(adata, fast, prior):
     [
         ({"prior": "conditional"}, r"prior='conditional' is not known.* This needs batches\. Use sc_vaenb"),
         ({"prior": "gmm"}, r"prior='gmm' is not known\. Choose one of \['normal', 'mog', 'vamp'\]"),
-        ({"prior": "vamp", "norm": "batch"}, r"prior='vamp' encodes its pseudo-inputs beside the cells of a step"),
+        ({"prior": "vamp", "norm": "batch"}, r"prior='vamp' encodes its pseudo-inputs together with the cells of a"),
         ({"n_components": 0}, "n_components=0 is not possible. Give a whole number at least 1 and at most 100"),
         ({"n_components": 2.5}, "n_components=2.5 is not possible. Give a whole number"),
     ],

@@ -144,6 +144,6 @@ def test_refusals(adata, fast, refused, keys, error, text):
 
 
 def test_labels_cannot_be_a_covariate(adata, fast, refused):
-    text = r"labels_key='cell_type' is among covariate_keys: the model would be told what it is to predict\."
+    text = r"labels_key='cell_type' is among covariate_keys: the model would see the labels that it should predict\."
     with refused(adata, ValueError, text):
         sc_vaenb.tl.cvae(adata, "batch", covariate_keys=["cell_type"], labels_key="cell_type", **fast)

@@ -247,7 +247,7 @@ def test_unknown_choices_list_the_valid_ones(adata, refused, name, valid, value)
     [
         (
             {"size_factor_as": "covariate"},
-            "size_factor_as='covariate' needs rates free to follow the depth, but link='sof",
+            "size_factor_as='covariate' needs rates that can change with the depth, but link='sof",
         ),
         ({"n_latent": 0}, "n_latent=0 is not possible. Give a whole number at least 1"),
         ({"key_added": "a/b"}, "key_added='a/b' is not possible. Give a name without '/'"),

@@ -8,8 +8,9 @@ import pytest
 
 import sc_vaenb
 from sc_vaenb.tl import _design as module
+from sc_vaenb.tl._batch_column import BATCH_COLUMN
 
-SHARED, CONDITION, ONE_SIDED, UNIT = module.SHARED, module.CONDITION, module.ONE_SIDED, module.UNIT
+SHARED, CONDITION, ONE_SIDED = module.SHARED, module.CONDITION, module.ONE_SIDED
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_labels_that_no_cell_has_are_no_labels(laid_out):
     laid_out.obs["cell_type"] = "Unknown"
     found = answers(laid_out, label_key="cell_type")
     assert found[SHARED][0] == "cannot be told"
-    assert found[UNIT][0] == "batch"
+    assert found[BATCH_COLUMN][0] == "batch"
     assert "within clusters" in laid_out.uns["design"]["findings"]["evidence"].iloc[-1]
 
 
@@ -119,8 +120,8 @@ def test_without_a_pca_the_layout_is_read_all_the_same(laid_out):
     one = np.arange(laid_out.n_vars) == int(laid_out.X.sum(axis=0).argmax())
     found = answers(laid_out, label_key="cell_type", mask_var=one)
     assert found[SHARED][0] == "yes"
-    assert found[UNIT][0] == "cannot be told"
-    assert "needs two cells and two genes at least" in found[UNIT][1]
+    assert found[BATCH_COLUMN][0] == "cannot be told"
+    assert "needs two cells and two genes at least" in found[BATCH_COLUMN][1]
     assert laid_out.uns["design"]["columns"].empty
 
 
@@ -144,7 +145,7 @@ UNITS = {
 @pytest.mark.parametrize("label_key", ["cell_type", None])
 def test_the_column_that_is_the_batch_is_found(laid_out, given, label_key):
     expected, text = UNITS[given]
-    answer, sentence = answers(laid_out, batch_key=given, label_key=label_key)[UNIT]
+    answer, sentence = answers(laid_out, batch_key=given, label_key=label_key)[BATCH_COLUMN]
     assert answer == expected
     assert sentence.startswith(text)
     columns = laid_out.uns["design"]["columns"]
@@ -156,7 +157,7 @@ def test_the_column_that_is_the_batch_is_found(laid_out, given, label_key):
 def test_batches_at_random_are_no_batch_effect(laid_out):
     laid_out = laid_out[laid_out.obs["batch"] == "batch_1"].copy()
     laid_out.obs["half"] = (np.random.default_rng(5).random(laid_out.n_obs) < 0.5).astype(str)
-    answer, sentence = answers(laid_out, batch_key="half", label_key="cell_type")[UNIT]
+    answer, sentence = answers(laid_out, batch_key="half", label_key="cell_type")[BATCH_COLUMN]
     assert answer == "none"
     assert "no batch effect is seen" in sentence
 
@@ -168,8 +169,8 @@ def test_a_crossed_column_that_matters_is_offered_as_a_covariate(laid_out):
     del laid_out.obs["library"], laid_out.obs["site"]
     columns = answers(laid_out, label_key="cell_type")
     assert laid_out.uns["design"]["columns"].loc["plate", "relation"] == "crossed"
-    assert columns[UNIT][0] == "none"
-    assert "also differ between values of 'plate': if that is technical" in columns[UNIT][1]
+    assert columns[BATCH_COLUMN][0] == "none"
+    assert "also differ between values of 'plate': if that is technical" in columns[BATCH_COLUMN][1]
 
 
 def test_what_is_written_can_be_read_again(laid_out, tmp_path):

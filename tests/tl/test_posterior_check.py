@@ -70,7 +70,7 @@ def test_without_the_cells_held_out_all_are_checked_and_a_warning_says_so(fitted
     assert record["params"]["cells"] == "given"
     assert record["cells"].index.tolist() == shuffled.obs_names.tolist()
     assert "The cells that the fit held out are not known" in log.getvalue()
-    assert "Checked on 300 cells given (fitted ones flatter the model)" in record["verdict"]
+    assert "Checked on 300 cells given (fitted cells make the model look better)" in record["verdict"]
     sc_vaenb.tl.vae(fitted, validation_fraction=0.0, key_added="none", **fast)
     assert checked(fitted, "none")["params"]["cells"] == "given"
     del fitted.uns["vae"]["history"]
@@ -112,7 +112,7 @@ def test_a_model_of_its_own_data_is_calibrated_and_one_of_too_little_variance_is
     assert nb.loc["count_expressed", "50%"] == pytest.approx(0.5, abs=0.08)
     assert poisson.loc["count_expressed", "90%"] < 0.8
     assert "as they should" in found["nb"]["verdict"]
-    assert "the data vary more than the model says" in found["poisson"]["verdict"]
+    assert "the data vary more than the model predicts" in found["poisson"]["verdict"]
 
 
 def fits(*means, n=400):

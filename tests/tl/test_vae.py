@@ -557,7 +557,7 @@ def test_unknown_choices_list_the_valid_ones(adata, fast, refused, name, valid, 
         (
             {"norm": "batch", "batch_size": 1},
             ValueError,
-            "norm='batch' needs two cells or more in each step. Raise batch",
+            "norm='batch' needs two cells or more in each minibatch. Raise batch",
         ),
         ({"rng": "0"}, TypeError, r"rng='0' .* Give a whole number .*, a numpy\.random\.Generator or None"),
         ({"rng": 1.5}, TypeError, "rng=1.5 is not possible. Give a whole number"),

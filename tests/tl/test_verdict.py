@@ -175,7 +175,13 @@ class Run:
     """A fit of a null split that keeps the data as they are, or destroys them."""
 
     def __init__(self, adata, method, destroys):
-        self.adata, self.method, self.key, self.print, self.destroys = adata, method, method, f"{method} 1", destroys
+        self.adata, self.method, self.key, self.fingerprint, self.destroys = (
+            adata,
+            method,
+            method,
+            f"{method} 1",
+            destroys,
+        )
 
     def compute(self):
         x = np.asarray(self.adata.layers["counts"], np.float32)

@@ -1,0 +1,86 @@
+"""Keys and fingerprints of the embeddings of a comparison: an embedding with the same fingerprint is used again."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+SUFFIX = "_compare"  # put behind the name of a method if something else has that name
+NOT_IN_FINGERPRINT = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy"}
+
+
+def fingerprint(adata: AnnData, method: str, seed: int, params: Mapping[str, Any], data_checksum: int) -> str:
+    """Changes with the parameters, the package version, the side inputs, and the counts and batches."""
+    used_params = {name: value for name, value in params.items() if name not in NOT_IN_FINGERPRINT}
+    parts = [method, seed, used_params, version("sc_vaenb"), side_input_checksums(adata, params)]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return f"{zlib.crc32(text.encode()):08x}{data_checksum:08x}"
+
+
+def side_input_checksums(adata: AnnData, params: Mapping[str, Any]) -> list[int]:
+    """Checksums of all that a fit with these parameters reads, besides counts and batches."""
+    keys = (params.get("size_factor"), params.get("labels_key"), *(params.get("covariate_keys") or ()))
+    columns = [name for name in keys if name in adata.obs]  # a missing column is reported by the fit
+    checksums = [checksum(pd.util.hash_pandas_object(adata.obs[name], index=False).to_numpy()) for name in columns]
+    if (key := params.get("protein_key")) in adata.obsm:
+        names = adata.uns.get("protein_names", getattr(adata.obsm[key], "columns", []))
+        checksums += [checksum(np.asarray(adata.obsm[key], np.float64)), zlib.crc32(repr(list(names)).encode())]
+    return checksums
+
+
+def free_key(adata: AnnData, name: str, own_keys: set[str]) -> str:
+    """The first of `name`, name_compare, name_compare2, ... that is not in use, or that this comparison wrote."""
+
+    def is_free(key: str) -> bool:
+        in_uns, in_obsm = (key, f"neighbors_{key}"), (f"X_{key}", f"X_umap_{key}")
+        is_used = any(name in adata.uns for name in in_uns) or any(name in adata.obsm for name in in_obsm)
+        return not is_used and f"leiden_{key}" not in adata.obs
+
+    candidates = chain((name, name + SUFFIX), (f"{name}{SUFFIX}{n}" for n in count(2)))
+    return next(key for key in candidates if key in own_keys or is_free(key))
+
+
+def check_keys(keys: list[str], key_added: str, batch_key: str, label_key: str | None) -> None:
+    """Refuse keys that two results would have, and columns of obs that the comparison would overwrite."""
+    for key in keys:
+        if keys.count(key) > 1 or key == key_added:
+            msg = f"two results would have the name {key!r}. Rename the variant, or choose another key_added."
+            raise ValueError(msg)
+        for name, column in (("batch_key", batch_key), ("label_key", label_key)):
+            if column == f"leiden_{key}":
+                msg = f"{name}={column!r} is a column that the comparison writes. Copy it to another name first."
+                raise ValueError(msg)
+
+
+def computed_before(adata: AnnData, key_added: str) -> pd.DataFrame:
+    """The embeddings of earlier comparisons that have not changed since, a row per key."""
+    made = adata.uns.get(key_added, {}).get("made")
+    if made is None:
+        return pd.DataFrame(
+            {"made_from": pd.Series(dtype=object), "checksum": pd.Series(dtype=np.int64), "seconds": 0.0}
+        )
+    made = made.astype({"made_from": object})
+    for key in list(made.index):
+        if f"X_{key}" not in adata.obsm:
+            made.loc[key, "made_from"] = ""  # its graph and clusters may still exist
+        elif checksum(np.asarray(adata.obsm[f"X_{key}"])) != made.loc[key, "checksum"]:
+            made = made.drop(index=key)
+    return made
+
+
+def checksum(*arrays: NDArray) -> int:
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
+    return value
