@@ -32,7 +32,8 @@ class Lost(NamedTuple):
 
 def lost_kinds(embedding: NDArray[np.float32], batch: int, kinds: Kinds) -> list[Lost]:
     """The pairs of clusters of a batch that the embedding (all cells x dimensions) no longer separates."""
-    n_kinds, sizes = len(kinds.fraction), np.bincount(kinds.cluster, minlength=len(kinds.fraction))
+    n_kinds = len(kinds.fraction)
+    sizes = np.bincount(kinds.cluster[kinds.cluster >= 0], minlength=n_kinds)  # -1: in no cluster
     if n_kinds < 2 or len(kinds.cells) <= 2 * N_NEIGHBORS:
         return []
     neighbor_clusters = kinds.cluster[knn(embedding[kinds.cells], N_NEIGHBORS + 1).indices[:, 1:]]

@@ -36,34 +36,36 @@ def corrected(
     rng: int | np.random.Generator | None = 0,
     copy: bool = False,
 ) -> AnnData | None:
-    """Expression without batch effects: denoised as if every cell came from one batch, or from all alike.
+    """Denoised expression without batch effects: as if every cell came from one batch, or averaged over all batches.
 
-    Each cell is encoded in its own batch, its latent state aligned as that in the embedding is (`align` of
-    :func:`sc_vaenb.tl.cvae`), and decoded in others, where :func:`sc_vaenb.tl.normalized` decodes it in its own.
+    Each cell is encoded in its own batch. Its latent state is aligned as in the embedding (`align` of
+    :func:`sc_vaenb.tl.cvae`) and decoded in other batches. (:func:`sc_vaenb.tl.normalized` decodes it in its own
+    batch.)
 
-    Where batches fell into groups without a kind of cell in common (`uns[key]["overlap"]`), nothing says what a cell
-    would be in a batch of another group, so batches are averaged within each group, and what tells the groups apart
-    stays in.
+    If the batches form groups without a kind of cell in common (`uns[key]["overlap"]`), the data do not show how a cell
+    would look in a batch of another group. Then batches are averaged within each group, and differences between the
+    groups are kept.
 
     Parameters
     ----------
     adata
-        Cells x genes, with a model in `uns[key]` from :func:`sc_vaenb.tl.cvae`, and the counts and batches where the
-        model was fitted on them.
+        Cells x genes, with a model in `uns[key]` from :func:`sc_vaenb.tl.cvae`, and with the counts and batches in the
+        same places as in the fit.
     key
         Name of the stored model.
     batch
-        Name of the batch that all cells are to come from. `None`: the mean over all batches (of a cell's group).
+        Name of the batch in which all cells are decoded. `None`: the mean over all batches (of a cell's group).
     counts
-        Write counts instead, drawn from the likelihood at each cell's own size factor, sparse, for methods that need
-        counts. With `batch=None` each count is drawn as in one of the batches at random, so that their mean is right.
-        `target_sum` is not used.
+        Write counts instead, as a sparse matrix, for methods that need counts. They are drawn from the likelihood with
+        the size factor of each cell. With `batch=None` each count is drawn in a random batch, so that the mean of the
+        counts is the mean over batches. `target_sum` is not used.
     {genes}
     target_sum
-        What the genes of the model sum to in every cell.
+        Sum over the genes of the model in every cell.
     n_samples
-        Average over so many samples of each cell's posterior; 0 decodes its mean, which is fast and close to it. With
-        `counts`, 1 draws from a sample of the posterior, so that the counts also vary as the cell's state is unsure.
+        Number of samples of each cell's posterior over which to average; 0 decodes the posterior mean, which is fast
+        and close to that average. With `counts`, 1 draws from a sample of the posterior, so that the counts also vary
+        with the uncertainty of the latent state.
     {threshold}
     key_added
         Name of the layer, or of the table in `obsm`. `None`: `"corrected"`, or `"corrected_counts"`.
@@ -73,7 +75,7 @@ def corrected(
 
     Returns
     -------
-    `None`, or the copy if `copy`. Written is one of
+    `None`, or the copy if `copy`. One of these is written:
 
     `layers["corrected"]`
         float32, cells x genes, dense, or CSR with a `threshold`.
@@ -109,12 +111,13 @@ def corrected(
         target = batch_code(fitted, batch, key)
         other = np.flatnonzero(group[cells.batch_index] != group[target])
         if len(other):
-            own = fitted.batches[cells.batch_index[other[0]]]
-            like = [name for name, its in zip(fitted.batches, group, strict=True) if its == group[target]]
+            first_batch = fitted.batches[cells.batch_index[other[0]]]
+            same_group = [name for name, code in zip(fitted.batches, group, strict=True) if code == group[target]]
+            first = str(adata.obs_names[other[0]])
             msg = (
-                f"{len(other)} cells (first: {str(adata.obs_names[other[0]])!r}, of batch {own!r}) are not of a kind "
-                f"that batch={batch!r} holds, so the model cannot say what they would be in it "
-                f"(uns[{key!r}]['overlap']). Pass batch=None, or an AnnData with cells of {like} alone."
+                f"{len(other)} cells (first: {first!r}, of batch {first_batch!r}) are not of a "
+                f"kind that batch={batch!r} holds, so the model cannot say what they would be in it "
+                f"(uns[{key!r}]['overlap']). Pass batch=None, or an AnnData with cells of {same_group} alone."
             )
             raise ValueError(msg)
         return as_in_one(len(fitted.batches), target)

@@ -1,4 +1,4 @@
-"""From an AnnData to the counts that a fit or a fitted model reads: the one place that decides "memory or disk"."""
+"""Read counts from an AnnData for a fit or a fitted model. Only this file decides between memory and disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class CountsToFit(NamedTuple):
-    """Counts, how they are fitted, the names of the genes, and what the size factors were divided by."""
+    """Counts, the settings of the fit, the names of the genes, and the mean by which size factors were divided."""
 
     counts: Counts
     options: FitConfig
@@ -44,10 +44,10 @@ def counts_to_fit(
     seed: int,
     processes: Processes,
 ) -> CountsToFit:
-    """Counts of the genes that the parameters choose, checked, without genes that have none.
+    """Read and check the counts of the genes in `mask_var`, without genes that have no counts.
 
-    Counts on disk are checked in one pass, of which each process does its part; the cells that the fit will see are
-    kept in memory.
+    Counts on disk are checked in one pass, which the processes share. The cells that the fit will see are kept in
+    memory.
     """
     mask = _adata.gene_mask(adata, params["mask_var"])
     is_on_disk = on_disk(*_adata.matrix_of(adata, params["layer"]), logg.warning)
@@ -75,22 +75,22 @@ def _on_disk_to_fit(
     disk = _matrix_on_disk(adata, params, mask)
 
     def typical_depth() -> float:
-        """The median of the same cells as `Counts.typical_depth`."""
+        """The median depth of the same cells as in `Counts.typical_depth`."""
         depth = np.concatenate([_adata.depth(block) for block in disk.blocks()])
         return float(np.median(depth[evenly(len(depth))]))
 
     options = _fit_config(params, adata.n_obs, int(mask.sum()), typical_depth)
     cells, complete = cells_seen(codes, options, seed)
-    found = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
-    _adata.check_no_empty_cells(found.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
-    genes, matrix = disk.genes.to_numpy(dtype=str), found.matrix
-    if not found.seen.all():
-        _adata.warn_of_silent(genes, found.seen)
-        used = np.flatnonzero(mask)[found.seen]
-        genes, matrix = genes[found.seen], matrix[:, np.flatnonzero(found.seen)]
-        disk = replace(disk, genes=disk.genes[found.seen], mask=np.isin(np.arange(len(mask)), used))
+    scan = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
+    _adata.check_no_empty_cells(scan.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
+    genes, matrix = disk.genes.to_numpy(dtype=str), scan.matrix
+    if not scan.seen.all():
+        _adata.warn_of_silent(genes, scan.seen)
+        columns = np.flatnonzero(mask)[scan.seen]
+        genes, matrix = genes[scan.seen], matrix[:, np.flatnonzero(scan.seen)]
+        disk = replace(disk, genes=disk.genes[scan.seen], mask=np.isin(np.arange(len(mask)), columns))
     key = params["size_factor"]
-    size_factor = found.depth if key is None else _adata.size_factor_column(adata, key)
+    size_factor = scan.depth if key is None else _adata.size_factor_column(adata, key)
     mean = size_factor.mean()
     counts = CountsOnDisk(
         matrix,
@@ -106,14 +106,14 @@ def _on_disk_to_fit(
 
 
 def _fit_config(params: Mapping[str, Any], n_cells: int, n_genes: int, depth: Callable[[], float]) -> FitConfig:
-    """The parameters of the fit, and where they are None what the data choose; `depth` is called only if it matters."""
-    chosen = {field.name: params[field.name] for field in fields(FitConfig)}
-    if chosen["n_steps"] is None:
-        at_least = default_steps(n_cells, n_genes, 0)
-        chosen["n_steps"] = at_least if at_least == MAX_STEPS else default_steps(n_cells, n_genes, depth())
-    if chosen["weight_decay"] is None:
-        chosen["weight_decay"] = default_weight_decay(n_cells)
-    return FitConfig(**chosen)
+    """The settings of the fit. Those that are None depend on the data; `depth` is called only if it is needed."""
+    options = {field.name: params[field.name] for field in fields(FitConfig)}
+    if options["n_steps"] is None:
+        min_steps = default_steps(n_cells, n_genes, 0)
+        options["n_steps"] = min_steps if min_steps == MAX_STEPS else default_steps(n_cells, n_genes, depth())
+    if options["weight_decay"] is None:
+        options["weight_decay"] = default_weight_decay(n_cells)
+    return FitConfig(**options)
 
 
 def read_counts(
@@ -125,10 +125,10 @@ def read_counts(
     params: Mapping[str, Any] | None = None,
     in_one_pass: bool = False,
 ) -> Counts:
-    """Counts, size factors and batch codes, from where the model in `uns[key]` was fitted on them, or `params` says.
+    """Read counts, size factors and batch codes from the places in `params`, or in the params of the fitted model.
 
-    Genes are matched by name. Codes are zero where the model does not know batches, or these are not needed. With
-    `in_one_pass`, counts on disk stay there: they can be gone through once, in order.
+    Genes are matched by name. Batch codes are zero if the model knows no batches, or if `batches` is False. With
+    `in_one_pass`, counts on disk stay there and can be read once, in order.
     """
     params = fitted.params if params is None else params
     order = _adata.locate_genes(adata, fitted.genes, key)
@@ -136,7 +136,9 @@ def read_counts(
     mask[order] = True
     codes = np.zeros(adata.n_obs, np.int64)
     column = params.get("size_factor")
-    position = np.argsort(np.argsort(order)) if (np.diff(order) < 0).any() else None  # the model has another order
+    position = (
+        np.argsort(np.argsort(order)) if (np.diff(order) < 0).any() else None
+    )  # if adata has another order of genes
 
     if in_one_pass and on_disk(*_adata.matrix_of(adata, params.get("layer")), logg.warning):
         disk = _matrix_on_disk(adata, params, mask)
@@ -147,10 +149,10 @@ def read_counts(
             codes = _obs.batch_codes(adata, params["batch_key"], fitted.batches)
         mean = fitted.size_factor_mean if column is None else None
         blocks = _blocks_in_one_pass(disk, position, size_factor, mean)
-        none, nowhere = sparse.csr_matrix((0, len(order)), dtype=np.float32), np.empty(0, np.int64)
+        no_counts, no_cells = sparse.csr_matrix((0, len(order)), dtype=np.float32), np.empty(0, np.int64)
         side_inputs = read_side_inputs(adata, fitted, params, codes)
         return CountsOnDisk(
-            none, size_factor, codes, side_inputs, held=nowhere, complete=False, blocks=blocks, read=disk.read
+            no_counts, size_factor, codes, side_inputs, held=no_cells, complete=False, blocks=blocks, read=disk.read
         )
 
     allowed = bool(params.get("allow_non_integer", False))
@@ -166,12 +168,12 @@ def read_counts(
 def _blocks_in_one_pass(
     disk: MatrixOnDisk, position: NDArray[np.int64] | None, size_factor: NDArray[np.float32], mean: float | None
 ) -> Callable[[slice], Iterator[sparse.csr_matrix]]:
-    """Blocks checked as they are read; with `mean`, each cell's size factor is its depth by it, written on the way."""
+    """Read and check blocks of cells. With `mean`, also write depth / mean as the size factor of each cell."""
 
     def blocks(part: slice) -> Iterator[sparse.csr_matrix]:
-        done, empty = part.indices(len(size_factor))[0], np.zeros(len(size_factor), dtype=bool)
+        start, empty = part.indices(len(size_factor))[0], np.zeros(len(size_factor), dtype=bool)
         for block in disk.blocks(part):
-            cells = slice(done, done := done + block.shape[0])
+            cells = slice(start, start := start + block.shape[0])
             empty[cells] = np.diff(block.indptr) == 0
             if mean is not None:
                 size_factor[cells] = _adata.depth(block) / mean
@@ -184,7 +186,7 @@ def _blocks_in_one_pass(
 def read_side_inputs(
     adata: AnnData, fitted: FittedModel, params: Mapping[str, Any], codes: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float32]]:
-    """Covariates and proteins of each cell, where the model was fitted with them."""
+    """Covariates and proteins of each cell, if the model was fitted with them."""
     side_inputs = {"covariates": read_covariates(adata, fitted.covariates)} if fitted.covariates else {}
     if fitted.proteins:
         allowed = bool(params.get("allow_non_integer", False))

@@ -68,10 +68,10 @@ def cvae(
 ) -> AnnData | None:
     """Embed cells with a conditional variational autoencoder of their counts, leaving batch effects out.
 
-    The decoder p(x | z, s) knows each cell's batch s, so that the latent state z need not say it (Sohn, Lee & Yan
-    2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), aligned over the batches, is written
-    as the embedding, to be used where PCA's or Harmony's would be. Where batches have no cells of the same kind, no
-    method can tell biology from batch: see `overlap`, and compare with :func:`sc_vaenb.tl.vae`.
+    The decoder p(x | z, s) knows the batch s of each cell, so the latent state z does not have to encode it (Sohn, Lee
+    & Yan 2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), aligned over the batches, is
+    the embedding. Use it in place of PCA or Harmony. If batches have no cells of the same kind, no method can tell
+    biology from batch effects: see `overlap`, and compare with :func:`sc_vaenb.tl.vae`.
 
     Parameters
     ----------
@@ -82,46 +82,48 @@ def cvae(
     condition
         How the networks see the batch: a learned `"embedding"` of up to 10 dimensions, or `"onehot"`.
     encode_batch
-        Let the encoder know the batch too: q(z | x, s). The embedding of a cell then depends on its label.
+        Give the batch to the encoder too: q(z | x, s). The embedding of a cell then depends on its batch label.
     overlap
-        Which batches have kinds of cells in common. `"auto"`: found in the counts. Each batch is clustered alone. On
-        the log scale a batch effect is the same for all kinds of cells, so it cancels in the contrast of two clusters
-        of one batch; batches whose contrasts agree hold the same kinds, however far apart they are. Batches that are
-        linked directly or over others make a group. Batch effects are taken out within each group, and the differences
-        between the groups are kept; where there are several groups, a warning names them. A batch that shares nothing
-        stands alone, as one population of sorted cells does. `"all"`: one group, whatever the counts say, as when
-        replicates of two protocols differ by protocol alone.
+        Which batches have kinds of cells in common. `"auto"`: this is estimated from the counts. Each batch is
+        clustered separately. On the log scale a batch effect is the same for all kinds of cells, so it cancels in the
+        contrast of two clusters of one batch. Batches whose contrasts agree hold the same kinds, however far apart the
+        batches are. Batches that are linked directly or through others form a group. Batch effects are removed within
+        each group, and differences between groups are kept. If there are several groups, a warning names them. A batch
+        that shares nothing is a group of its own, for example one population of sorted cells. `"all"`: all batches are
+        one group, whatever the counts show, for example if replicates of two protocols differ only by protocol.
     controls
-        For studies in which each patient is a batch: which cells are of control samples, a boolean column of `obs` or
-        an array of one boolean for each cell. A batch then shifts the log expression of each gene by the same amount
-        in all kinds of cells, and by nothing else: the weighted median of its log fold changes against the controls
-        over clusters of cells. What a disease does to *some* kinds of cells stays in the embedding; what it does to all
-        kinds alike is taken for a batch effect. The clusters are those of an ordinary conditional model, which is
-        fitted first, so a fit takes twice as long. `condition`, `encode_batch` and `align` have no part in the second
-        model. See Zhang et al. 2024 (CellANOVA), who learn batch effects from control samples.
+        For studies in which each patient is a batch: which cells are from control samples, as a boolean column of `obs`
+        or an array with one boolean per cell. A batch effect is then only a shift of the log expression of each gene,
+        by the same amount in all kinds of cells: the weighted median, over clusters of cells, of the log fold changes
+        of the batch against the controls. The effect of a disease on *some* kinds of cells stays in the embedding. An
+        equal effect on all kinds counts as a batch effect. The clusters come from an ordinary conditional model, which
+        is fitted first, so a fit takes twice as long. The second model does not use `condition`, `encode_batch` and
+        `align`. See Zhang et al. 2024 (CellANOVA), who learn batch effects from control samples.
     align
-        Take off what the decoder leaves of the batches in the latent space, after the fit: soft clusters, in each of
-        which every batch has a shift (Korsunsky et al. 2019, Harmony). `False` writes the encoder's means as they are.
+        After the fit, remove the batch effects that remain in the latent space: cells are put into soft clusters, and
+        each batch is shifted within each cluster (Korsunsky et al. 2019, Harmony). `False` writes the encoder's means
+        without this step.
     prior
-        `"normal"`: z ~ N(0, I), whatever the batch, which draws the batches onto each other. `"conditional"`:
-        p(z | s), a normal per batch with learned mean and variance. It costs the model nothing to keep the
-        batches apart in the latent space then, so expect *less* mixing: it suits batches that differ in composition.
-        `"mog"`: a mixture of Gaussians, whatever the batch, whose components become soft clusters of the cells (Jiang
-        et al. 2017, VaDE). `"vamp"`: the same with the posteriors of `n_components` cells as components, of learned
-        weights (Tomczak & Welling 2018, VampPrior). Where batch effects stay, batches may have components of their own.
+        `"normal"`: z ~ N(0, I) for all batches, which mixes the batches. `"conditional"`: p(z | s), a normal per batch
+        with learned mean and variance. The model then has no penalty for separating batches in the latent space, so
+        expect *less* mixing: it suits batches that differ in composition. `"mog"`: a mixture of Gaussians for all
+        batches, whose components become soft clusters of the cells (Jiang et al. 2017, VaDE). `"vamp"`: the same, with
+        the posteriors of `n_components` cells as components, with learned weights (Tomczak & Welling 2018, VampPrior).
+        If batch effects remain, batches may have their own components.
     adversary
-        Weight, in nats per cell, of an adversary: a network learns to guess each cell's batch from its latent state,
-        and the encoder to leave it in the dark (Ganin et al. 2016, with the loss of Tzeng et al. 2015). The history has
-        the divergence of the guess from the batches' shares, times the weight: 0 is chance. 1 to 10 mixed two real data
-        sets better at little cost in biology, and cost cell types in two others; 30 cost them in all four. With
-        few genes and strong batch effects it can drive batches apart while the network, always behind, guesses at
-        chance: compare :func:`sc_vaenb.tl.score` with and without, and try `mmd` first.
+        Weight, in nats per cell, of an adversary: a network learns to predict each cell's batch from its latent state,
+        and the encoder learns to prevent this (Ganin et al. 2016, with the loss of Tzeng et al. 2015). The history has
+        the divergence of the prediction from the batches' shares, times the weight: 0 is chance. In two real data sets,
+        weights of 1 to 10 mixed batches better at little cost in biology. In two others they lost cell types, and a
+        weight of 30 lost them in all four. With few genes and strong batch effects the adversary can separate batches,
+        because the network learns too late and predicts at chance: compare :func:`sc_vaenb.tl.score` with and without,
+        and try `mmd` first.
     mmd
         Weight, in nats per cell, of the squared maximum mean discrepancy between the latent states of each two batches
-        of a minibatch (Gretton et al. 2012); in the history times the weight, 0 where batches are alike. 10 mixed
-        better, with `align` too, at little cost in biology; more cost cell types in some data. Like `adversary` it
-        takes all that tells batches of a group apart for technical, also that they are composed of other cells: where
-        they are, and `overlap` does not keep them apart, both over-correct.
+        of a minibatch (Gretton et al. 2012). The history has it times the weight: 0 if batches are alike. A weight of
+        10 mixed batches better, also with `align`, at little cost in biology. Larger weights lost cell types in some
+        data. Like `adversary`, it treats all differences between the batches of a group as technical, also differences
+        in composition. If batches differ in composition and `overlap` does not separate them, both over-correct.
     {parameters}
 
     Returns

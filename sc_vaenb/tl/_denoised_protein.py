@@ -29,24 +29,24 @@ def denoised_protein(
     device: str = "auto",
     copy: bool = False,
 ) -> AnnData | None:
-    """Denoised surface proteins: how much of each is bound to each cell, the background taken out.
+    """Denoised surface proteins: how much of each protein is bound to each cell, without the background.
 
-    A protein is decoded from a cell's latent state, which genes and proteins share, so it is also there for cells in
-    which it was not measured: imputed, from their genes and their other proteins.
-    Background and foreground are told apart by their levels: of a protein with one level (no cell has it, or all do)
-    the split, and so the probability, means little.
+    A protein is decoded from the latent state of a cell, which genes and proteins share. So it is also imputed for
+    cells in which it was not measured, from their genes and their other proteins. Background and foreground are
+    separated by their levels. If a protein has one level only (no cell has it, or all cells have it), the probability
+    of the foreground means little.
 
     Parameters
     ----------
     adata
-        Cells x genes, with a model in `uns[key]` that was fitted with a `protein_key`, and genes, proteins and batches
-        where it was fitted on them.
+        Cells x genes, with a model in `uns[key]` that was fitted with a `protein_key`, and with genes, proteins and
+        batches in the same places as in the fit.
     key
         Name of the stored model.
     corrected
-        Decode every cell as in all batches that measured the protein (with cells of its kind, if there are such) and
-        average over these, which takes out what batches do, as :func:`sc_vaenb.tl.corrected`. `False`: as in its own
-        batch, and so only where that did not measure the protein.
+        Decode every cell in all batches that measured the protein (those with cells of its kind, if there are any) and
+        average over them. This removes batch effects, as in :func:`sc_vaenb.tl.corrected`. `False`: decode every cell
+        in its own batch, and average over others only if its batch did not measure the protein.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     copy
@@ -54,18 +54,18 @@ def denoised_protein(
 
     Returns
     -------
-    `None`, or the copy if `copy`. Written are tables, cells x proteins, float32 (a "/" in a name becomes "|"):
+    `None`, or the copy if `copy`. These tables are written, cells x proteins, float32 (a "/" in a name becomes "|"):
 
     `obsm["vae_protein"]`
-        Counts to expect of the foreground without the background, times its probability.
+        Expected counts of the foreground, without the background, times the probability of the foreground.
     `obsm["vae_protein_foreground"]`
         Probability that the count is more than background.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        There is no such model, it knows no proteins, genes of it are missing, or the counts, proteins or batches are
-        not what they must be. `adata` is unchanged.
+        There is no such model, it knows no proteins, some of its genes are missing, or the counts, proteins or batches
+        are not valid. `adata` is unchanged.
 
     Examples
     --------
@@ -89,18 +89,18 @@ def denoised_protein(
 
     names = column_names(fitted.proteins["names"])
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")
-    tables = {f"{key}_protein": "what is bound", f"{key}_protein_foreground": "the probability that anything is"}
+    tables = {f"{key}_protein": "counts of bound protein", f"{key}_protein_foreground": "their probability"}
     for name in tables:
         if name in adata.obsm:
             logg.warning(f"replacing obsm[{name!r}]")
     adata = adata.copy() if copy else adata
-    own = np.eye(n_batches, dtype=np.float32)[:, :, None].repeat(len(names), 2)
-    as_own = foreground(fitted.model, counts, own, False, where)
-    as_others = foreground(fitted.model, counts, as_measured(measured, group), True, where)
-    there = measured[counts.batch_index] & (not corrected)
-    for name, ours, others in zip(tables, as_own, as_others, strict=True):
-        values = np.where(there, ours, others)
+    own_weight = np.eye(n_batches, dtype=np.float32)[:, :, None].repeat(len(names), 2)
+    in_own_batch = foreground(fitted.model, counts, own_weight, False, where)
+    in_measured_batches = foreground(fitted.model, counts, as_measured(measured, group), True, where)
+    use_own_batch = measured[counts.batch_index] & (not corrected)
+    for name, own, averaged in zip(tables, in_own_batch, in_measured_batches, strict=True):
+        values = np.where(use_own_batch, own, averaged)
         _adata.write_table(adata, name, pd.DataFrame(values, index=adata.obs_names, columns=names))
-    added = "".join(f"\n    {name!r}, {what} (adata.obsm)" for name, what in tables.items())
+    added = "".join(f"\n    {name!r}, {content} (adata.obsm)" for name, content in tables.items())
     logg.info("    finished", time=start, deep="added" + added)
     return adata if copy else None

@@ -19,16 +19,14 @@ from ..fit.device import resolve_device
 from ..inference.differential import StratumSums, difference, overdispersion, stratum_sums
 from ..inference.shrink import false_discovery_rate, shrink
 from ._counts import read_counts
-from ._donors import compare_by_donors, plan_comparisons, read_donors, warn_of_donors
+from ._donors import compare_by_donors, plan_comparisons, read_donors, warn_about_donors
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from .._record import FittedModel
-
-MIN_CELLS_PER_GROUP = 2  # cells of a group: one says nothing about how cells differ
-# Where scanpy.get.rank_genes_groups_df looks for which column of the table
-SCANPY = {
+MIN_CELLS_PER_GROUP = 2  # one cell does not show how much cells vary
+# fields that scanpy.get.rank_genes_groups_df reads: the columns of the table that fill them
+SCANPY_FIELDS = {
     "names": "names",
     "scores": "scores",
     "logfoldchanges": "logfoldchanges",
@@ -56,38 +54,39 @@ def differential(
 ) -> AnnData | None:
     """Compare the mean expression of groups of cells: log2 fold changes, their probabilities, false discovery rates.
 
-    Compared are means over the cells of each group, not pairs of single cells (as by Lopez et al. 2018): the expression
-    that the model decodes from samples of each cell's posterior, times a factor per group and gene that sets it right
-    by the counts. For decoders smooth over cells, and alone differ between groups in genes that do not. The model also
-    says how much each count weighs, how far the counts vary, and what to expect where there are hardly any. Groups are
-    compared within the batches that the model knows, and averaged over those that hold cells of both, as in the rate
-    ratio of Mantel & Haenszel (1959). How large differences are is then learned from all genes together (empirical
-    Bayes; Stephens 2017): where most genes differ little, an uncertain estimate is drawn towards zero.
+    The means over the cells of each group are compared, not pairs of single cells (as by Lopez et al. 2018). A mean is
+    the expression that the model decodes from samples of each cell's posterior, times a factor per group and gene that
+    corrects it by the counts. The factor is needed because decoders smooth over cells: without it, genes that do not
+    differ would seem to differ between groups. The model also gives the weight of each count, the variance of the
+    counts, and the expression to expect if there are hardly any counts. Groups are compared within the batches that the
+    model knows, and the results are averaged over the batches that hold cells of both, as in the rate ratio of Mantel &
+    Haenszel (1959). The distribution of differences is then learned from all genes together (empirical Bayes; Stephens
+    2017): if most genes differ little, an uncertain estimate shrinks towards zero.
 
     `probability` is the posterior probability that the means of the two groups, in cells like these of these
-    batches, differ by more than `delta` on the log2 scale, in either direction. `fdr` is the share of genes called
-    wrongly to expect if this gene is called with all that are more probable (Newton et al. 2004): genes with
-    `fdr <= 0.05` hold about 5 % that differ by less. Groups found by clustering these counts differ by construction,
-    which it does not cover.
+    batches, differ by more than `delta` on the log2 scale, in either direction. `fdr` is the expected share of false
+    discoveries if this gene is called with all genes that are more probable (Newton et al. 2004): of the genes with
+    `fdr <= 0.05`, about 5 % differ by less. Groups that were found by clustering these counts differ by construction;
+    `fdr` does not account for that.
 
     **Donors.** Cells of one donor are alike. A comparison of conditions needs `sample_key`: without it, `fdr` holds for
-    these donors only, and up to all genes called may be false for others (Squair et al. 2021, Zimmerman et al. 2021).
-    With it, donors are the replicates:
+    these donors only, and for other donors up to all of the called genes may be false (Squair et al. 2021, Zimmerman et
+    al. 2021). With it, donors are the replicates:
 
-    - A donor's mean expression is the sum of its counts (the decoder is not asked: it makes donors alike), relative to
-      most genes alike (Robinson & Oshlack 2010), on the log scale. Its sampling variance follows from its number of
-      counts and how its cells vary, so donors with few cells weigh less.
-    - A donor with cells of both groups is compared with itself (paired); donors with one are compared with each other,
-      within the batches that hold several donors. A batch with one donor is part of the donor, so `batch_key` may be
-      the donor. Both kinds of donors together give one estimate.
-    - What donors vary beyond the sampling variance is estimated for each gene, and moderated over genes (Smyth 2004;
-      the prior's degrees of freedom are lowered by their uncertainty). The fold changes are then shrunk as above, with
-      errors of Student's t distribution. `fdr` is the larger of the resulting rate and that of Benjamini & Hochberg
-      (1995) for the moderated t-test: the first alone is too low where a few donors move many genes.
+    - A donor's mean expression is the log of the sum of its counts, normalised such that most genes do not differ
+      (Robinson & Oshlack 2010). The decoder is not used, because it makes donors alike. The sampling variance follows
+      from the number of counts and the variance over cells, so donors with few cells have a low weight.
+    - A donor with cells of both groups is compared with itself (paired). Donors with cells of one group are compared
+      with each other, within the batches that hold several donors. A batch with one donor is treated as part of the
+      donor, so `batch_key` may be the donor. Both kinds of donors together give one estimate.
+    - The variance between donors beyond the sampling variance is estimated for each gene, and moderated over genes
+      (Smyth 2004; the degrees of freedom of the prior are lowered by their uncertainty). The fold changes are then
+      shrunk as above, with errors of Student's t distribution. `fdr` is the larger of the resulting rate and that of
+      Benjamini & Hochberg (1995) for the moderated t-test: the first is too low if a few donors change many genes.
 
-    It assumes that donors are a random sample of each side, that log expression varies about as much on both sides, and
-    that most genes do not differ. It is wrong where donors are related, or groups differ in what was not recorded. With
-    two donors a side, only large differences are found.
+    Assumptions: donors are a random sample on each side, log expression has about the same variance on both sides, and
+    most genes do not differ. The result is wrong if donors are related, or if groups differ in something that was not
+    recorded. With two donors on each side, only large differences are found.
 
     Parameters
     ----------
@@ -103,12 +102,12 @@ def differential(
         `"rest"`, all other cells that have a group, or one of the groups.
     sample_key
         Column of `obs` with the donor (sample, animal) of each cell: the replicates of the comparison, at least two on
-        each side. `None` takes cells as replicates, and warns if `obs` seems to hold donors.
+        each side. `None` uses cells as replicates, and warns if `obs` seems to hold donors.
     delta
-        The smallest log2 fold change that counts. Exact equality is never true: shares of the depth shift a little in
-        all genes when a few change. 0.25, a change by a fifth, is above that and below what marks a cell type.
+        The smallest log2 fold change that counts as a difference. Expression is never exactly equal: if a few genes
+        change, all shares change a little. 0.25, a change by a fifth, is above that and below changes of marker genes.
     n_samples
-        Samples of each cell's posterior to decode. The time grows with it. Not used with `sample_key`.
+        Number of samples of each cell's posterior to decode. More samples take more time. Not used with `sample_key`.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     rng
@@ -132,19 +131,19 @@ def differential(
         the log2 fold change); `mean_group` and `mean_reference` are then means over donors.
     `donors`
         With `sample_key`, DataFrame with a row per group: `n_donors_group`, `n_donors_reference`, `n_pairs` (donors
-        with cells of both sides), `prior_df` (degrees of freedom of the prior of variances; infinite where genes do not
-        differ in them).
+        with cells of both sides), `prior_df` (degrees of freedom of the prior of variances; infinite if all genes have
+        the same variance).
     `names`, `scores`, `logfoldchanges`, `pvals`, `pvals_adj`, `pts`, `pts_rest`, `params`
-        The same as :func:`scanpy.tl.rank_genes_groups` has it, for :func:`scanpy.get.rank_genes_groups_df` and
-        scanpy's plots, given `key="differential"`: `pvals` is the local_fdr and `pvals_adj` the fdr.
-        (`pts`, `pts_rest` are left out where a group has a name, such as one with a slash, that no file takes.)
+        The same in the format of :func:`scanpy.tl.rank_genes_groups`, for :func:`scanpy.get.rank_genes_groups_df` and
+        scanpy's plots, with `key="differential"`: `pvals` is the local_fdr and `pvals_adj` the fdr. (`pts`, `pts_rest`
+        are left out if a group has a name that files cannot hold, such as one with a slash.)
 
     Raises
     ------
     KeyError, TypeError, ValueError
         There is no such model, column or group; a group has fewer than two cells, or no batch in common with its
-        reference; with `sample_key`, a side has one donor, or the batches hold several donors of one side each; genes
-        of the model are missing, or the counts are not what they must be. `adata` is unchanged.
+        reference; with `sample_key`, a side has one donor, or each batch holds several donors of one side only; genes
+        of the model are missing, or the counts are not valid. `adata` is unchanged.
 
     Examples
     --------
@@ -165,13 +164,14 @@ def differential(
     where, reference = resolve_device(device), name_of(reference)
     fitted = FittedModel.from_uns(adata, key)
     codes, names = _group_codes(adata, groupby)
-    chosen = _chosen(names, groupby, groups, reference)
+    compared = _compared_groups(names, groupby, groups, reference)
     others = {
-        g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in chosen
+        g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)]
+        for g in compared
     }
     _obs.warn_about_no_label_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
     counts = read_counts(adata, key, fitted)
-    used = np.isin(codes, [*chosen, *(i for group in others.values() for i in group)])
+    used = np.isin(codes, [*compared, *(i for group in others.values() for i in group)])
     _check_cells(codes[used], names, others, reference)
     batch_key = fitted.params.get("batch_key")
     extra: dict[str, Any] = {}
@@ -181,9 +181,9 @@ def differential(
         donors = read_donors(adata, sample_key, groupby, used)
         plans = plan_comparisons(donors, counts.batch_index, codes, names, others, reference, batch_key)
 
-    start = logg.info(f"comparing {len(chosen)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
+    start = logg.info(f"comparing {len(compared)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
     if sample_key is None:
-        warn_of_donors(adata, groupby, codes, used)
+        warn_about_donors(adata, groupby, codes, used)
         by_code = _compare_by_cells(fitted, counts, codes, used, others, delta, n_samples, where, rng)
     else:
         by_code, summary = compare_by_donors(counts, fitted.genes, donors, codes, names, used, others, plans, delta)
@@ -199,14 +199,14 @@ def differential(
 
 
 def _check_key_added(adata: AnnData, key_added: object) -> None:
-    found = adata.uns.get(key_added)
-    if isinstance(found, dict) and "model" in found:
+    existing = adata.uns.get(key_added)
+    if isinstance(existing, dict) and "model" in existing:
         msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
         raise ValueError(msg)
 
 
 def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Codes of the groups (-1 where the label is missing) and their names; categories without cells do not count."""
+    """Group codes (-1 if the label is missing) and group names. Categories without cells are ignored."""
     column = _obs.read_categories(adata, "groupby", groupby)
     names = [str(name) for name in column.cat.categories]
     if len(names) < 2:
@@ -215,13 +215,13 @@ def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[
     return column.cat.codes.to_numpy(dtype=np.int64), names
 
 
-def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], reference: str) -> list[int]:
-    """Which groups are compared with the reference, in the order of the column."""
+def _compared_groups(names: list[str], groupby: str, groups: str | Sequence[str], reference: str) -> list[int]:
+    """Codes of the groups to compare with the reference, in the order of the column."""
     if reference != "rest" and reference not in names:
         msg = f"reference={reference!r} is not in obs[{groupby!r}]. Choose 'rest' or one of {names}."
         raise ValueError(msg)
-    wanted = names_of(names if groups == "all" else [groups] if isinstance(groups, str) else groups)
-    unknown = [name for name in wanted if name not in names]
+    requested = names_of(names if groups == "all" else [groups] if isinstance(groups, str) else groups)
+    unknown = [name for name in requested if name not in names]
     if unknown:
         msg = f"groups={unknown} are not in obs[{groupby!r}], which holds {names}."
         raise ValueError(msg)
@@ -230,16 +230,17 @@ def _chosen(names: list[str], groupby: str, groups: str | Sequence[str], referen
             f"obs[{groupby!r}] has a group named 'rest', but reference='rest' means all cells of other groups. To "
             "compare with that group, give it another name."
         )
-    other = [name for name in names if reference == "rest" or name != reference]
-    chosen = [code for code, name in enumerate(names) if name in wanted and name in other]
-    if not chosen:
-        msg = f"groups={wanted} leaves nothing to compare with reference={reference!r}. Name other groups."
+    compared = [
+        code for code, name in enumerate(names) if name in requested and (reference == "rest" or name != reference)
+    ]
+    if not compared:
+        msg = f"groups={requested} leaves nothing to compare with reference={reference!r}. Name other groups."
         raise ValueError(msg)
-    return chosen
+    return compared
 
 
 def _check_cells(codes: NDArray[np.int64], names: list[str], others: dict[int, list[int]], reference: str) -> None:
-    """Refuse groups that are too small."""
+    """Raise if a group has too few cells."""
     for group, rest in others.items():
         for name, cells in ((names[group], codes == group), (reference, np.isin(codes, rest))):
             if cells.sum() < MIN_CELLS_PER_GROUP:
@@ -255,7 +256,7 @@ def _check_batches(
     reference: str,
     batch_key: str | None,
 ) -> None:
-    """Refuse groups that share no batch with their reference."""
+    """Raise if a group shares no batch with its reference."""
     for group, rest in others.items():
         if not np.intersect1d(batch[codes == group], batch[np.isin(codes, rest)]).size:
             msg = (
@@ -278,7 +279,7 @@ def _compare_by_cells(
     device: torch.device,
     rng: int,
 ) -> dict[int, pd.DataFrame]:
-    """For each group the table, a row per gene, with cells as replicates."""
+    """A table per group, with a row per gene. Cells are the replicates."""
     n_batches = max(len(fitted.batches), 1)
     stratum = np.where(used, codes * n_batches + counts.batch_index, -1)
     sums = stratum_sums(fitted.model, counts, stratum, n_samples, device, rng)
@@ -288,12 +289,12 @@ def _compare_by_cells(
     dispersion = overdispersion(list(sums.values()))
     per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
     return {
-        g: _table(fitted.genes, by_group[g], _together([by_group[i] for i in rest]), dispersion, delta, per_10k)
+        g: _table(fitted.genes, by_group[g], _sum_groups([by_group[i] for i in rest]), dispersion, delta, per_10k)
         for g, rest in others.items()
     }
 
 
-def _together(groups: Sequence[dict[int, StratumSums]]) -> dict[int, StratumSums]:
+def _sum_groups(groups: Sequence[dict[int, StratumSums]]) -> dict[int, StratumSums]:
     """The sums of several groups, by batch."""
     total: dict[int, StratumSums] = {}
     for group in groups:
@@ -311,18 +312,18 @@ def _table(
     per_10k: float,
 ) -> pd.DataFrame:
     """One group against its reference, a row per gene, the highest scores first."""
-    found = difference(group, rest, dispersion)
-    effect = shrink(found.log2_fold, found.sd, delta)
+    result = difference(group, rest, dispersion)
+    effect = shrink(result.log2_fold, result.sd, delta)
     table = pd.DataFrame(
         {
             "names": genes,
-            "scores": found.log2_fold / found.sd,
+            "scores": result.log2_fold / result.sd,
             "logfoldchanges": effect.mean,
             "probability": 1 - effect.local_fdr,
             "local_fdr": effect.local_fdr,
             "fdr": false_discovery_rate(effect.local_fdr),
-            "mean_group": per_10k * found.rate,
-            "mean_reference": per_10k * found.reference_rate,
+            "mean_group": per_10k * result.rate,
+            "mean_reference": per_10k * result.reference_rate,
             "pct_nz_group": _share_expressing(group),
             "pct_nz_reference": _share_expressing(rest),
         }
@@ -335,12 +336,12 @@ def _share_expressing(group: dict[int, StratumSums]) -> NDArray[np.float64]:
 
 
 def _record(tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> dict[str, Any]:
-    """The tables as one, and as scanpy.tl.rank_genes_groups has them: an array per column, a field per group."""
+    """All tables as one, and in the format of scanpy.tl.rank_genes_groups: an array per column, a field per group."""
     record: dict[str, Any] = {"params": params}
-    for name, column in SCANPY.items():
+    for name, column in SCANPY_FIELDS.items():
         frame = pd.DataFrame({group: table[column] for group, table in tables.items()})
         record[name] = frame.to_records(index=False)
-    # A column of a table may not have a slash in its name in a file, and scanpy reads the rest without these two.
+    # Files cannot hold table columns with a slash in the name. Scanpy reads the other fields without these two.
     shares = {} if not all(map(is_writable, tables)) else {"pts": "pct_nz_group", "pts_rest": "pct_nz_reference"}
     for name, column in shares.items():
         record[name] = pd.DataFrame({group: table.set_index("names")[column] for group, table in tables.items()})

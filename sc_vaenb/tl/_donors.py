@@ -1,4 +1,4 @@
-"""Donors as replicates in `tl.differential`: which column holds them, whether they suffice, what they say."""
+"""Donors as replicates in `tl.differential`: find their column, plan the comparisons, compare the donors."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..inference.shrink import false_discovery_rate, shrink
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Names of columns that hold replicates, the most telling first; batches are replicates where they lie within groups
+# Names of columns that hold replicates, the most certain first. Batches are replicates if each is within one group.
 DONOR_NAMES = (
     *("donor", "patient", "individual", "subject", "participant", "person", "animal", "mouse", "mice", "rat", "pig"),
     *("monkey", "specimen", "biosample", "sample", "replicate"),
 )
 BATCH_NAMES = ("library", "batch", "lane", "pool", "run", "chip", "orig")
 SUFFIX = r"s?([_. ]?(id|ids|name|label|code|key|nr|no|num|number|index|ident))?"
-MAX_DONORS_PER_CELL = 0.1  # a column with more values than that per cell holds no donors
+MAX_DONORS_PER_CELL = 0.1  # a column with more values per cell does not hold donors
 
 
 class Donors(NamedTuple):
@@ -66,7 +66,7 @@ def plan_comparisons(
     reference: str,
     batch_key: str | None,
 ) -> dict[int, Plan]:
-    """How each group is compared with its reference; refuses what these donors cannot tell."""
+    """How each group is compared with its reference. Raise if these donors do not allow the comparison."""
 
     def donor_batches(groups: Sequence[int]) -> set[DonorBatch]:
         cells = np.isin(codes, groups)
@@ -78,16 +78,19 @@ def plan_comparisons(
         try:
             plans[group] = plan(*sides)
         except DesignError as error:
-            found = [{donor for donor, _ in side} for side in sides]
+            donors_of_sides = [{donor for donor, _ in side} for side in sides]
             pair = (names[group], reference)
-            message = _too_few(donors, pair, found) if str(error) == "donors" else _apart(donors, pair, batch_key)
+            too_few = str(error) == "donors"
+            message = (
+                _too_few_donors(donors, pair, donors_of_sides) if too_few else _no_shared_batch(donors, pair, batch_key)
+            )
             raise ValueError(message) from None
     return plans
 
 
-def _too_few(donors: Donors, pair: tuple[str, str], found: Sequence[set[int]]) -> str:
-    side = int(len(found[0]) >= len(found[1]))
-    only = ", ".join(repr(donors.names[donor]) for donor in found[side])
+def _too_few_donors(donors: Donors, pair: tuple[str, str], donors_of_sides: Sequence[set[int]]) -> str:
+    side = int(len(donors_of_sides[0]) >= len(donors_of_sides[1]))
+    only = ", ".join(repr(donors.names[donor]) for donor in donors_of_sides[side])
     return (
         f"{pair[side]!r} has cells of only one donor ({only} in obs[{donors.key!r}]), which does not show how donors "
         "differ. At least two donors are needed on each side. Add donors, or leave the group out of groups; or leave "
@@ -95,7 +98,7 @@ def _too_few(donors: Donors, pair: tuple[str, str], found: Sequence[set[int]]) -
     )
 
 
-def _apart(donors: Donors, pair: tuple[str, str], batch_key: str | None) -> str:
+def _no_shared_batch(donors: Donors, pair: tuple[str, str], batch_key: str | None) -> str:
     return (
         f"no batch in obs[{batch_key!r}] holds donors of both {pair[0]!r} and {pair[1]!r}, and batches hold several "
         "donors each, so the difference cannot be told from that of the batches. If batches are the replicates, pass "
@@ -104,8 +107,8 @@ def _apart(donors: Donors, pair: tuple[str, str], batch_key: str | None) -> str:
 
 
 def _n_donors(design: Plan) -> dict[str, int]:
-    used = [*(one for pair in design.pairs for one in pair), *design.units]
-    n_group, n_reference = (len({one.donor for one in used if one.side == side}) for side in (0, 1))
+    units = [*(unit for pair in design.pairs for unit in pair), *design.units]
+    n_group, n_reference = (len({unit.donor for unit in units if unit.side == side}) for side in (0, 1))
     return {
         "n_donors_group": n_group,
         "n_donors_reference": n_reference,
@@ -124,19 +127,19 @@ def compare_by_donors(
     plans: Mapping[int, Plan],
     delta: float,
 ) -> tuple[dict[int, pd.DataFrame], dict[int, dict[str, float]]]:
-    """For each group the table, a row per gene, and how many donors there were and the prior of their variances."""
+    """For each group a table with a row per gene, and a summary: numbers of donors and the prior of their variances."""
     n_batches, n_donors = int(counts.batch_index.max()) + 1, len(donors.names)
     stratum = np.where(used, (codes * n_donors + donors.codes) * n_batches + counts.batch_index, -1)
     moments = stratum_moments(counts.matrix, counts.size_factor, stratum)
     by_group: dict[int, dict[DonorBatch, Moments]] = {}
-    for code, found in moments.items():
+    for code, stratum_sums in moments.items():
         group_donor, batch = divmod(code, n_batches)
         group, donor = divmod(group_donor, n_donors)
-        by_group.setdefault(group, {})[donor, batch] = found
+        by_group.setdefault(group, {})[donor, batch] = stratum_sums
     per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(m.x.sum() for m in moments.values())
     tables, summaries = {}, {}
     for group, rest in others.items():
-        sides = by_group[group], _together([by_group[i] for i in rest if i in by_group])
+        sides = by_group[group], _sum_groups([by_group[i] for i in rest if i in by_group])
         tables[group], prior_df = _table(genes, *sides, plans[group], delta, per_10k)
         n = summaries[group] = {**_n_donors(plans[group]), "prior_df": prior_df}
         logg.info(
@@ -146,9 +149,9 @@ def compare_by_donors(
     return tables, summaries
 
 
-def _together(groups: Sequence[Mapping[DonorBatch, Moments]]) -> dict[DonorBatch, Moments]:
-    every = {key for group in groups for key in group}
-    return {key: total(group[key] for group in groups if key in group) for key in sorted(every)}
+def _sum_groups(groups: Sequence[Mapping[DonorBatch, Moments]]) -> dict[DonorBatch, Moments]:
+    keys = {key for group in groups for key in group}
+    return {key: total(group[key] for group in groups if key in group) for key in sorted(keys)}
 
 
 def _table(
@@ -160,10 +163,10 @@ def _table(
     per_10k: float,
 ) -> tuple[pd.DataFrame, float]:
     """One group against its reference, the highest scores first, and the degrees of freedom of the prior."""
-    found = compare_donors(group, rest, design)
-    effect = shrink(found.log2_fold, found.sd, delta, found.df)
-    scores = found.log2_fold / found.sd
-    p_value = 2 * t.sf(np.abs(scores), found.df)
+    result = compare_donors(group, rest, design)
+    effect = shrink(result.log2_fold, result.sd, delta, result.df)
+    scores = result.log2_fold / result.sd
+    p_value = 2 * t.sf(np.abs(scores), result.df)
     sides = total(group.values()), total(rest.values())
     table = pd.DataFrame(
         {
@@ -172,22 +175,22 @@ def _table(
             "logfoldchanges": effect.mean,
             "probability": 1 - effect.local_fdr,
             "local_fdr": effect.local_fdr,
-            # The first is right where errors of genes are independent, the second also where a few donors move many
+            # The first is valid if the errors of genes are independent, the second also if a few donors change many
             "fdr": np.maximum(false_discovery_rate(effect.local_fdr), false_discovery_control(p_value)),
-            "mean_group": per_10k * found.rate,
-            "mean_reference": per_10k * found.reference_rate,
+            "mean_group": per_10k * result.rate,
+            "mean_reference": per_10k * result.reference_rate,
             "pct_nz_group": sides[0].cells_expressing / sides[0].n_cells,
             "pct_nz_reference": sides[1].cells_expressing / sides[1].n_cells,
             "p_value": p_value,
-            "df": found.df,
-            "donor_sd": found.donor_sd,
+            "df": result.df,
+            "donor_sd": result.donor_sd,
         }
     )
-    return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True), found.prior_df
+    return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True), result.prior_df
 
 
-def warn_of_donors(adata: AnnData, groupby: str, codes: NDArray[np.int64], used: NDArray[np.bool_]) -> None:
-    """Warn if a column of obs seems to hold donors, and none was named."""
+def warn_about_donors(adata: AnnData, groupby: str, codes: NDArray[np.int64], used: NDArray[np.bool_]) -> None:
+    """Warn if a column of obs seems to hold donors; called without `sample_key`."""
     column = find_donors(adata.obs.loc[used], groupby, codes[used])
     if column is not None:
         n = adata.obs.loc[used, column].nunique()
@@ -209,7 +212,10 @@ def find_donors(obs: pd.DataFrame, groupby: str, codes: NDArray[np.int64]) -> st
 
 
 def _is_donor(column: pd.Series, codes: NDArray[np.int64], nested_only: bool) -> bool:
-    """Whether values are few, more than groups or shared by groups, and (if asked) each within one group."""
+    """Whether there are few values, either nested in the groups and more than groups, or shared by groups.
+
+    With `nested_only`, values that groups share do not count.
+    """
     if pd.api.types.is_float_dtype(column) or pd.api.types.is_bool_dtype(column) or column.isna().any():
         return False
     n_donors, n_groups = n_values(column), len(np.unique(codes))

@@ -30,8 +30,8 @@ def embed(
 ) -> AnnData | None:
     """Embed the cells again with the model stored in `uns`, without fitting.
 
-    Counts, size factors and batches are read from where the model was fitted on them (`uns[key]["params"]`); genes
-    are matched by name. Counts on disk are gone through once, some thousand cells at a time.
+    Counts, size factors and batches are read from the same places as in the fit (`uns[key]["params"]`). Genes are
+    matched by name. Counts on disk are read once, some thousand cells at a time.
 
     Parameters
     ----------
@@ -48,22 +48,22 @@ def embed(
 
     Returns
     -------
-    `None`, or the copy if `copy`. Written is `obsm["X_" + key_added]`, the posterior mean of each cell's latent state,
-    float32, cells x latent dimensions. Of a model that was fitted with `labels_key`, predicted labels are written too:
+    `None`, or the copy if `copy`. `obsm["X_" + key_added]` is written: the posterior mean of each cell's latent state,
+    float32, cells x latent dimensions. If the model was fitted with `labels_key`, predicted labels are written too:
     `obs[key_added + "_label"]`, `obs[key_added + "_label_probability"]`, `obsm[key_added + "_label_probabilities"]`.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        There is no such model, it cannot be read, genes of it are missing, or the counts are not what they must be.
+        There is no such model, it cannot be read, some of its genes are missing, or the counts are not valid.
         `adata` is unchanged.
     """
     name = key if key_added is None else key_added
     where = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     model = fitted.model
-    batches = model.config.encoder_needs_batch or model.alignment is not None
-    counts = read_counts(adata, key, fitted, batches=batches, in_one_pass=True)
+    needs_batches = model.config.encoder_needs_batch or model.alignment is not None
+    counts = read_counts(adata, key, fitted, batches=needs_batches, in_one_pass=True)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata

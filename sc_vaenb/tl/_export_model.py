@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae", *, force: bool = False) -> None:
     """Write a fitted model to one file, for use without the data.
 
-    The file is in the safetensors format (arrays and text; reading it executes nothing), with a checksum of all of it.
-    :func:`sc_vaenb.tl.import_model` brings the model into another AnnData. No counts and no names of cells are written;
-    names of genes and batches are.
+    The file is in the safetensors format (arrays and text; reading it executes nothing), with a checksum of its
+    content. :func:`sc_vaenb.tl.import_model` puts the model into another AnnData. The file holds names of genes and
+    batches, but no counts and no names of cells.
 
     Parameters
     ----------
     adata
-        Cells with a model in `uns[key]`. It stays as it is.
+        Cells with a model in `uns[key]`. It is not changed.
     path
-        File to write, whose name ends in `.safetensors`; its folder exists.
+        File to write. Its name ends in `.safetensors`, and its folder exists.
     key
         Name of the stored model.
     force
-        Replace a file that is already there.
+        Replace the file if it exists.
 
     Returns
     -------
-    `None`. The file is written beside its place and renamed: it is there whole or not at all.
+    `None`. The file is written under another name and then renamed, so there is never an incomplete file.
 
     Raises
     ------
     FileExistsError, FileNotFoundError
-        The file is already there and `force` is not set, or its folder is not there.
+        The file exists and `force` is not set, or its folder does not exist.
     KeyError, ValueError
         There is no such model, it is damaged, or `path` does not end in `.safetensors`.
 
@@ -57,7 +57,7 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
     >>> sc_vaenb.tl.export_model(adata, "model.safetensors")
     """
     record = read_record(adata, key)
-    fitted = FittedModel.from_uns(adata, key)  # a damaged model is found here, not by who gets the file
+    fitted = FittedModel.from_uns(adata, key)  # check the model now, not when somebody reads the file
     file = Path(path)
     if file.suffix != ".safetensors":
         msg = f"path={str(file)!r} does not end in .safetensors. Give the file such a name."
@@ -68,7 +68,7 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
     if file.exists() and not force:
         msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
         raise FileExistsError(msg)
-    weights, texts = fitted.to_uns()["weights"], to_text(record)
+    weights, metadata = fitted.to_uns()["weights"], to_text(record)
     with atomic_path(file) as partial:
-        save_file(weights, partial, metadata={**texts, "sha256": checksum(weights, texts)})
+        save_file(weights, partial, metadata={**metadata, "sha256": checksum(weights, metadata)})
     logg.info(f"written {file}, the model in uns[{key!r}]")

@@ -1,4 +1,4 @@
-"""What `tl.normalized` and `tl.corrected` share: which genes, where they are written, and the way there."""
+"""The common part of `tl.normalized` and `tl.corrected`: choose the genes, decode them, and write the result."""
 
 from __future__ import annotations
 
@@ -26,29 +26,30 @@ if TYPE_CHECKING:
 
 GENES = """\
 genes
-        The genes to write, as a table into `obsm` (of a few genes it is small). `None`: all that the model knows, as a
-        layer. A layer has a column for every gene of `adata`; those of genes that the model does not know hold NaN,
-        since it says nothing about them."""
+        The genes to write, as a table in `obsm`, which is small for a few genes. `None`: all genes of the model, as a
+        layer. A layer has a column for every gene of `adata`; columns of genes that the model does not know hold
+        NaN."""
 
 THRESHOLD = """\
 threshold
-        Smaller values become 0, and a layer sparse (CSR), which takes less memory; 0 keeps all. A missing gene cannot
-        be told from a zero there, so the model must know all genes of `adata`: subset them first."""
+        Values below it become 0, and a layer becomes sparse (CSR), which needs less memory; 0 keeps all values. In a
+        sparse layer a missing gene would look like a zero, so the model must know all genes of `adata`: subset them
+        first."""
 
 REST = """\
 device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     rng
-        Seed of what is drawn; the global random state is neither read nor changed."""
+        Seed of the random draws; the global random state is neither read nor changed."""
 
 RAISES = """\
 KeyError, TypeError, ValueError
-        There is no such model, it cannot be read, genes of it are missing, the counts or batches are not what they
-        must be, or an argument is impossible. `adata` is unchanged."""
+        There is no such model, it cannot be read, some of its genes are missing, the counts or batches are not valid,
+        or an argument is not possible. `adata` is unchanged."""
 
 
 def describe(function: Callable) -> Callable:
-    """Put the shared parts into a docstring."""
+    """Insert the shared parts into a docstring."""
     if function.__doc__:  # python -OO has none
         parts = {"{genes}": GENES, "{threshold}": THRESHOLD, "{rest}": REST, "{raises}": RAISES}
         for name, text in parts.items():
@@ -56,8 +57,8 @@ def describe(function: Callable) -> Callable:
     return function
 
 
-class Place(NamedTuple):
-    """Which genes are written where: their names, places in the model, and columns of the result."""
+class GenesToWrite(NamedTuple):
+    """Names of the genes, their indices in the model, their columns in the result, and the number of columns."""
 
     names: list[str]
     in_model: NDArray[np.int64]
@@ -81,12 +82,14 @@ def express(
     copy: bool,
     counts: bool = False,
 ) -> AnnData | None:
-    """Validate, decode, write: the body of both functions; `decode_in` says in which batches."""
+    """Validate, decode, write: the body of both functions. `decode_in` gives the batches to decode in."""
     rng = seed_of(rng)
     where = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     as_csr = genes is None and (counts or threshold is not None)
-    place = _layer(adata, key, fitted, key_added, as_csr) if genes is None else _table(key, fitted, genes)
+    to_write = (
+        _layer_genes(adata, key, fitted, key_added, as_csr) if genes is None else _table_genes(key, fitted, genes)
+    )
     cells = read_counts(adata, key, fitted)
     as_in = decode_in(fitted, cells)
 
@@ -116,18 +119,18 @@ def express(
     else:
         columns = column_names(place.names)
         if columns != place.names:
-            other = {name: column for name, column in zip(place.names, columns, strict=True) if name != column}
-            logg.info(f"    obsm[{key_added!r}] has columns with names that files can hold: {other}")
+            renamed = {name: column for name, column in zip(place.names, columns, strict=True) if name != column}
+            logg.info(f"    obsm[{key_added!r}] has columns with names that files can hold: {renamed}")
         _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=columns))
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, {what} (adata.{slot})")
     return adata if copy else None
 
 
-def _layer(adata: AnnData, key: str, fitted: FittedModel, key_added: str, as_csr: bool) -> Place:
+def _layer_genes(adata: AnnData, key: str, fitted: FittedModel, key_added: str, as_csr: bool) -> GenesToWrite:
     if key_added == fitted.params.get("layer"):
         msg = f"key_added={key_added!r} is the layer with the counts of the model in uns[{key!r}]. Give another name."
         raise ValueError(msg)
-    at = _adata.locate_genes(adata, fitted.genes, key)
+    columns = _adata.locate_genes(adata, fitted.genes, key)
     unknown = adata.var_names.difference(fitted.genes, sort=False)
     if as_csr and len(unknown):
         msg = (
@@ -136,11 +139,11 @@ def _layer(adata: AnnData, key: str, fitted: FittedModel, key_added: str, as_csr
             f"genes of the model (adata[:, adata.uns[{key!r}]['model']['genes']].copy()), or pass genes for a table."
         )
         raise ValueError(msg)
-    in_model = np.argsort(at)
-    return Place([fitted.genes[i] for i in in_model], in_model, at[in_model], adata.n_vars)
+    in_model = np.argsort(columns)
+    return GenesToWrite([fitted.genes[i] for i in in_model], in_model, columns[in_model], adata.n_vars)
 
 
-def _table(key: str, fitted: FittedModel, genes: Sequence[str]) -> Place:
+def _table_genes(key: str, fitted: FittedModel, genes: Sequence[str]) -> GenesToWrite:
     names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
     unknown = [gene for gene in names if gene not in fitted.genes]
     if unknown:
@@ -153,4 +156,4 @@ def _table(key: str, fitted: FittedModel, genes: Sequence[str]) -> Place:
         msg = f"genes={names} is empty or names a gene twice. Give each gene once, or None for all."
         raise ValueError(msg)
     in_model = pd.Index(fitted.genes).get_indexer(names)
-    return Place(names, in_model, np.arange(len(names)), len(names))
+    return GenesToWrite(names, in_model, np.arange(len(names)), len(names))

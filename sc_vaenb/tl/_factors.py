@@ -24,8 +24,8 @@ from ._importance import dimension_names, drawn
 if TYPE_CHECKING:
     from anndata import AnnData
 
-ACTIVE = 0.01  # nats of KL per cell
-MANY = 50  # categories of a column that nobody named
+MIN_KL_ACTIVE = 0.01  # nats per cell above which a dimension is active
+MAX_CATEGORIES = 50  # with more, a column is not used unless the user names it
 
 Measure = Literal["spearman", "eta2"]
 
@@ -43,11 +43,11 @@ def factors(
     device: str = "auto",
     copy: bool = False,
 ) -> AnnData | None:
-    """Say what each latent dimension is: its share of the variance, its genes, and what it goes with in `obs`.
+    """Describe each latent dimension: its share of the variance, its genes, and its association with columns of `obs`.
 
-    Dimensions are ordered by the share of variance, active ones first, and keep the sign that they have in the model,
-    which is arbitrary. Fit with `decoder_hidden=()` for a linear decoder: its loadings hold for every cell, as those of
-    PCA do, whereas those of any other decoder are means over cells.
+    Dimensions are ordered by their share of the variance, active ones first. They keep their sign in the model, which
+    is arbitrary. Fit with `decoder_hidden=()` for a linear decoder: its loadings hold for every cell, like those of
+    PCA. The loadings of any other decoder are means over cells.
 
     Parameters
     ----------
@@ -56,13 +56,13 @@ def factors(
     key
         Name of the stored model.
     covariates
-        Columns of `obs`. `None`: all with numbers that vary, or with 2 to 50 categories.
+        Columns of `obs`. `None`: all columns of numbers that vary, or with 2 to 50 categories.
     n_top
-        How many genes to name for each end of a dimension.
+        Number of genes to name for each end of a dimension.
     max_cells
-        Loadings and the variance to be shared are taken over so many cells, drawn at random where there are more.
+        Number of cells from which loadings and shares of variance are computed, drawn at random if there are more.
     rng
-        Seed of the draw.
+        Seed of this draw.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     copy
@@ -74,31 +74,33 @@ def factors(
 
     `uns["vae_factors"]["dimensions"]`
         DataFrame, a row per dimension (`z0`, ..., as the columns of `obsm["X_vae"]`). `variance`: share of the variance
-        of the decoded expression (log1p of the expected counts at the mean depth, all cells as in the largest batch)
-        that a straight line in this dimension explains; the shares overlap where dimensions are correlated. `kl`: nats
-        per cell that the encoder spends on it; `active`: above 0.01. `sd`: over cells. `up`, `down`: the genes whose
-        decoded expression rises and falls most from its 1 % to its 99 % quantile.
+        of the decoded expression (log1p of the expected counts at the mean depth, all cells decoded in the largest
+        batch) that a linear function of this dimension explains; the shares overlap if dimensions are correlated. `kl`:
+        KL divergence in nats per cell; `active`: whether `kl` is above 0.01. `sd`: standard deviation over cells. `up`,
+        `down`: the genes whose decoded expression increases and decreases most from the dimension's 1 % to its 99 %
+        quantile.
     `uns["vae_factors"]["loadings"]`
-        DataFrame, genes x dimensions: d log(expected count) / d z, mean over cells, each in its own batch. Of a linear
-        decoder these are the weights (`params["loadings"]` is `"weights"`, else `"mean_jacobian"`); with the link
-        `"softmax"` less a constant per dimension, since shares stay the same if a constant is added to all genes.
-        Large also for genes that are hardly expressed, as folds are: `up` and `down` name those that show.
+        DataFrame, genes x dimensions: d log(expected count) / d z, mean over cells, each in its own batch. For a linear
+        decoder these are the weights (`params["loadings"]` is `"weights"`, else `"mean_jacobian"`). With the link
+        `"softmax"` a constant per dimension is subtracted, because shares do not change if a constant is added to all
+        genes. Like fold changes, loadings can be large for genes that are hardly expressed; `up` and `down` name genes
+        whose expression changes visibly.
     `uns["vae_factors"]["association"]`
-        DataFrame, a row per covariate: its `measure`, and for each dimension Spearman's correlation (`spearman`, of
-        numbers), or the share of the dimension's variance between the categories (`eta2`). Cells without a value are
-        left out.
+        DataFrame, a row per covariate: its `measure`, and a value for each dimension. For numbers this is Spearman's
+        correlation (`spearman`), for categories the share of the dimension's variance between categories (`eta2`).
+        Cells without a value are left out.
     `uns["vae_factors"]["sweep"]`
         The `genes` in `up` and `down` (dimensions x 2 `n_top`) and their `log1p` decoded expression (dimensions x genes
-        x points) at the points `z` (dimensions x points) from the dimension's 1 % to its 99 % quantile, the others at
-        their mean, as in the largest batch.
+        x points) at the points `z` (dimensions x points) from the dimension's 1 % to its 99 % quantile. The other
+        dimensions are at their mean, and cells are decoded in the largest batch.
     `obsm["X_vae_factors"]`
-        The states that all this is about, columns as in `obsm["X_vae"]`: the encoder's means, before any alignment.
+        The latent states described here: the encoder's means before any alignment, columns as in `obsm["X_vae"]`.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        There is no such model or column, the model cannot be read, genes of it are missing, or the counts are not what
-        they must be. `adata` is unchanged.
+        There is no such model or column, the model cannot be read, some of its genes are missing, or the counts are not
+        valid. `adata` is unchanged.
 
     Examples
     --------
@@ -127,20 +129,22 @@ def factors(
     n = min(n_top, len(genes) // 2)
     for dimension in range(len(kl)):
         values, decoded = sweep(model, latent, dimension, largest, where)
-        ends = np.argsort(decoded[-1] - decoded[0], kind="stable")
-        named = np.concatenate([ends[::-1][:n], ends[:n]])
-        rows.append([", ".join(genes[part]) for part in (named[:n], named[n:])])
+        order = np.argsort(decoded[-1] - decoded[0], kind="stable")
+        top_genes = np.concatenate([order[::-1][:n], order[:n]])
+        rows.append([", ".join(genes[part]) for part in (top_genes[:n], top_genes[n:])])
         z.append(values)
-        top.append(genes[named])
-        log1p.append(decoded[:, named].T)
+        top.append(genes[top_genes])
+        log1p.append(decoded[:, top_genes].T)
 
     names = dimension_names(len(kl))
-    order = np.lexsort((-share, kl <= ACTIVE))
-    about = pd.DataFrame({"variance": share, "kl": kl, "active": kl > ACTIVE, "sd": latent.std(0)}, index=names)
-    about[["up", "down"]] = rows
+    order = np.lexsort((-share, kl <= MIN_KL_ACTIVE))
+    dimensions = pd.DataFrame(
+        {"variance": share, "kl": kl, "active": kl > MIN_KL_ACTIVE, "sd": latent.std(0)}, index=names
+    )
+    dimensions[["up", "down"]] = rows
     linear = not model.config.decoder_hidden and (model.config.link != "softplus")
     record: dict[str, Any] = {
-        "dimensions": about.iloc[order],
+        "dimensions": dimensions.iloc[order],
         "loadings": pd.DataFrame(loadings, index=fitted.genes, columns=names).iloc[:, order],
         "association": _association(latent, columns, names).iloc[:, [0, *(order + 1)]],
         "sweep": {
@@ -163,10 +167,10 @@ def factors(
     return adata if copy else None
 
 
-def _covariates(adata: AnnData, asked: str | Sequence[str] | None) -> dict[str, tuple[Measure, pd.Series]]:
-    """What each column is compared by, and its values."""
-    names = list(adata.obs.columns) if asked is None else [asked] if isinstance(asked, str) else list(asked)
-    found: dict[str, tuple[Measure, pd.Series]] = {}
+def _covariates(adata: AnnData, requested: str | Sequence[str] | None) -> dict[str, tuple[Measure, pd.Series]]:
+    """The measure of association for each column, and its values."""
+    names = [requested] if isinstance(requested, str) else list(adata.obs.columns if requested is None else requested)
+    covariates: dict[str, tuple[Measure, pd.Series]] = {}
     for name in names:
         _obs.check_obs_key(adata, "covariates", name)
         values = adata.obs[name]
@@ -175,21 +179,21 @@ def _covariates(adata: AnnData, asked: str | Sequence[str] | None) -> dict[str, 
         if numeric:
             values = values.astype(float)
             n = n if np.isfinite(values.dropna()).all() else 0
-        if n >= 2 and (asked is not None or numeric or n <= MANY):
-            found[name] = ("spearman" if numeric else "eta2", values)
-        elif asked is not None:
+        if n >= 2 and (requested is not None or numeric or n <= MAX_CATEGORIES):
+            covariates[name] = ("spearman" if numeric else "eta2", values)
+        elif requested is not None:
             msg = (
                 f"obs[{name!r}] holds {n} different values that can be compared with, two or more are needed. "
                 "Choose another column as covariate."
             )
             raise ValueError(msg)
-    return found
+    return covariates
 
 
 def _association(
     latent: NDArray[np.float32], columns: dict[str, tuple[Measure, pd.Series]], names: list[str]
 ) -> pd.DataFrame:
-    """Covariates x (measure, dimensions)."""
+    """A row per covariate: its measure, and its association with each dimension."""
     rows = []
     for measure, values in columns.values():
         known = values.notna().to_numpy()

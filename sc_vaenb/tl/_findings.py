@@ -1,4 +1,4 @@
-"""Findings of a comparison, what they are drawn from, and the words that they share."""
+"""Findings of a comparison, the data they are based on, and how lists and numbers are written in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 MAX_JUDGED = 20_000  # cells
-UNCORRECTED = "PCA", "VAE"  # methods that know nothing of batches
+UNCORRECTED = "PCA", "VAE"  # methods that do not correct for batches
 SCALE = "0 = fully mixed, 1 = fully separated"
 
 BEST, ADVICE, NEEDED, HARM, LEFT, SEEN, SEEDS = (
@@ -35,7 +35,7 @@ Confidence = Literal["high", "moderate", "low"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer. `subject` is the method it is about (of `BEST`: the one to go on with), or empty."""
+    """One answer. `subject` is the method that it is about (for `BEST`: the method to use), or empty."""
 
     question: str
     subject: str
@@ -47,10 +47,10 @@ class Finding:
 
 @dataclass
 class Judged:
-    """The cells that are judged, and the embeddings of each method, seed after seed.
+    """The cells on which methods are compared, and the embeddings of each method, one per seed.
 
-    `groups`: of each batch (sorted by name), where a fit looked for kinds of cells in common. `seen`: methods that were
-    told the labels: the column, and the cells that they were not told of.
+    `groups`: the overlap group of each batch (sorted by name), if a fit looked for kinds of cells in common. `seen`:
+    for each method that was fitted with the labels, their column and the cells whose labels were held back.
     """
 
     labels: NDArray[np.str_] | None
@@ -59,24 +59,24 @@ class Judged:
     uncorrected: str | None
     groups: NDArray[np.int64] | None = None
     seen: dict[str, tuple[str, NDArray[np.bool_]]] = field(default_factory=dict)
-    purities: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # of methods, once computed
+    purities: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # of each method, computed once
 
     @property
     def reference(self) -> NDArray[np.float32]:
         """The embedding before any correction."""
-        assert self.uncorrected is not None  # asked for only where there is one
+        assert self.uncorrected is not None  # only used if there is one
         return self.embeddings[self.uncorrected][0]
 
     def kind(self, n: int = 2) -> str:
-        """What stands for kinds of cells: types, or without labels clusters."""
+        """The word for kinds of cells: types, or clusters if there are no labels."""
         return ("type" if self.labels is not None else "cluster") + ("" if n == 1 else "s")
 
 
 def read_judged(adata: AnnData, methods: pd.DataFrame, batch_key: str, label_key: str | None, seed: int = 0) -> Judged:
-    """Read what is judged, of at most 20,000 cells (those with a label)."""
+    """Read labels, batches and embeddings of at most 20,000 cells (with a label, if there are labels)."""
     names = None if label_key is None else _obs.read_labels(adata, "label_key", label_key)
-    known = np.ones(adata.n_obs, bool) if names is None else names != None  # noqa: E711 (of each cell)
-    cells = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(known))[:MAX_JUDGED])
+    usable = np.ones(adata.n_obs, bool) if names is None else names != None  # noqa: E711 (elementwise)
+    cells = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:MAX_JUDGED])
     batch = texts(adata.obs[batch_key])[cells].astype(str)
     labels = None if names is None else names[cells].astype(str)
     data = Judged(labels, batch, {}, None)
@@ -93,7 +93,7 @@ def read_judged(adata: AnnData, methods: pd.DataFrame, batch_key: str, label_key
 
 
 def _groups(overlap: Mapping[str, Any] | None, names: NDArray[np.str_]) -> NDArray[np.int64] | None:
-    """The group of each batch, as a fit found it."""
+    """The overlap group of each batch, from the record of a fit."""
     if overlap is None or not {"batches", "group"} <= set(overlap):
         return None
     group = dict(zip(np.asarray(overlap["batches"]).astype(str), np.asarray(overlap["group"]), strict=True))
@@ -106,15 +106,15 @@ def few(names: Sequence[str], most: int = 4) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The names as in a sentence."""
+    """The names in words: 'a, b and c'."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def number(value: float) -> str:
-    """Two digits."""
+    """The value with two decimals."""
     return f"{value:.2f}" if np.isfinite(value) else "not defined"
 
 
 def p_value(value: float) -> str:
-    """With its sign."""
+    """The p value with its sign: '= 0.04' or '< 0.01'."""
     return "< 0.01" if value < 0.0095 else f"= {value:.2f}"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 KEY = "pca_harmony"
-MIN_CELLS_FOR_HARMONY = 15  # cells, below which harmonypy makes no cluster or does not end
+MIN_CELLS_FOR_HARMONY = 15  # with fewer cells harmonypy makes no cluster or does not end
 
 
 @own_state()
@@ -33,10 +33,10 @@ def harmony(
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Correct principal components for batches with Harmony, as a peer of the count models.
+    """Correct principal components for batch effects with Harmony, to compare with the count models.
 
     Calls harmonypy (Korsunsky et al. 2019, Nature Methods, "Fast, sensitive and accurate integration of single-cell
-    data with Harmony") with its defaults, whichever way round its version gives the result.
+    data with Harmony") with its defaults. Versions that return components x cells are supported too.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ def harmony(
     batch_key
         Column of `obs` with the batch of each cell; two batches or more.
     basis
-        Embedding in `obsm` to correct. If `"X_pca"` is not there, it is computed first, from the counts.
+        Embedding in `obsm` to correct. If `"X_pca"` does not exist, it is computed first, from the counts.
     layer
-        Where the raw counts are, for that PCA: a layer, or `None` for `X`.
+        The raw counts for that PCA: a layer, or `None` for `X`.
     mask_var
         The genes for that PCA: a boolean column of `var`, an array with one value per gene, or `None` for all.
     rng
@@ -66,12 +66,12 @@ def harmony(
     `uns["pca_harmony"]["params"]`
         The parameters.
     `obsm["X_pca"]`
-        The PCA, if it was not there: 50 components of the log1p of the counts scaled to the median depth.
+        The PCA, if it did not exist: 50 components of the log1p of the counts scaled to the median depth.
 
     Raises
     ------
     KeyError, TypeError, ValueError
-        `basis`, `batch_key` or the counts are not there or not what they must be. `adata` is unchanged.
+        `basis`, `batch_key` or the counts do not exist or are not valid. `adata` is unchanged.
 
     Examples
     --------
@@ -96,14 +96,14 @@ def harmony(
 
     if adata.n_obs < MIN_CELLS_FOR_HARMONY:
         msg = (
-            f"adata has {adata.n_obs} cells: Harmony, which makes a cluster of every 30, needs {MIN_CELLS_FOR_HARMONY} "
-            "at least."
+            f"adata has {adata.n_obs} cells: Harmony makes one cluster per 30 cells and needs at least "
+            f"{MIN_CELLS_FOR_HARMONY} cells."
         )
         raise ValueError(msg)
 
     start = logg.info(f"correcting {basis} for {len(names)} batches with Harmony")
     adata = adata.copy() if copy else adata
-    corrected = _harmonised(components, codes, rng)
+    corrected = _run_harmony(components, codes, rng)
     if computed:
         _adata.write_result(adata, "pca", components)
     params = {"batch_key": batch_key, "basis": basis, "rng": rng, "method": "harmony"}
@@ -112,23 +112,23 @@ def harmony(
     return adata if copy else None
 
 
-def _harmonised(components: NDArray[np.float32], codes: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+def _run_harmony(components: NDArray[np.float32], codes: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
     import harmonypy
     import pandas as pd
 
     batches = pd.DataFrame({"batch": codes.astype(str)})
     components = np.ascontiguousarray(components, dtype=np.float64)
-    square = components.shape[0] == components.shape[1]  # harmonypy could not tell cells from components
-    if square:
-        components = np.pad(components, ((0, 0), (0, 1)))  # zeros change no distance
+    is_square = components.shape[0] == components.shape[1]  # harmonypy confuses cells and components then
+    if is_square:
+        components = np.pad(components, ((0, 0), (0, 1)))  # a column of zeros changes no distance
     options: dict[str, Any] = {"verbose": False, "random_state": seed}
     if "ncores" in signature(harmonypy.run_harmony).parameters:  # since 0.1
-        options["ncores"] = _cores()  # its default starts a thread for every core of the machine, also in a container
+        options["ncores"] = _n_cores()  # by default it starts a thread per core of the machine, even in a container
     corrected = np.asarray(harmonypy.run_harmony(components, batches, "batch", **options).Z_corr)
     if corrected.shape != components.shape:  # versions before 0.1: components x cells
         corrected = corrected.T
-    return np.ascontiguousarray(corrected[:, :-1] if square else corrected, dtype=np.float32)
+    return np.ascontiguousarray(corrected[:, :-1] if is_square else corrected, dtype=np.float32)
 
 
-def _cores() -> int:
+def _n_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

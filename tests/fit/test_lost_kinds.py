@@ -53,3 +53,11 @@ def test_a_kind_that_is_half_mixed_with_a_larger_one_is_not_lost(cells):
     types, rng = adata.obs["cell_type"].cat.codes.to_numpy(), np.random.default_rng(1)
     stray = (types == 2) & (rng.random(len(types)) < 0.4)
     assert lost_kinds(embedding_of(np.where(stray, 1, types), rng), 1, kinds[1]) == []
+
+
+def test_cells_in_no_cluster_do_not_count(cells):
+    adata, kinds = cells
+    cluster = kinds[1].cluster.copy()
+    cluster[:5] = -1
+    embedding = embedding_of(adata.obs["cell_type"].cat.codes, np.random.default_rng(0))
+    assert lost_kinds(embedding, 1, kinds[1]._replace(cluster=cluster)) == []

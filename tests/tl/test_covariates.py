@@ -125,7 +125,7 @@ def test_new_cells_are_mapped_with_their_covariates(told, measured, refused):
         (["batch"], ValueError, r"covariate_keys holds 'batch', which is the batch_key: .* Leave it out\."),
         (["gaps"], ValueError, r"obs\['gaps'\] has no value for 1 cells \(first: '3'\)\. Fill them in"),
         (["infinite"], ValueError, r"obs\['infinite'\] has no value for 1 cells \(first: '3'\)"),
-        (["same"], ValueError, r"obs\['same'\] is 2 for every cell: nothing can be learned of it"),
+        (["same"], ValueError, r"obs\['same'\] is 2 for every cell: nothing can be learned from it"),
         (
             ["one"],
             ValueError,
