@@ -100,7 +100,7 @@ def test_one_process_goes_on_with_the_state_of_two(found, log):
         adata = ad.read_h5ad(folder / "data.h5ad")
         sc_vaenb.tl.cvae(adata, "batch", checkpoint=checkpoint, **fit)
         results.append(adata.obsm["X_vae"])
-    assert log.getvalue().count("going on from step 40") == 1
+    assert log.getvalue().count("continuing from step 40") == 1
     np.testing.assert_allclose(results[1], results[0], atol=1e-4)
 
 
@@ -124,7 +124,7 @@ def test_a_killed_process_ends_the_job_and_the_same_command_goes_on(found, tmp_p
     process = start(*job)
     told, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
-    assert error.count("going on from step") == 1
+    assert error.count("continuing from step") == 1
     assert told.count("written to") == 1
     check_result(out, found)
 
@@ -154,7 +154,7 @@ def test_ctrl_c_ends_the_job_and_a_process_killed_later_is_started_again_by_torc
     os.kill(process_of_rank(process.pid, 1), signal.SIGKILL)
     told, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
-    assert error.count("going on from step") == 2
+    assert error.count("continuing from step") == 2
     assert told.count("written to") == 1
     check_result(out, found)
 

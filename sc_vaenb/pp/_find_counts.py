@@ -77,7 +77,7 @@ def find_counts(
 def _raw(adata: AnnData) -> tuple[Any, str]:
     """The matrix of adata.raw with the genes of adata, in the order of adata."""
     if adata.isbacked or from_a_file(adata.raw.X):
-        msg = "raw on disk is not looked at, since nothing that comes next could read it from there."
+        msg = "raw on disk is not looked at, because no other function could read it from there."
         raise ValueError(msg)
     names = adata.raw.var_names
     if not names.is_unique:

@@ -136,7 +136,7 @@ def prepare(
             logg.info(f"    replacing {slot}[{column!r}]")
     adata = adata.copy() if copy else adata
     genes = variable_genes(counts, adata.var_names, batches, labels, n_top_genes)
-    logged = log_normalised(counts) if log1p else None
+    normalised = log_normalised(counts) if log1p else None
     record = {
         "source": source,
         "flavor": genes.flavor,
@@ -147,7 +147,7 @@ def prepare(
         "batch_key": batch_key or "",
         "log1p": bool(log1p),
     }
-    _write(adata, counts, depth / depth.mean(), genes, logged, record)
+    _write(adata, counts, depth / depth.mean(), genes, normalised, record)
     logg.info(
         "    finished",
         time=start,
@@ -160,7 +160,7 @@ def prepare(
         ),
     )
     if is_on_disk and source != "layers['counts']":
-        logg.info(f"the counts stay on disk, in {source}: pass {_layer_argument(source)} to what comes next")
+        logg.info(f"the counts stay on disk, in {source}: pass {_layer_argument(source)} to the next functions")
     return adata if copy else None
 
 
@@ -186,7 +186,7 @@ def _write(
     counts: sparse.csr_matrix | Tally,
     size_factor: NDArray[np.float64],
     genes: Genes,
-    logged: AnnData | None,
+    normalised: AnnData | None,
     record: dict[str, Any],
 ) -> None:
     from anndata import ImplicitModificationWarning
@@ -205,7 +205,7 @@ def _write(
         adata.uns["hvg"] = {"flavor": genes.flavor}
     if "counts" not in keys(adata.layers) and not isinstance(counts, Tally):
         adata.layers["counts"] = counts
-    if logged is not None:
-        adata.X = logged.X  # after obs, which copies a view: else X would be written into the parent
-        adata.uns["log1p"] = logged.uns["log1p"]
+    if normalised is not None:
+        adata.X = normalised.X  # after obs, which copies a view: else X would be written into the parent
+        adata.uns["log1p"] = normalised.uns["log1p"]
     adata.uns["prepare"] = record

@@ -132,10 +132,10 @@ def _genes_in_memory(
             return genes._replace(left_out=", ".join(labels[is_failed]))
         fallback += f" in batches {labels[is_failed].tolist()}"
 
-    logged = log_normalised(matrix).X
+    log_counts = log_normalised(matrix).X
     for batch_codes in [None] if batches is None else [batches, None]:
         try:
-            genes = Genes(columns("seurat", logged, batch_codes), "seurat", fallback)
+            genes = Genes(columns("seurat", log_counts, batch_codes), "seurat", fallback)
         except (IndexError, ValueError):  # in some batch no gene varies
             fallback += "; seurat failed too, and regards all cells as one batch" if batch_codes is not None else ""
             continue
@@ -153,7 +153,7 @@ def _genes_in_memory(
 def _warn_about_left_out(batches: NDArray[np.str_], n_cells: int) -> None:
     logg.warning(
         f"variable genes: batches {batches.tolist()} ({n_cells} cells) have too few cells or counts "
-        "for seurat_v3 and have no say in the choice."
+        "for seurat_v3 and are left out of the choice."
     )
 
 

@@ -106,20 +106,20 @@ def best_and_advice(data: Judged, ranking: Ranking, needed: Finding, harms: Mapp
     """If there is nothing to correct, the methods without correction; else the best of those that do no harm."""
     names = [name for name in data.embeddings if name not in data.seen]
     harmless = [name for name in names if harms[name].none]
-    plain = [name for name in harmless if name in UNCORRECTED]
-    if needed.answer in {"no", "cannot be told"} and plain:
-        return _without_correction(data, ranking, needed, plain)
+    uncorrected = [name for name in harmless if name in UNCORRECTED]
+    if needed.answer in {"no", "cannot be told"} and uncorrected:
+        return _without_correction(data, ranking, needed, uncorrected)
     usable = [name for name in names if not harms[name].excludes]
-    pool = usable or names
+    candidates = usable or names
     if correcting := [name for name in harmless if name not in UNCORRECTED]:
         best = ranking.order(correcting)[0]
-        pool = harmless + [
+        candidates = harmless + [
             name
             for name in names
             if harms[name].lost and not harms[name].in_null and not keeps_better(data, best, name, harms[name])
         ]
-        usable = list(dict.fromkeys([*pool, *usable]))
-    return _with_correction(data, ranking, needed, harms, pool, usable)
+        usable = list(dict.fromkeys([*candidates, *usable]))
+    return _with_correction(data, ranking, needed, harms, candidates, usable)
 
 
 def _scores(data: Judged, ranking: Ranking, names: Sequence[str]) -> str:
@@ -130,8 +130,8 @@ def _scores(data: Judged, ranking: Ranking, names: Sequence[str]) -> str:
     return f"Scores ({meaning}, 0 to 1): {numbers}."
 
 
-def _without_correction(data: Judged, ranking: Ranking, needed: Finding, plain: list[str]) -> list[Finding]:
-    names, subject = " or ".join(plain), plain[0]
+def _without_correction(data: Judged, ranking: Ranking, needed: Finding, uncorrected: list[str]) -> list[Finding]:
+    names, subject = " or ".join(uncorrected), uncorrected[0]
     evidence = _scores(data, ranking, list(data.embeddings))
     if needed.answer == "no":
         text = f"Best: {names} will do, because there is nothing to correct."
@@ -157,10 +157,10 @@ def _with_correction(
     ranking: Ranking,
     needed: Finding,
     harms: Mapping[str, Harm],
-    pool: list[str],
+    candidates: list[str],
     usable: list[str],
 ) -> list[Finding]:
-    order = ranking.order(pool)
+    order = ranking.order(candidates)
     top, wins = order[0], ranking.wins(order)
     leads = {name: ranking.lead(top, name) for name in order[1:]}
     robust = wins[top] >= ROBUST_SHARE * sum(wins.values())
@@ -175,7 +175,7 @@ def _with_correction(
         text = f"Best: {answer}; they do not differ beyond chance."
         if not robust and any(leads[name].p <= ALPHA for name in tied if name in leads):
             text = f"Best: {answer}; which of them depends on how the scores are weighted."
-    text += _why_not_higher(data, ranking, harms, pool, usable, top)
+    text += _why_not_higher(data, ranking, harms, candidates, usable, top)
     evidence = _scores(data, ranking, list(data.embeddings))
     if len(order) > 1:
         second = leads[order[1]]
@@ -193,10 +193,10 @@ def _with_correction(
 
 
 def _why_not_higher(
-    data: Judged, ranking: Ranking, harms: Mapping[str, Harm], pool: list[str], usable: list[str], top: str
+    data: Judged, ranking: Ranking, harms: Mapping[str, Harm], candidates: list[str], usable: list[str], top: str
 ) -> str:
     """Why methods that score higher are not the best."""
-    higher = [n for n in data.embeddings if n not in {*pool, *data.seen} and ranking.mean(n) > ranking.mean(top)]
+    higher = [n for n in data.embeddings if n not in {*candidates, *data.seen} and ranking.mean(n) > ranking.mean(top)]
     text = ""
     for name in ranking.order(higher):
         reason = f"it blurs {few(harms[name].labels)}" if name in usable else "it does harm"
@@ -205,12 +205,12 @@ def _why_not_higher(
 
 
 def _advice(data: Judged, needed: Finding, tied: list[str], harms: Mapping[str, Harm]) -> str:
-    plain = [name for name in tied if name in UNCORRECTED]
-    if needed.answer == "hardly" and plain:
-        return f"Use {' or '.join(plain)}: the batch effect is too small to need a correction."
-    if len(plain) == len(tied):
+    uncorrected = [name for name in tied if name in UNCORRECTED]
+    if needed.answer == "hardly" and uncorrected:
+        return f"Use {' or '.join(uncorrected)}: the batch effect is too small to need a correction."
+    if len(uncorrected) == len(tied):
         return (
-            f"Use {' or '.join(plain)}, and keep the batch in every test: batches are separated, but the "
+            f"Use {' or '.join(uncorrected)}, and keep the batch in every test: batches are separated, but the "
             "corrections that were tried are no better."
         )
     parts = []

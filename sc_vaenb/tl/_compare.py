@@ -184,8 +184,8 @@ def compare(
         adata = adata.copy()
         runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
 
-    layout = audit(adata, batch_key, label_key, condition_key, layer, mask_var, rng)
-    logg.info(layout.in_words())
+    audited_design = audit(adata, batch_key, label_key, condition_key, layer, mask_var, rng)
+    logg.info(audited_design.in_words())
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     for run in runs:
@@ -238,7 +238,7 @@ def compare(
         "scores": scores,
         "methods": methods,
         "findings": findings,
-        "design": layout.findings,
+        "design": audited_design.findings,
         "verdict": verdict,
         "params": {name: value for name, value in params.items() if value is not None},
         "failed": failed,

@@ -78,7 +78,7 @@ def denoised_protein(
     >>> sc_vaenb.tl.denoised_protein(adata)
     >>> adata.obsm["vae_protein"]["protein_0"].groupby(adata.obs["cell_type"], observed=True).mean()
     """
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     if not fitted.proteins:
         msg = f"The model in uns[{key!r}] knows no proteins. Fit one with protein_key."
@@ -95,8 +95,8 @@ def denoised_protein(
             logg.warning(f"replacing obsm[{name!r}]")
     adata = adata.copy() if copy else adata
     own_weight = np.eye(n_batches, dtype=np.float32)[:, :, None].repeat(len(names), 2)
-    in_own_batch = foreground(fitted.model, counts, own_weight, False, where)
-    in_measured_batches = foreground(fitted.model, counts, as_measured(measured, group), True, where)
+    in_own_batch = foreground(fitted.model, counts, own_weight, False, torch_device)
+    in_measured_batches = foreground(fitted.model, counts, as_measured(measured, group), True, torch_device)
     use_own_batch = measured[counts.batch_index] & (not corrected)
     for name, own, averaged in zip(tables, in_own_batch, in_measured_batches, strict=True):
         values = np.where(use_own_batch, own, averaged)

@@ -161,32 +161,31 @@ def differential(
     """
     rng = seed_of(rng)
     _check_key_added(adata, key_added)
-    where, reference = resolve_device(device), name_of(reference)
+    torch_device, reference = resolve_device(device), name_of(reference)
     fitted = FittedModel.from_uns(adata, key)
     codes, names = _group_codes(adata, groupby)
-    compared = _compared_groups(names, groupby, groups, reference)
-    others = {
-        g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)]
-        for g in compared
+    tested = _tested_groups(names, groupby, groups, reference)
+    references = {
+        g: [i for i in range(len(names)) if i != g] if reference == "rest" else [names.index(reference)] for g in tested
     }
     _obs.warn_about_no_label_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
     counts = read_counts(adata, key, fitted)
-    used = np.isin(codes, [*compared, *(i for group in others.values() for i in group)])
-    _check_cells(codes[used], names, others, reference)
+    used = np.isin(codes, [*tested, *(i for group in references.values() for i in group)])
+    _check_cells(codes[used], names, references, reference)
     batch_key = fitted.params.get("batch_key")
     extra: dict[str, Any] = {}
     if sample_key is None:
-        _check_batches(codes[used], counts.batch_index[used], names, others, reference, batch_key)
+        _check_batches(codes[used], counts.batch_index[used], names, references, reference, batch_key)
     else:
         donors = read_donors(adata, sample_key, groupby, used)
-        plans = plan_comparisons(donors, counts.batch_index, codes, names, others, reference, batch_key)
+        plans = plan_comparisons(donors, counts.batch_index, codes, names, references, reference, batch_key)
 
-    start = logg.info(f"comparing {len(compared)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
+    start = logg.info(f"comparing {len(tested)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
     if sample_key is None:
         warn_about_donors(adata, groupby, codes, used)
-        by_code = _compare_by_cells(fitted, counts, codes, used, others, delta, n_samples, where, rng)
+        by_code = _compare_by_cells(fitted, counts, codes, used, references, delta, n_samples, torch_device, rng)
     else:
-        by_code, summary = compare_by_donors(counts, fitted.genes, donors, codes, names, used, others, plans, delta)
+        by_code, summary = compare_by_donors(counts, fitted.genes, donors, codes, names, used, references, plans, delta)
         extra["donors"] = pd.DataFrame([{"group": names[g], **row} for g, row in summary.items()])
     tables = {names[g]: table for g, table in by_code.items()}
     adata = adata.copy() if copy else adata
@@ -215,7 +214,7 @@ def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[
     return column.cat.codes.to_numpy(dtype=np.int64), names
 
 
-def _compared_groups(names: list[str], groupby: str, groups: str | Sequence[str], reference: str) -> list[int]:
+def _tested_groups(names: list[str], groupby: str, groups: str | Sequence[str], reference: str) -> list[int]:
     """Codes of the groups to compare with the reference, in the order of the column."""
     if reference != "rest" and reference not in names:
         msg = f"reference={reference!r} is not in obs[{groupby!r}]. Choose 'rest' or one of {names}."
@@ -230,18 +229,18 @@ def _compared_groups(names: list[str], groupby: str, groups: str | Sequence[str]
             f"obs[{groupby!r}] has a group named 'rest', but reference='rest' means all cells of other groups. To "
             "compare with that group, give it another name."
         )
-    compared = [
+    tested = [
         code for code, name in enumerate(names) if name in requested and (reference == "rest" or name != reference)
     ]
-    if not compared:
+    if not tested:
         msg = f"groups={requested} leaves nothing to compare with reference={reference!r}. Name other groups."
         raise ValueError(msg)
-    return compared
+    return tested
 
 
-def _check_cells(codes: NDArray[np.int64], names: list[str], others: dict[int, list[int]], reference: str) -> None:
+def _check_cells(codes: NDArray[np.int64], names: list[str], references: dict[int, list[int]], reference: str) -> None:
     """Raise if a group has too few cells."""
-    for group, rest in others.items():
+    for group, rest in references.items():
         for name, cells in ((names[group], codes == group), (reference, np.isin(codes, rest))):
             if cells.sum() < MIN_CELLS_PER_GROUP:
                 msg = f"group {name!r} has one cell, too few to compare. Leave it out of groups, or merge it."
@@ -252,12 +251,12 @@ def _check_batches(
     codes: NDArray[np.int64],
     batch: NDArray[np.int64],
     names: list[str],
-    others: dict[int, list[int]],
+    references: dict[int, list[int]],
     reference: str,
     batch_key: str | None,
 ) -> None:
     """Raise if a group shares no batch with its reference."""
-    for group, rest in others.items():
+    for group, rest in references.items():
         if not np.intersect1d(batch[codes == group], batch[np.isin(codes, rest)]).size:
             msg = (
                 f"no batch holds cells of both {names[group]!r} and {reference!r}, so that their difference cannot be "
@@ -273,7 +272,7 @@ def _compare_by_cells(
     counts: Counts,
     codes: NDArray[np.int64],
     used: NDArray[np.bool_],
-    others: dict[int, list[int]],
+    references: dict[int, list[int]],
     delta: float,
     n_samples: int,
     device: torch.device,
@@ -290,7 +289,7 @@ def _compare_by_cells(
     per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
     return {
         g: _table(fitted.genes, by_group[g], _sum_groups([by_group[i] for i in rest]), dispersion, delta, per_10k)
-        for g, rest in others.items()
+        for g, rest in references.items()
     }
 
 

@@ -62,7 +62,7 @@ def plan_comparisons(
     batch: NDArray[np.int64],
     codes: NDArray[np.int64],
     names: Sequence[str],
-    others: Mapping[int, Sequence[int]],
+    references: Mapping[int, Sequence[int]],
     reference: str,
     batch_key: str | None,
 ) -> dict[int, Plan]:
@@ -73,7 +73,7 @@ def plan_comparisons(
         return set(zip(donors.codes[cells].tolist(), batch[cells].tolist(), strict=True))
 
     plans = {}
-    for group, rest in others.items():
+    for group, rest in references.items():
         sides = donor_batches([group]), donor_batches(rest)
         try:
             plans[group] = plan(*sides)
@@ -123,7 +123,7 @@ def compare_by_donors(
     codes: NDArray[np.int64],
     names: Sequence[str],
     used: NDArray[np.bool_],
-    others: Mapping[int, Sequence[int]],
+    references: Mapping[int, Sequence[int]],
     plans: Mapping[int, Plan],
     delta: float,
 ) -> tuple[dict[int, pd.DataFrame], dict[int, dict[str, float]]]:
@@ -138,7 +138,7 @@ def compare_by_donors(
         by_group.setdefault(group, {})[donor, batch] = stratum_sums
     per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(m.x.sum() for m in moments.values())
     tables, summaries = {}, {}
-    for group, rest in others.items():
+    for group, rest in references.items():
         sides = by_group[group], _sum_groups([by_group[i] for i in rest if i in by_group])
         tables[group], prior_df = _table(genes, *sides, plans[group], delta, per_10k)
         n = summaries[group] = {**_n_donors(plans[group]), "prior_df": prior_df}

@@ -59,7 +59,7 @@ def embed(
         `adata` is unchanged.
     """
     name = key if key_added is None else key_added
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     model = fitted.model
     needs_batches = model.config.encoder_needs_batch or model.alignment is not None
@@ -67,7 +67,7 @@ def embed(
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata
-    embedding = aligned(model, embed_cells(model, counts, where), counts.batch_index, where)
+    embedding = aligned(model, embed_cells(model, counts, torch_device), counts.batch_index, torch_device)
     _adata.write_result(adata, name, embedding)
     predicted = write_labels(adata, name, model, embedding)
     added = f"added\n    'X_{name}', the embedding (adata.obsm)"

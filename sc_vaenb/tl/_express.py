@@ -84,7 +84,7 @@ def express(
 ) -> AnnData | None:
     """Validate, decode, write: the body of both functions. `decode_in` gives the batches to decode in."""
     rng = seed_of(rng)
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     as_csr = genes is None and (counts or threshold is not None)
     to_write = (
@@ -93,10 +93,11 @@ def express(
     cells = read_counts(adata, key, fitted)
     as_in = decode_in(fitted, cells)
 
-    start = logg.info(f"computing {what} of {adata.n_obs:,} cells x {len(place.names):,} genes with uns[{key!r}]")
-    if len(place.names) < place.n_columns:
+    start = logg.info(f"computing {what} of {adata.n_obs:,} cells x {len(to_write.names):,} genes with uns[{key!r}]")
+    n_unknown = to_write.n_columns - len(to_write.names)
+    if n_unknown:
         logg.warning(
-            f"{place.n_columns - len(place.names):,} of {adata.n_vars:,} genes are not in the model and will hold NaN. "
+            f"{n_unknown:,} of {adata.n_vars:,} genes are not in the model and will hold NaN. "
             "To save their memory, subset adata to the genes of the model, or pass genes."
         )
     slot = "layers" if genes is None else "obsm"
@@ -105,10 +106,12 @@ def express(
     adata = adata.copy() if copy else adata
     with threads_as_asked(), torch.inference_mode():
         values = collect(
-            (drawn if counts else expected)(fitted.model, cells, as_in, n_samples, where, generator(rng, where)),
-            (adata.n_obs, place.n_columns),
-            place.in_model,
-            place.columns,
+            (drawn if counts else expected)(
+                fitted.model, cells, as_in, n_samples, torch_device, generator(rng, torch_device)
+            ),
+            (adata.n_obs, to_write.n_columns),
+            to_write.in_model,
+            to_write.columns,
             scale=1.0 if counts else target_sum,
             threshold=threshold,
             as_csr=as_csr,
@@ -117,9 +120,9 @@ def express(
     if genes is None:
         _adata.write_layer(adata, key_added, values)
     else:
-        columns = column_names(place.names)
-        if columns != place.names:
-            renamed = {name: column for name, column in zip(place.names, columns, strict=True) if name != column}
+        columns = column_names(to_write.names)
+        if columns != to_write.names:
+            renamed = {name: column for name, column in zip(to_write.names, columns, strict=True) if name != column}
             logg.info(f"    obsm[{key_added!r}] has columns with names that files can hold: {renamed}")
         _adata.write_table(adata, key_added, pd.DataFrame(values, index=adata.obs_names, columns=columns))
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, {what} (adata.{slot})")

@@ -112,7 +112,7 @@ def factors(
     >>> adata.uns["vae_factors"]["loadings"]["z0"].nlargest(10)
     """
     rng = seed_of(rng)
-    where = resolve_device(device)
+    torch_device = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
     columns = _covariates(adata, covariates)
     counts = read_counts(adata, key, fitted)
@@ -120,17 +120,17 @@ def factors(
 
     start = logg.info(f"describing the {model.config.n_latent} dimensions of uns[{key!r}]")
     adata = adata.copy() if copy else adata
-    latent, kl, _ = states(model, counts, where)
+    latent, kl, _ = states(model, counts, torch_device)
     cells = drawn(np.arange(len(counts)), max_cells, rng)
     largest = int(np.bincount(counts.batch_index).argmax())
-    loadings = mean_jacobian(model, latent[cells], counts.batch_index[cells], range(len(kl)), where)
-    share = variance_explained(model, latent[cells], largest, where)
+    loadings = mean_jacobian(model, latent[cells], counts.batch_index[cells], range(len(kl)), torch_device)
+    share = variance_explained(model, latent[cells], largest, torch_device)
     rows, z, top, log1p = [], [], [], []
     n = min(n_top, len(genes) // 2)
     for dimension in range(len(kl)):
-        values, decoded = sweep(model, latent, dimension, largest, where)
-        order = np.argsort(decoded[-1] - decoded[0], kind="stable")
-        top_genes = np.concatenate([order[::-1][:n], order[:n]])
+        values, decoded = sweep(model, latent, dimension, largest, torch_device)
+        gene_order = np.argsort(decoded[-1] - decoded[0], kind="stable")
+        top_genes = np.concatenate([gene_order[::-1][:n], gene_order[:n]])
         rows.append([", ".join(genes[part]) for part in (top_genes[:n], top_genes[n:])])
         z.append(values)
         top.append(genes[top_genes])

@@ -1,4 +1,4 @@
-"""What `tl.vae` and `tl.cvae` share: the way from an AnnData to a fitted model in it."""
+"""The common part of `tl.vae` and `tl.cvae`: read an AnnData, fit a model, and write it into the AnnData."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ from ._labels import classifier_of, write_labels
 if TYPE_CHECKING:
     from anndata import AnnData
 
-FINE = ("converged", "stopped_early", "not_judged")  # verdicts that are no warnings
+NO_WARNING = ("converged", "stopped_early", "not_judged")  # verdicts that are logged as info
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a fit gives.
+    """The result of a fit.
 
     Attributes
     ----------
     options
-        Of the fit, with as many cells per step as there was memory for.
+        Settings of the fit; the batch size is lower than requested if memory was short.
     embedding
         Latent states of all cells, aligned.
     memberships
-        Probabilities of the components of the prior (cells x components); None where it is no mixture.
+        Probabilities of the components of the prior (cells x components); None if the prior is no mixture.
     label_scores
-        How good the predicted labels are; empty without labels.
+        Quality of the predicted labels; empty without labels.
     """
 
     model: CountVAE
@@ -73,9 +73,9 @@ class Result:
 
 
 def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
-    """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`, given all their arguments by name."""
-    not_of_the_result = {"adata", "copy", "key_added", "checkpoint"}
-    params = {name: to_python(value) for name, value in arguments.items() if name not in not_of_the_result}
+    """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`. `arguments` are all of their arguments."""
+    not_in_params = {"adata", "copy", "key_added", "checkpoint"}
+    params = {name: to_python(value) for name, value in arguments.items() if name not in not_in_params}
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     check_together(adata, params)
     rank, n_processes = rank_and_size()
@@ -84,55 +84,58 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     folder = checkpoint_folder(arguments["checkpoint"], params["rng"], checked=rank == 0)
     device, seed = own_device(params["device"]), seed_of(params["rng"])
 
-    with process_group(device) as processes, ExitStack() as held:
+    with process_group(device) as processes, ExitStack() as locks:
         inputs = read_inputs(adata, params, seed, processes)
         overlap = _find_overlap(inputs, params)
         config = model_config(params, inputs, overlap)
         fitted_config = config if inputs.control is None else with_offsets(config)
-        checkpoint = _checkpoint(folder, fitted_config, inputs, seed, device, processes, held)
+        checkpoint = _checkpoint(folder, fitted_config, inputs, seed, device, processes, locks)
         start = logg.info(start_in_words(method, inputs, config, device))
         if checkpoint and checkpoint.step:
-            logg.info(f"    going on from step {checkpoint.step:,}, as kept in {folder}")
+            logg.info(f"    continuing from step {checkpoint.step:,}, saved in {folder}")
         adata = adata.copy() if arguments["copy"] else adata
         with _failures_in_words(device, inputs.options.learning_rate):
             counts, make_step = _to_device(inputs.counts, device, processes)
             progress, options, fitted = settings.verbosity.value > 0 and rank == 0, inputs.options, None
-            if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with more
+            if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with a larger batch size
                 options = replace(options, batch_size=checkpoint.batch_size)
-            offset = None
+            offsets = None
             if inputs.control is not None:
-                logg.info("    first a conditional model, whose clusters show what batches do to all kinds of cells")
-                ordinary = config, counts, options, device, seed, progress, make_step
-                offset = find_offsets(*ordinary, inputs.control, overlap.group)
+                logg.info(
+                    "    first a conditional model: its clusters show the batch effects that all kinds of cells share"
+                )
+                fit_arguments = config, counts, options, device, seed, progress, make_step
+                offsets = find_offsets(*fit_arguments, inputs.control, overlap.group)
             while fitted is None:
                 try:
-                    fitted = fit(fitted_config, counts, options, device, seed, progress, make_step, checkpoint, offset)
+                    fit_arguments = fitted_config, counts, options, device, seed, progress, make_step
+                    fitted = fit(*fit_arguments, checkpoint, offsets)
                 except (RuntimeError, MemoryError) as error:
-                    if processes.size > 1:  # the others know nothing of it
+                    if processes.size > 1:  # the other processes do not know of the error
                         raise
                     options = _with_fewer_cells(options, len(counts), error, device, checkpoint)
                 if fitted is None:
-                    release(device)  # not above, where the error still holds the fit that failed
+                    release(device)  # here, because inside except the error still refers to the failed fit
             result = _embed(*fitted, options, replace(inputs, counts=counts), overlap, device, seed, processes)
 
-    written = _params_of_result(adata, params, method, seed, result.options, device)
+    written_params = _params_of_result(adata, params, method, seed, result.options, device)
     lost = [pair for batch, kinds in overlap.kinds.items() for pair in lost_kinds(result.embedding, batch, kinds)]
     verdict = result.verdict
     if lost:
         message = f"{verdict.message} {lost_in_words(lost, inputs.batches, inputs.genes)}"
         verdict = replace(verdict, message=message)
-    extras = _write(adata, key, written, inputs, overlap, replace(result, verdict=verdict))
-    fine = verdict.status in FINE and not verdict.posterior_collapse and not lost
-    (logg.info if fine else logg.warning)(verdict.message)
+    log_lines = _write(adata, key, written_params, inputs, overlap, replace(result, verdict=verdict))
+    is_good = verdict.status in NO_WARNING and not verdict.posterior_collapse and not lost
+    (logg.info if is_good else logg.warning)(verdict.message)
     if overlap.group.any():
         logg.warning(groups_in_words(inputs.batches, overlap))
     added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
-    logg.info("    finished", time=start, deep="\n    ".join([added, *extras]))
+    logg.info("    finished", time=start, deep="\n    ".join([added, *log_lines]))
     return adata if arguments["copy"] else None
 
 
 def _find_overlap(inputs: Inputs, params: Mapping[str, Any]) -> Overlap:
-    """The groups of batches that have cells of the same kinds; all are one if the user says so."""
+    """The groups of batches that share kinds of cells; one group for overlap="all"."""
     if not len(inputs.batches):
         return nothing_to_compare(0)
     overlap = find_overlap(inputs.counts)
@@ -143,12 +146,12 @@ def _find_overlap(inputs: Inputs, params: Mapping[str, Any]) -> Overlap:
 
 
 def _to_device(counts: Counts, device: torch.device, processes: Processes) -> tuple[Counts, Callable[..., Step]]:
-    """The counts where steps find them fastest, and what makes the steps."""
+    """Move the counts to where the steps read them fastest; return them and the class of the steps."""
     counts, step = to_device(counts, device)
     if device.type == "cuda" and step is Step:
         logg.info(
-            f"    counts stay on the host and go to {device} step by step, as they are read while the fit goes on or "
-            f"take more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
+            f"    counts stay on the host and go to {device} step by step, because they are read during the fit or "
+            f"need more than {SHARE_OF_FREE_MEMORY:.0%} of its free memory"
         )
     return counts, step if processes.size == 1 else partial(SharedStep, processes)
 
@@ -156,9 +159,9 @@ def _to_device(counts: Counts, device: torch.device, processes: Processes) -> tu
 def _with_fewer_cells(
     options: FitConfig, n_cells: int, error: Exception, device: torch.device, checkpoint: Checkpoint | None
 ) -> FitConfig:
-    """Half the cells per step, to answer an error of too little memory; any other error is raised again."""
+    """Halve the batch size after an out-of-memory error. Raise any other error again."""
     options = options.halved(n_cells, error)
-    logg.warning(f"{device} ran out of memory: the fit begins again with batch_size={options.batch_size}.")
+    logg.warning(f"{device} ran out of memory: the fit starts again with batch_size={options.batch_size}.")
     if checkpoint:
         checkpoint.begin_again(options.batch_size)
     return options
@@ -175,10 +178,10 @@ def _embed(
     seed: int,
     processes: Processes,
 ) -> Result:
-    """Embed all cells, align the batches, and judge the predicted labels."""
+    """Embed all cells, align the batches, and fit and score the classifier of labels."""
     counts = inputs.counts
     embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
-    members = memberships(model, counts, device)
+    assignment = memberships(model, counts, device)
     if model.alignment is not None:
         align(model.alignment, embedding, counts.batch_index, overlap.group, seed)
         embedding = aligned(model, embedding, counts.batch_index, device)
@@ -186,12 +189,12 @@ def _embed(
     if inputs.labels:
         codes = counts.batch_index if len(inputs.batches) else None
         label_scores = classify(classifier_of(model), embedding, inputs.label, inputs.calibration_cells, seed, codes)
-    return Result(model, history, verdict, options, embedding, members, label_scores)
+    return Result(model, history, verdict, options, embedding, assignment, label_scores)
 
 
 @contextmanager
 def _failures_in_words(device: torch.device, learning_rate: float) -> Iterator[None]:
-    """Say what to do where memory is too little or the loss is no number."""
+    """Add advice to errors: too little memory, or a loss that is NaN or infinite."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -206,7 +209,7 @@ def _failures_in_words(device: torch.device, learning_rate: float) -> Iterator[N
 def _params_of_result(
     adata: AnnData, params: Mapping[str, Any], method: str, seed: int, options: FitConfig, device: torch.device
 ) -> dict[str, Any]:
-    """The parameters as they were used, in forms that files can hold."""
+    """The parameters that were used, as types that files can hold."""
     used = {
         **params,
         "rng": seed,
@@ -225,7 +228,7 @@ def _params_of_result(
 def _write(
     adata: AnnData, key: str, params: dict[str, Any], inputs: Inputs, overlap: Overlap, result: Result
 ) -> list[str]:
-    """Write the embedding and the record, and what else there is; in words, what else was written where."""
+    """Write the embedding, the record, components and labels; return a log line for each extra result."""
     fitted = FittedModel(
         result.model,
         inputs.genes.tolist(),
@@ -242,9 +245,9 @@ def _write(
         "verdict": asdict(result.verdict),
         "model": fitted.to_uns(),
     }
-    members = result.memberships
-    if members is not None:
-        members, record["components"] = order_components(members, record["model"]["weights"]["prior.weight"])
+    assignment = result.memberships
+    if assignment is not None:
+        assignment, record["components"] = order_components(assignment, record["model"]["weights"]["prior.weight"])
     if inputs.labels:
         record["labels"] = {"names": np.array(inputs.labels, dtype=object), **result.label_scores}
     if len(inputs.batches):
@@ -258,7 +261,7 @@ def _write(
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.remove_extras(adata, key)
     _adata.write_result(adata, key, result.embedding, record)
-    components = write_components(adata, key, members, result.model.config.n_components)
+    components = write_components(adata, key, assignment, result.model.config.n_components)
     return components + write_labels(adata, key, result.model, result.embedding)
 
 
@@ -269,26 +272,26 @@ def _checkpoint(
     seed: int,
     device: torch.device,
     processes: Processes,
-    held: ExitStack,
+    locks: ExitStack,
 ) -> Checkpoint | None:
-    """The state to go on from, which the first process reads for all and writes, once all are known to fit the same.
+    """The saved state from which the fit continues. Only the first process reads and writes it.
 
-    The folder is held for this fit until `held` closes.
+    First checks that all processes fit the same. The folder is locked for this fit until `locks` closes.
     """
     if folder is None and processes.size == 1:
         return None
-    about = identity(config, inputs.counts, inputs.options, seed)
+    fit_identity = identity(config, inputs.counts, inputs.options, seed)
     if inputs.control is not None:
-        about["controls"] = [checksum(inputs.control)]
+        fit_identity["controls"] = [checksum(inputs.control)]
     if processes.size > 1:
-        processes.check_same(about | {"device": device.type, "checkpoint": folder is not None})
+        processes.check_same(fit_identity | {"device": device.type, "checkpoint": folder is not None})
     if folder is None:
         return None
 
-    def alone() -> Checkpoint:
-        held.enter_context(only_fit(folder))
-        return Checkpoint(folder, about, logg.warning)
+    def open_checkpoint() -> Checkpoint:
+        locks.enter_context(only_fit(folder))
+        return Checkpoint(folder, fit_identity, logg.warning)
 
-    checkpoint = processes.first(alone)
+    checkpoint = processes.first(open_checkpoint)
     checkpoint.writes = processes.rank == 0
     return checkpoint

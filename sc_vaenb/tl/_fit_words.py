@@ -1,4 +1,4 @@
-"""What a fit says of itself: at its start, of groups of batches, of kinds of cells that were lost."""
+"""Messages of a fit: at its start, about groups of batches, and about kinds of cells that were lost."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def start_in_words(method: str, inputs: Inputs, config: ModelConfig, device: tor
 
 
 def groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
-    n_groups, listed = int(overlap.group.max()) + 1, _listed(batches, overlap)
+    n_groups, group_names = int(overlap.group.max()) + 1, _listed(batches, overlap)
     if n_groups == len(batches):
-        what = (
-            f"No two of the {n_groups} batches ({listed}) have a kind of cell in common that the counts show. So "
+        result = (
+            f"No two of the {n_groups} batches ({group_names}) have a kind of cell in common that the counts show. So "
             "nothing is corrected: the embedding is that of sc_vaenb.tl.vae."
         )
     else:
-        what = (
-            f"The batches fall into {n_groups} groups without a kind of cell in common: {listed}. Batch effects are "
-            "taken out within each group; the differences between the groups are kept."
+        result = (
+            f"The batches fall into {n_groups} groups without a kind of cell in common: {group_names}. Batch effects "
+            "are taken out within each group; the differences between the groups are kept."
         )
     return (
-        f"{what} The data cannot tell whether these differences are biological or technical. If they are biological "
+        f"{result} The data cannot tell whether these differences are biological or technical. If they are biological "
         "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
         "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
     )
@@ -46,7 +46,7 @@ def all_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
     return (
         "overlap='all': all differences between batches are taken out, though the counts show "
         f"{overlap.group.max() + 1} groups without a kind of cell in common: {_listed(batches, overlap)}. If these "
-        "hold different cells, they get mixed, and what tells them apart is lost: then use overlap='auto'."
+        "hold different cells, these are mixed and their differences are lost: then use overlap='auto'."
     )
 
 
@@ -62,7 +62,7 @@ def lost_in_words(lost: list[Lost], batches: NDArray[np.str_], genes: NDArray[np
     more = f" (and {len(lost) - 1} more pairs)" if len(lost) > 1 else ""
     return (
         f"Kinds of cells were lost: in batch {str(batches[worst.batch])!r}, cells high in {high} and cells high in "
-        f"{other} are far apart in the counts, but {worst.share:.0%} of the closest cells of the former are of the "
-        f"latter in the embedding{more}. Fit again with another seed or more latent dimensions, and compare with "
+        f"{other} are far apart in the counts, but in the embedding {worst.share:.0%} of the nearest neighbours of the "
+        f"former are of the latter{more}. Fit again with another seed or more latent dimensions, and compare with "
         "sc_vaenb.tl.vae."
     )

@@ -15,7 +15,7 @@ MAX_CELLS_EXACT = 30_000  # with more cells the search for neighbours is approxi
 
 
 def neighbors_leiden_umap(adata: AnnData, key: str, resolution: float, seed: int, *, again: bool = True) -> None:
-    """Compute neighbours, Leiden clusters and UMAP of `obsm["X_" + key]` if they are missing, or all of them if `again`."""
+    """Compute neighbours, Leiden clusters and UMAP of `obsm["X_" + key]`: those that are missing, or all if `again`."""
     graph, umap, clusters = f"neighbors_{key}", f"X_umap_{key}", f"leiden_{key}"
     again = again or graph not in adata.uns
     with shared(), sc.settings.verbosity.override("error"):

@@ -156,7 +156,7 @@ def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monk
     assert len(list(state.iterdir())) == 2
     refuses(*typed, "--beta", "2", text=f"checkpoint={str(state)!r} holds the state of another fit. What differs: beta")
     assert cli.main(list(map(str, typed))) == 0
-    assert f"going on from step 12, as kept in {state}" in log.getvalue()
+    assert f"continuing from step 12, saved in {state}" in log.getvalue()
 
     adata = ad.read_h5ad(file)
     sc_vaenb.pp.prepare(adata)

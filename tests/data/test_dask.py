@@ -170,7 +170,7 @@ def test_raw_that_is_not_in_memory_is_not_looked_at(adata):
     adata.raw = adata
     adata.X = adata.X / 2
     del adata.layers["counts"]
-    with pytest.raises(ValueError, match="- raw on disk is not looked at, since nothing that comes next could read it"):
+    with pytest.raises(ValueError, match="- raw on disk is not looked at, because no other function could read it"):
         prepare(adata)
 
 

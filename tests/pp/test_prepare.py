@@ -450,7 +450,7 @@ def test_tiny_batches_do_not_change_the_choice(log):
     assert large.uns["prepare"]["left_out"] == ""
     assert (
         "WARNING: variable genes: batches ['batch_1', 'batch_3'] (8 cells) have too few cells or counts for seurat_v3 "
-        "and have no say in the choice."
+        "and are left out of the choice."
     ) in log.getvalue()
 
 

@@ -62,7 +62,7 @@ def test_genes_and_size_factors_are_those_found_in_memory(cells, backed, kind, b
     prepare(found, batch_key, n_top_genes=60)
     alike(found, expected)
     assert list(_adata.keys(found.layers)) == []
-    assert "the counts stay on disk, in X: pass layer=None to what comes next" in log.getvalue()
+    assert "the counts stay on disk, in X: pass layer=None to the next functions" in log.getvalue()
 
 
 def test_fewer_genes_than_asked_for(cells, backed):
@@ -121,7 +121,7 @@ def test_a_layer_on_disk(cells, tmp_path, log):
     expected = prepare(cells, n_top_genes=60, copy=True)
     pd.testing.assert_frame_equal(found.var, expected.var, check_exact=True)
     assert found.uns["prepare"]["source"] == "layers['umis']"
-    assert "the counts stay on disk, in layers['umis']: pass layer='umis' to what comes next" in log.getvalue()
+    assert "the counts stay on disk, in layers['umis']: pass layer='umis' to the next functions" in log.getvalue()
 
 
 def test_a_bad_value_is_named_and_raw_is_left_alone(cells, backed):

@@ -24,9 +24,9 @@ def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, tmp_path, refus
             sc_vaenb.tl.cvae(adata, "batch", **options)
     assert "going on" not in log.getvalue()
     sc_vaenb.tl.cvae(adata, "batch", **options)
-    assert f"going on from step 12, as kept in {tmp_path / 'kept'}" in log.getvalue()
+    assert f"continuing from step 12, saved in {tmp_path / 'kept'}" in log.getvalue()
     sc_vaenb.tl.cvae(adata, "batch", key_added="again", **options | {"checkpoint": str(tmp_path / "kept")})
-    assert "going on from step 20" in log.getvalue()  # nothing but the embedding was left to do
+    assert "continuing from step 20" in log.getvalue()  # nothing but the embedding was left to do
     for key in ("vae", "again"):
         np.testing.assert_array_equal(adata.obsm[f"X_{key}"], fitted.obsm["X_vae"])
         assert adata.uns[key]["params"].keys() == fitted.uns["vae"]["params"].keys()  # where it was kept is not told

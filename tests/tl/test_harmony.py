@@ -56,7 +56,7 @@ def test_no_more_threads_than_the_process_may_have(prepared, monkeypatch):
         return types.SimpleNamespace(Z_corr=components)
 
     monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=run_harmony))
-    monkeypatch.setattr(_harmony, "_cores", lambda: 3)
+    monkeypatch.setattr(_harmony, "_n_cores", lambda: 3)
     sc_vaenb.tl.harmony(prepared, "batch", rng=5)
     assert given == {"verbose": False, "random_state": 5, "ncores": 3}
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_is_refused(prepared, unchanged, arguments, error, text):
 
 def test_few_cells_are_refused(prepared, refused):
     few = prepared[:14].copy()
-    with refused(few, ValueError, "adata has 14 cells: Harmony, .* needs 15 at least"):
+    with refused(few, ValueError, "adata has 14 cells: Harmony, .* needs at least 15 cells"):
         sc_vaenb.tl.harmony(few, "batch")
 
 

@@ -43,7 +43,7 @@ def test_half_the_cells_are_tried_until_they_fit(adata, fast, room, log, error):
     log.truncate(0)
     tl.cvae(adata, "batch", batch_size=64, **fast)
     for size in (32, 16):
-        assert f"cpu ran out of memory: the fit begins again with batch_size={size}." in log.getvalue()
+        assert f"cpu ran out of memory: the fit starts again with batch_size={size}." in log.getvalue()
     np.testing.assert_array_equal(adata.obsm["X_vae"], expected.obsm["X_vae"])
     assert adata.uns["vae"]["params"] == expected.uns["vae"]["params"]
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_remembers_it(adata, fast, room, refused, log, tmp_path, mo
             tl.vae(adata, **options)
     log.truncate(0)
     tl.vae(adata, **options)
-    assert "going on from step" in log.getvalue()
+    assert "continuing from step" in log.getvalue()
     assert "ran out of memory" not in log.getvalue()
     np.testing.assert_array_equal(adata.obsm["X_vae"], expected.obsm["X_vae"])
     assert adata.uns["vae"]["params"]["batch_size"] == 32

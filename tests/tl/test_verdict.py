@@ -90,7 +90,7 @@ def test_what_is_left_and_what_is_lost_are_reconciled():
     findings, text = verdict_of(labels, batch, PCA=x, CVAE=half)
     assert said(findings, LEFT, "CVAE") == "yes"
     assert "CVAE leaves batches separated. It also mixes " in text
-    assert "with other cells. Both are true, of different cells, so more correction would lose more" in text
+    assert "with other cells. These are different cells: more correction would lose more" in text
 
 
 @pytest.mark.parametrize("label_key", ["cell_type", None])
@@ -100,7 +100,7 @@ def test_batches_without_a_type_in_common_cannot_be_judged(label_key, batches):
     batch = np.array([f"b{int(name[1:]) // 2}" for name in labels])
     findings, text = verdict_of(labels, batch, label_key, PCA=x, Harmony=x - x.mean(0), VAE=x)
     assert said(findings, NEEDED) == said(findings, BEST) == "cannot be told"
-    assert findings[findings["question"] == ADVICE]["sentence"].iloc[0].startswith("Use PCA or VAE. Do not read")
+    assert findings[findings["question"] == ADVICE]["sentence"].iloc[0].startswith("Use PCA or VAE. Do not interpret")
     if label_key:
         assert "because no type is in two batches. Batch b0 has T0, T1; b1 has T2, T3" in text
     else:
@@ -167,7 +167,7 @@ def test_without_labels_clusters_of_single_batches_must_stay_apart():
     assert harm.before == "VAE"
     assert find_harm(data, "VAE").none
     (found,) = harm_in_words(data, "CVAE", harm, None)
-    assert found.sentence.startswith("CVAE loses much of what is there: cluster 0 of b0")
+    assert found.sentence.startswith("CVAE loses much of the structure: cluster 0 of b0")
     assert isinstance(found, Finding)
 
 
