@@ -78,7 +78,7 @@ def test_what_cannot_be_is_refused(prepared, unchanged, arguments, error, text):
 
 def test_few_cells_are_refused(prepared, refused):
     few = prepared[:14].copy()
-    with refused(few, ValueError, "adata has 14 cells: Harmony, .* needs at least 15 cells"):
+    with refused(few, ValueError, "adata has 14 cells: Harmony .* needs at least 15 cells"):
         sc_vaenb.tl.harmony(few, "batch")
 
 
