@@ -81,6 +81,15 @@ def test_a_column_and_an_array_are_the_same_and_both_can_be_written(donors, fast
         np.testing.assert_array_equal(again.obsm["X_again"], donors.obsm["X_vae"])
 
 
+def test_counts_on_disk_give_the_same(donors, fast, tmp_path):
+    donors.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    for adata in (donors, backed):
+        sc_vaenb.tl.cvae(adata, "batch", controls="control", layer=None, **fast | {"mask_var": None})
+    np.testing.assert_array_equal(backed.obsm["X_vae"], donors.obsm["X_vae"])
+    backed.file.close()
+
+
 def test_the_model_is_used_as_any_other(fitted_with_controls, tmp_path):
     adata = fitted_with_controls
     sc_vaenb.tl.export_model(adata, tmp_path / "a.safetensors")
