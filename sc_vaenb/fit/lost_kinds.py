@@ -44,11 +44,16 @@ def lost_kinds(embedding: NDArray[np.float32], batch: int, kinds: Kinds) -> list
         for j in range(n_kinds):
             if i == j or kinds.gap(i, j) < MIN_GAP:
                 continue
-            share = (neighbors_of_i == j).mean(1)
+            share, own = (neighbors_of_i == j).mean(1), (neighbors_of_i == i).mean(1)
+            of_both = share[share + own > 0] / (share + own)[share + own > 0]  # other clusters do not count
             if_one_kind = sizes[j] / (sizes[i] + sizes[j] - 1)
-            at_least = share.mean() - N_STANDARD_ERRORS * share.std() / np.sqrt(len(share))
-            if at_least > max(MAX_MIXING * if_one_kind, MIN_SHARE_OF_OTHER):
+            if _lower_bound(share) > MIN_SHARE_OF_OTHER and _lower_bound(of_both) > MAX_MIXING * if_one_kind:
                 order = np.argsort(mean[i] - mean[j], kind="stable")
                 high, low = order[::-1][:N_MARKERS], order[:N_MARKERS]
                 lost_pairs.append(Lost(batch, float(share.mean()), kinds.genes[high], kinds.genes[low]))
     return lost_pairs
+
+
+def _lower_bound(shares: NDArray[np.float64]) -> float:
+    """The mean over cells, less some standard errors."""
+    return float(shares.mean() - N_STANDARD_ERRORS * shares.std() / np.sqrt(len(shares)))

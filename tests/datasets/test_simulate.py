@@ -260,5 +260,5 @@ def test_simulate_refuses(options, error, text):
 
 def test_minus_zero_is_zero():
     """numpy refuses a spread of -0.0."""
-    one, other = (datasets.simulate(20, 10, depth_spread=spread, rng=0) for spread in (0.0, -0.0))
+    one, other = (datasets.simulate(60, 40, n_types=2, depth_spread=spread, rng=0) for spread in (0.0, -0.0))
     assert (one.X != other.X).sum() == 0
