@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ._obs import check_column, check_obs_key
+from ._obs import check_column, check_obs_key, read_mask
 from ._session import shared
 from .data.matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
 from .data.sparse import dense, sound
@@ -55,24 +55,7 @@ def gene_mask(adata: AnnData, mask_var: str | NDArray[np.bool_] | None) -> NDArr
         mask_var = None
     if mask_var is None:
         return np.ones(adata.n_vars, dtype=bool)
-    if isinstance(mask_var, str):
-        check_column(adata, "var", "mask_var", mask_var)
-        column = adata.var[mask_var]
-        if column.isna().any() or not pd.api.types.is_bool_dtype(column):
-            msg = f"var[{mask_var!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False."
-            raise ValueError(msg)
-        mask = column.to_numpy(dtype=bool)
-    else:
-        has_default_index = isinstance(
-            getattr(mask_var, "index", None), pd.RangeIndex
-        )  # its values are in the order of the genes
-        if isinstance(mask_var, pd.Series) and not has_default_index and not mask_var.index.equals(adata.var_names):
-            msg = "mask_var is a Series whose index is not var_names. Give mask_var.reindex(adata.var_names)."
-            raise ValueError(msg)
-        mask = np.array(mask_var)
-        if mask.dtype != bool or mask.shape != (adata.n_vars,):
-            msg = f"mask_var has dtype {mask.dtype} and shape {mask.shape}; give {adata.n_vars} booleans, one per gene."
-            raise ValueError(msg)
+    mask = read_mask(adata, "var", "mask_var", mask_var)
     if not mask.any():
         msg = "mask_var selects no gene. Run sc_vaenb.pp.prepare(adata) to find variable genes, or pass mask_var=None."
         raise ValueError(msg)

@@ -5,7 +5,7 @@ Every error says what is wrong, where, what was found and what to do, before any
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -125,36 +125,44 @@ def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.
     return np.array([code_of[name] for name in names], np.int64)[codes]
 
 
+def read_mask(adata: AnnData, slot: str, name: str, value: Any) -> NDArray[np.bool_]:
+    """A boolean column of `slot` (obs or var), or one boolean for each cell or gene; `name` is the argument."""
+    index, each = (adata.obs_names, "cell") if slot == "obs" else (adata.var_names, "gene")
+    if isinstance(value, str):
+        check_column(adata, slot, name, value)
+        column = getattr(adata, slot)[value]
+        if column.isna().any() or not pd.api.types.is_bool_dtype(column):
+            msg = f"{slot}[{value!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False."
+            raise ValueError(msg)
+        return column.to_numpy(dtype=bool)
+    # a default index counts the values, which then are in the order of the cells or genes
+    is_named = isinstance(value, pd.Series) and not isinstance(value.index, pd.RangeIndex)
+    if is_named and not value.index.equals(index):
+        names = "obs_names" if slot == "obs" else "var_names"
+        msg = f"{name} is a Series whose index is not {names}. Give {name}.reindex(adata.{names})."
+        raise ValueError(msg)
+    mask = np.array(value)
+    if mask.dtype != bool or mask.shape != (len(index),):
+        msg = f"{name} has dtype {mask.dtype} and shape {mask.shape}; give {len(index)} booleans, one per {each}."
+        raise ValueError(msg)
+    return mask
+
+
 def read_controls(
     adata: AnnData, controls: str | NDArray[np.bool_], codes: NDArray[np.int64], batches: NDArray[np.str_]
 ) -> NDArray[np.bool_]:
-    """Which cells are of control samples: a boolean column of obs, or an array; cells of cases must be there too."""
-    if isinstance(controls, str):
-        check_column(adata, "obs", "controls", controls)
-        column = adata.obs[controls]
-        if column.isna().any() or not pd.api.types.is_bool_dtype(column):
-            msg = (
-                f"obs[{controls!r}] has dtype {column.dtype}, not bool without gaps. Give a column of True and False, "
-                f"such as adata.obs[{controls!r}] == 'control'."
-            )
-            raise ValueError(msg)
-        where, control = f"obs[{controls!r}]", column.to_numpy(dtype=bool)
-    else:
-        where, control = "controls", np.array(controls)
-        if control.dtype != bool or control.shape != (adata.n_obs,):
-            found = f"dtype {control.dtype} and shape {control.shape}"
-            msg = f"controls has {found}; give {adata.n_obs} booleans, one per cell."
-            raise ValueError(msg)
+    """Which cells are of control samples (see `read_mask`): not all, and of two batches or more."""
+    control = read_mask(adata, "obs", "controls", controls)
+    where = f"obs[{controls!r}]" if isinstance(controls, str) else "controls"
     if control.all() or not control.any():
-        which = "all" if control.all() else "none"
-        msg = f"{where} says that {which} of the cells are of controls. Give the controls among them, or leave it out."
+        how_many = "all" if control.all() else "none"
+        msg = f"{where}: {how_many} of the cells are of control samples. Mark the controls only, or leave controls out."
         raise ValueError(msg)
-    n_batches = len(np.unique(codes[control]))
-    if n_batches < 2:
+    if len(np.unique(codes[control])) < 2:
         name = str(batches[codes[control][0]])
         msg = (
-            f"{where}: the controls are of one batch ({name!r}), so nothing tells how batches differ without the "
-            "disease. Give controls of two batches or more."
+            f"{where}: all control samples are in one batch ({name!r}), so they do not show how batches differ without "
+            "the disease. Give controls of two batches or more."
         )
         raise ValueError(msg)
     return control

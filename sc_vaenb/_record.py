@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _schema as schema
-from ._record_checks import VERDICT, check_history, check_record
+from ._record_checks import VERDICT, ModelFacts, check_history, check_record
 from ._record_weights import FORMAT, FORMAT_1, build_model
 from ._schema import explain_damage
 from .model.vae import CountVAE
@@ -22,32 +22,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@dataclass(frozen=True)
-class FittedModel:
-    """A fitted model with its weights, and facts about the cells that it was fitted on.
-
-    Attributes
-    ----------
-    genes, batches
-        Names in the order of the model; `batches` is empty for a model without batches.
-    size_factor_mean
-        Mean size factor of the fitted cells; size factors are divided by it.
-    covariates, proteins
-        How columns of `obs` become numbers for the model; the names of the proteins and the batches that measured them.
-    params
-        The parameters of the fit.
-    groups
-        For each batch, its group of batches with cells of the same kinds (`fit.overlap`).
-    """
+@dataclass(frozen=True, kw_only=True)
+class FittedModel(ModelFacts):
+    """A fitted model with its weights, and the facts about it."""
 
     model: CountVAE
-    genes: list[str]
-    batches: list[str]
-    size_factor_mean: float
-    covariates: list[dict[str, Any]]
-    proteins: dict[str, Any]
-    params: dict[str, Any]
-    groups: NDArray[np.int64]
 
     @classmethod
     def from_uns(cls, adata: AnnData, key: str) -> FittedModel:
@@ -59,18 +38,9 @@ class FittedModel:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> FittedModel:
         """The model of a record, after every check."""
-        parts = check_record(record)
-        model = build_model(record["model"]["weights"], parts.config, parts.format)
-        return cls(
-            model,
-            parts.genes,
-            parts.batches,
-            parts.size_factor_mean,
-            parts.covariates,
-            parts.proteins,
-            parts.params,
-            parts.groups,
-        )
+        checked = check_record(record)
+        model = build_model(record["model"]["weights"], checked.config, checked.format)
+        return cls(model=model, **vars(checked.facts))
 
     def to_uns(self) -> dict[str, Any]:
         """The model as plain strings and arrays, for the record in `uns`."""
@@ -119,7 +89,7 @@ def read_record(adata: AnnData, key: str) -> dict[str, Any]:
     """The record of a fitted model in `uns`, checked except for its weights, for functions that only read it."""
     record = find(adata, key)
     with explain_damage(f"the model in uns[{key!r}] is damaged", "Fit it again, or read the file again."):
-        return {**record, "params": check_record(record).params}
+        return {**record, "params": check_record(record).facts.params}
 
 
 def read_history(adata: AnnData, key: str) -> tuple[dict[str, Any], dict[str, Any]]:

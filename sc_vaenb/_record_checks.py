@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,12 +133,24 @@ QUERY = schema.fields(
 check_params = schema.fields(PARAMS, optional=PARAMS, others=schema.plain)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The checked parts of a record, except the weights."""
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Facts about a fitted model and the cells that it was fitted on.
 
-    format: str
-    config: ModelConfig
+    Attributes
+    ----------
+    genes, batches
+        Names in the order of the model; `batches` is empty for a model without batches.
+    size_factor_mean
+        Mean size factor of the fitted cells; size factors are divided by it.
+    covariates, proteins
+        How columns of `obs` become numbers for the model; the names of the proteins and the batches that measured them.
+    params
+        The parameters of the fit.
+    groups
+        For each batch, its group of batches with cells of the same kinds (`fit.overlap`).
+    """
+
     genes: list[str]
     batches: list[str]
     size_factor_mean: float
@@ -148,7 +160,15 @@ class Parts:
     groups: NDArray[np.int64]
 
 
-def check_record(record: Mapping[str, Any]) -> Parts:
+class CheckedRecord(NamedTuple):
+    """All of a record except the weights."""
+
+    format: str
+    config: ModelConfig
+    facts: ModelFacts
+
+
+def check_record(record: Mapping[str, Any]) -> CheckedRecord:
     """Check everything in a record except the weights: each field, and that the fields agree."""
     model = schema.fields(
         {
@@ -196,9 +216,16 @@ def check_record(record: Mapping[str, Any]) -> Parts:
         name: value if isinstance(value, np.ndarray) and value.ndim else params[name]
         for name, value in record["params"].items()
     }
-    return Parts(
-        model["format"], model_config, genes, batches, size_factor_mean, covariates, proteins, params_and_arrays, groups
+    facts = ModelFacts(
+        genes=genes,
+        batches=batches,
+        size_factor_mean=size_factor_mean,
+        covariates=covariates,
+        proteins=proteins,
+        params=params_and_arrays,
+        groups=groups,
     )
+    return CheckedRecord(model["format"], model_config, facts)
 
 
 def _check_agreement(

@@ -27,11 +27,7 @@ def expected_weights(config: ModelConfig, version: str) -> dict[str, torch.Tenso
     """Meta tensors with the shapes and types that the weights must have, by the names in that format."""
     try:
         weights = dict(_empty_model(config).state_dict())
-    except (
-        RuntimeError,
-        OverflowError,
-        MemoryError,
-    ) as error:  # the product of the sizes is too large for any computer
+    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes that no computer can hold
         raise Damaged(
             f"model['config'] asks for weights that cannot be ({' '.join(str(error).split())[:100]})"
         ) from error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics.neighbors import knn
-from .overlap import MIN_GAP, Kinds
+from .kinds import MIN_GAP, Kinds
 
 N_NEIGHBORS = 10  # within the batch
 MAX_MIXING = 0.75  # 1: neighbours are of the other cluster as often as if both were one kind

@@ -14,7 +14,7 @@ from .overlap import sample_per_batch
 from .state import FitConfig
 
 N_INIT_CELLS = 4096  # cells at most whose mean expression and dispersion initialise the model
-HELD_OUT = 2048  # held-out cells at most: more cost time and hardly improve the estimate of the loss
+MAX_CELLS_HELD_OUT = 2048  # held-out cells at most: more take time and hardly sharpen the estimate of the loss
 
 
 class Split(NamedTuple):
@@ -29,7 +29,7 @@ class Split(NamedTuple):
 def split_cells(batch_index: NDArray[np.int64], options: FitConfig, seed: int) -> Split:
     """Draw the cells of a fit; the generator returned goes on to draw its minibatches."""
     rng = np.random.default_rng(seed)
-    train, validation = split(batch_index, options.validation_fraction, HELD_OUT, rng)
+    train, validation = split(batch_index, options.validation_fraction, MAX_CELLS_HELD_OUT, rng)
     return Split(train, validation, np.sort(rng.permutation(train)[:N_INIT_CELLS]), rng)
 
 

@@ -15,7 +15,7 @@ from ..model.vae import CountVAE
 
 T = TypeVar("T", NDArray[np.float32], NDArray[np.float64], Tensor)
 
-CELLS_AT_ONCE = 1024  # float32 arrays of cells x genes are held several times
+CELLS_DECODED_AT_ONCE = 1024  # float32 arrays of cells x genes are held several times
 
 
 def finite(values: T) -> T:
@@ -35,8 +35,8 @@ def posterior(model: CountVAE, counts: Counts, device: torch.device) -> Iterator
     To be used under `torch.inference_mode`; a sample of the posterior is mean + sd * noise.
     """
     model = model.to(device).eval()
-    for start in range(0, len(counts), CELLS_AT_ONCE):
-        cells = slice(start, min(start + CELLS_AT_ONCE, len(counts)))
+    for start in range(0, len(counts), CELLS_DECODED_AT_ONCE):
+        cells = slice(start, min(start + CELLS_DECODED_AT_ONCE, len(counts)))
         mean, log_var = model.encode(counts.minibatch(cells, device))
         yield cells, finite(mean), finite((0.5 * log_var).exp())
 
@@ -53,7 +53,7 @@ def draw(
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:  # fmt: skip
     """Counts drawn given latent states, block by block."""
     model = model.to(device).eval()
-    for start in range(0, len(z), CELLS_AT_ONCE):
-        cells = slice(start, min(start + CELLS_AT_ONCE, len(z)))
+    for start in range(0, len(z), CELLS_DECODED_AT_ONCE):
+        cells = slice(start, min(start + CELLS_DECODED_AT_ONCE, len(z)))
         states, sizes, codes = (torch.from_numpy(a[cells]).to(device) for a in (z, size_factor, batch_index))
         yield cells, finite(model.draw(states, sizes, codes, generator)).cpu().numpy()

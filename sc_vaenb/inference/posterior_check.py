@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..data.counts import Counts
 from ..fit.device import generator, normal_like, threads_as_asked
-from ..fit.split import HELD_OUT, split
+from ..fit.split import MAX_CELLS_HELD_OUT, split
 from ..model.vae import CountVAE
 from .posterior import finite, posterior
 
@@ -84,7 +84,7 @@ def held_out_again(
 
     `kl_per_dim` is the KL that the fit recorded for its held-out cells and kept weights: other cells give other values.
     """
-    cells = split(counts.batch_index, fraction, HELD_OUT, np.random.default_rng(seed))[1]
+    cells = split(counts.batch_index, fraction, MAX_CELLS_HELD_OUT, np.random.default_rng(seed))[1]
     if not len(cells):
         return None
     held_out, total = counts.subset(cells), np.zeros(model.config.n_latent)

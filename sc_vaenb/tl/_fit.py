@@ -221,7 +221,7 @@ def _params_of_result(
     if not isinstance(params["mask_var"], str | None):
         used["mask_var"] = _adata.gene_mask(adata, params["mask_var"])
     if not isinstance(params.get("controls"), str | None):
-        used["controls"] = np.array(params["controls"])
+        used["controls"] = np.array(params["controls"], dtype=bool)
     return to_uns(used | {"method": method, "version": version("sc_vaenb")})
 
 
@@ -230,14 +230,14 @@ def _write(
 ) -> list[str]:
     """Write the embedding, the record, components and labels; return a log line for each extra result."""
     fitted = FittedModel(
-        result.model,
-        inputs.genes.tolist(),
-        inputs.batches.tolist(),
-        float(inputs.size_factor_mean),
-        inputs.covariates,
-        inputs.proteins,
-        params,
-        overlap.group,
+        model=result.model,
+        genes=inputs.genes.tolist(),
+        batches=inputs.batches.tolist(),
+        size_factor_mean=float(inputs.size_factor_mean),
+        covariates=inputs.covariates,
+        proteins=inputs.proteins,
+        params=params,
+        groups=overlap.group,
     )
     record = {
         "params": params,

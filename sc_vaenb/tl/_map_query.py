@@ -25,6 +25,7 @@ from ._labels import write_labels
 from ._proteins import with_batches as proteins_with_batches
 from ._reference import (
     errors_name_the_reference,
+    genes_present,
     labelled_reference,
     overlap_with_batches,
     reference_labels,
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
     from ..data.counts import Counts
     from ..model.vae import CountVAE
-
-MIN_SHARE_OF_GENES = 0.5  # share of the model's genes that the new cells must have
 
 
 @own_state()
@@ -166,7 +165,7 @@ def map_query(
     if reference.n_obs < 2:
         msg = "reference has one cell: novelty is relative to the distances between its cells, which needs two."
         raise ValueError(msg)
-    has_gene = _has_gene(adata, fitted, key)
+    has_gene = genes_present(adata, fitted, key)
     params = _params(adata, record["params"], fitted, batch_key, layer)
     new_batches = _new_batches(adata, params, fitted)
     if new_batches and fitted.model.config.batch_offsets:
@@ -221,20 +220,6 @@ def map_query(
         logg.info(tables["verdict"])
     logg.info("    finished", time=start, deep="\n    ".join(["added", *added]))
     return adata if copy else None
-
-
-def _has_gene(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:
-    """Whether `adata` has each gene of the model; an error if it has fewer than half of them."""
-    has_gene = adata.var_names.get_indexer(fitted.genes) >= 0
-    if has_gene.mean() < MIN_SHARE_OF_GENES:
-        first_missing = fitted.genes[int(np.argmin(has_gene))]
-        msg = (
-            f"Only {has_gene.sum()} of the {len(has_gene)} genes of the model in uns[{key!r}] are in var_names (first "
-            f"missing: {first_missing!r}); at least half are needed. Check that genes are named as in the reference "
-            "(symbols or identifiers, case), and that adata was not subset to other genes before."
-        )
-        raise ValueError(msg)
-    return has_gene
 
 
 def _params(

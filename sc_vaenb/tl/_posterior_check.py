@@ -17,7 +17,7 @@ from .._record import FittedModel, read_record
 from .._session import own_state
 from ..data.counts import Counts
 from ..fit.device import resolve_device
-from ..fit.split import HELD_OUT, split
+from ..fit.split import MAX_CELLS_HELD_OUT, split
 from ..fit.state import FitConfig
 from ..inference.marginal import Fitness, refit
 from ..inference.posterior_check import compare_replicates, held_out_again
@@ -159,14 +159,14 @@ def posterior_check(
     held_out = _held_out(read_record(adata, key), fitted, counts, torch_device)
     params = {"key": key, "n_samples": n_samples, "rng": rng, "cells": "given" if held_out is None else "held_out"}
     generator = np.random.default_rng(rng)
-    cells = np.sort(generator.permutation(len(counts))[:HELD_OUT]) if held_out is None else held_out
+    cells = np.sort(generator.permutation(len(counts))[:MAX_CELLS_HELD_OUT]) if held_out is None else held_out
     checked_counts = counts.subset(cells)
     params |= {"n_cells": len(cells), "zeros": 1 - checked_counts.matrix.nnz / (len(cells) * len(fitted.genes))}
     check = compare_replicates(fitted.model, checked_counts, n_samples, torch_device, rng, progress)
     record: dict[str, Any] = tables(check, fitted.genes, adata.obs_names[cells], generator)
     if options:
         if held_out is None:
-            held_out = split(np.zeros_like(counts.batch_index), SHARE_HELD_OUT, HELD_OUT, generator)[1]
+            held_out = split(np.zeros_like(counts.batch_index), SHARE_HELD_OUT, MAX_CELLS_HELD_OUT, generator)[1]
         params |= {"likelihoods": np.array(names, dtype=object), "n_seeds": n_seeds}
         params |= {"n_steps": options.n_steps, "n_held_out": len(held_out)}
         fitness: dict[str, list[Fitness]] = {name: [] for name in names}

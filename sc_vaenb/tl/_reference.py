@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._record import FittedModel
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata, _obs
 from .._names import means_no_label
-from .._record import FittedModel
 from ..inference.embed import aligned, embed
 from ..inference.map_query import of_genes
 from ..inference.transfer import Reference, batches_or_halves, draw_sample
@@ -23,6 +30,8 @@ from ._counts import read_counts
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
+
+MIN_SHARE_OF_GENES = 0.5  # share of the model's genes that the new cells must have
 
 
 @contextmanager
@@ -141,3 +150,17 @@ def labelled_reference(
             reduced.model.cpu()  # it shares its weights with the model of the query
     names = [str(name) for name in labels.cat.categories]
     return Reference(embedding[cells], label_codes[cells], folds, across_batches, sample, states, matrix, names)
+
+
+def genes_present(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:
+    """Whether `adata` has each gene of the model; an error if it has fewer than half of them."""
+    has_gene = adata.var_names.get_indexer(fitted.genes) >= 0
+    if has_gene.mean() < MIN_SHARE_OF_GENES:
+        first_missing = fitted.genes[int(np.argmin(has_gene))]
+        msg = (
+            f"Only {has_gene.sum()} of the {len(has_gene)} genes of the model in uns[{key!r}] are in var_names (first "
+            f"missing: {first_missing!r}); at least half are needed. Check that genes are named as in the reference "
+            "(symbols or identifiers, case), and that adata was not subset to other genes before."
+        )
+        raise ValueError(msg)
+    return has_gene

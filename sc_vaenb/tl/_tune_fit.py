@@ -17,7 +17,7 @@ from sklearn.metrics import normalized_mutual_info_score as nmi
 
 from .._record import FittedModel
 from .._session import shared
-from ..fit.split import HELD_OUT, split
+from ..fit.split import MAX_CELLS_HELD_OUT, split
 from ..inference.marginal import log_likelihood
 from ..metrics import RESOLUTIONS, fuzzy_graph, ilisi, knn, leiden
 from ..metrics.catalogue import BIO_WEIGHT, GRAPH_K
@@ -142,7 +142,7 @@ def _log_likelihood(adata: AnnData, seed: int) -> float:
     fitted = FittedModel.from_uns(adata, "vae")
     counts = read_counts(adata, "vae", fitted)
     fraction = float(adata.uns["vae"]["params"]["validation_fraction"])
-    cells = split(counts.batch_index, fraction, HELD_OUT, np.random.default_rng(seed))[1]
+    cells = split(counts.batch_index, fraction, MAX_CELLS_HELD_OUT, np.random.default_rng(seed))[1]
     if not len(cells):
         return float("nan")
     device = torch.device(str(adata.uns["vae"]["params"]["device"]))

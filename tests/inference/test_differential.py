@@ -71,7 +71,7 @@ def test_sums_are_those_of_the_cells_whatever_the_blocks(fitted, monkeypatch):
     stratum = fitted.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
     stratum[:20] = -1
     whole = stratum_sums(stored.model, counts, stratum, 2, CPU, 0)
-    monkeypatch.setattr(decode, "CELLS_AT_ONCE", 16)
+    monkeypatch.setattr(decode, "CELLS_DECODED_AT_ONCE", 16)
     pieces = stratum_sums(stored.model, counts, stratum, 2, CPU, 0)
     assert list(whole) == list(pieces) == [0, 1, 2]
     for code, sums in whole.items():

@@ -7,7 +7,7 @@ from scipy import sparse, stats
 
 from sc_vaenb.data.counts import Counts
 from sc_vaenb.fit.loop import fit
-from sc_vaenb.fit.split import HELD_OUT, split
+from sc_vaenb.fit.split import MAX_CELLS_HELD_OUT, split
 from sc_vaenb.fit.state import FitConfig
 from sc_vaenb.inference import posterior as decode
 from sc_vaenb.inference.posterior_check import (
@@ -75,7 +75,7 @@ def test_coverage_is_the_share_within_each_central_interval(generator):
 
 
 def test_statistics_are_those_of_the_cells_and_of_the_draws(generator, monkeypatch):
-    monkeypatch.setattr(decode, "CELLS_AT_ONCE", 70)  # several blocks
+    monkeypatch.setattr(decode, "CELLS_DECODED_AT_ONCE", 70)  # several blocks
     model, seen = without_states("nb"), []
     counts = drawn(model, generator, 200)
     plain = model.draw
@@ -134,7 +134,7 @@ def test_held_out_cells_are_told_by_what_the_fit_recorded(generator):
     options = FitConfig(n_steps=20, weight_decay=0.1)
     model, history, _ = fit(config, counts, options, CPU, seed=5)
     recorded = history.kl_per_dim[-1]
-    expected = split(counts.batch_index, 0.1, HELD_OUT, np.random.default_rng(5))[1]
+    expected = split(counts.batch_index, 0.1, MAX_CELLS_HELD_OUT, np.random.default_rng(5))[1]
     np.testing.assert_array_equal(held_out_again(model, counts, 0.1, 5, recorded, CPU), expected)
     order = generator.permutation(300)
     moved = Counts(counts.matrix[order], counts.size_factor[order], counts.batch_index)

@@ -67,6 +67,17 @@ def test_the_disease_stays_and_the_donors_are_mixed(fitted_with_controls, donors
     assert cross_batch_accuracy(fitted_with_controls.obsm["X_vae"], labels, batch) > 0.97
 
 
+def test_a_series_is_taken_by_its_index_and_one_without_by_its_order(donors, fast):
+    options = fast | {"mask_var": None}
+    control = donors.obs["control"]
+    sc_vaenb.tl.cvae(donors, "batch", controls=control, **options)
+    sc_vaenb.tl.cvae(donors, "batch", controls=control.reset_index(drop=True), key_added="again", **options)
+    np.testing.assert_array_equal(donors.obsm["X_vae"], donors.obsm["X_again"])
+    np.testing.assert_array_equal(donors.uns["vae"]["params"]["controls"], control)
+    with pytest.raises(ValueError, match=r"controls is a Series whose index is not obs_names\. Give controls\.reindex"):
+        sc_vaenb.tl.cvae(donors, "batch", controls=control[::-1], **options)
+
+
 def test_a_column_and_an_array_are_the_same_and_both_can_be_written(donors, fast, tmp_path):
     options = fast | {"mask_var": None}
     sc_vaenb.tl.cvae(donors, "batch", controls="control", **options)
@@ -131,9 +142,14 @@ TEXT = pd.Series(["case", "control"] * 450).to_numpy()
         ({"controls": "missing"}, KeyError, r"controls='missing' is not in adata\.obs"),
         ({"controls": "cell_type"}, ValueError, r"obs\['cell_type'\] has dtype category, not bool without gaps"),
         ({"controls": TEXT}, ValueError, r"controls"),
+        (
+            {"controls": pd.Series(True, index=[f"c{i}" for i in range(900)])},
+            ValueError,
+            "index is not obs_names. Give",
+        ),
         ({"controls": np.ones(3, bool)}, ValueError, r"controls has dtype bool and shape \(3,\); give 900 booleans"),
-        ({"controls": np.ones(900, bool)}, ValueError, "controls says that all of the cells are of controls"),
-        ({"controls": np.zeros(900, bool)}, ValueError, "controls says that none of the cells are of controls"),
+        ({"controls": np.ones(900, bool)}, ValueError, "controls: all of the cells are of control samples"),
+        ({"controls": np.zeros(900, bool)}, ValueError, "controls: none of the cells are of control samples"),
         ({"adversary": 1.0}, ValueError, r"adversary=1\.0 cannot be combined with controls="),
         ({"prior": "conditional"}, ValueError, "prior='conditional' cannot be combined with controls="),
         ({"likelihood": "gaussian"}, ValueError, "which likelihood='gaussian' and link='softplus' do not have"),
@@ -146,5 +162,5 @@ def test_what_cannot_be_is_refused_before_the_fit(donors, fast, refused, options
 
 def test_controls_of_one_batch_are_refused(donors, fast, refused):
     donors.obs["control"] = (donors.obs["batch"] == "batch_2").to_numpy()
-    with refused(donors, ValueError, r"obs\['control'\]: the controls are of one batch \('batch_2'\)"):
+    with refused(donors, ValueError, r"obs\['control'\]: all control samples are in one batch \('batch_2'\)"):
         sc_vaenb.tl.cvae(donors, "batch", controls="control", **fast | {"mask_var": None})

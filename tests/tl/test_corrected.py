@@ -84,7 +84,7 @@ def test_samples_and_tables_and_thresholds(fitted):
 
 def test_blocks_do_not_matter(fitted, monkeypatch):
     whole = corrected(fitted)
-    monkeypatch.setattr("sc_vaenb.inference.posterior.CELLS_AT_ONCE", 77)
+    monkeypatch.setattr("sc_vaenb.inference.posterior.CELLS_DECODED_AT_ONCE", 77)
     np.testing.assert_allclose(corrected(fitted, key_added="again"), whole, rtol=1e-4)
     assert corrected(fitted, counts=True).shape == whole.shape
 

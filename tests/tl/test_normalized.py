@@ -51,7 +51,7 @@ def test_free_rates_and_models_without_batches_are_brought_to_the_target_too(ada
 def test_blocks_of_cells_do_not_matter(fitted, monkeypatch):
     whole = normalized(fitted)
     part = normalized(fitted, threshold=5, key_added="part").toarray()
-    monkeypatch.setattr("sc_vaenb.inference.posterior.CELLS_AT_ONCE", 7)  # 300 cells are 42 blocks and a rest
+    monkeypatch.setattr("sc_vaenb.inference.posterior.CELLS_DECODED_AT_ONCE", 7)  # 300 cells are 42 blocks and a rest
     np.testing.assert_allclose(normalized(fitted, key_added="again"), whole, rtol=1e-4)
     np.testing.assert_allclose(normalized(fitted, threshold=5, key_added="again").toarray(), part, rtol=1e-4)
     np.testing.assert_allclose(normalized(fitted, genes=["gene_3"])["gene_3"], whole[:, 3], rtol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sc_vaenb
-from sc_vaenb.fit.split import HELD_OUT, split
+from sc_vaenb.fit.split import MAX_CELLS_HELD_OUT, split
 from sc_vaenb.inference.marginal import Fitness
 from sc_vaenb.tl._check_tables import batch_table, likelihood_table
 from sc_vaenb.tl._check_verdict import verdict_in_words
@@ -23,7 +23,7 @@ def checked(adata, key="vae", **options):
 @pytest.fixture
 def held_out(fitted):
     codes = fitted.obs["batch"].cat.codes.to_numpy(np.int64)
-    return split(codes, 0.1, HELD_OUT, np.random.default_rng(0))[1]
+    return split(codes, 0.1, MAX_CELLS_HELD_OUT, np.random.default_rng(0))[1]
 
 
 def test_the_tables_describe_the_cells_that_the_fit_held_out(fitted, held_out, unchanged):
