@@ -23,7 +23,7 @@ from scipy import sparse
 from scipy.stats import false_discovery_control, t
 
 from sc_vaenb.data.counts import Counts
-from sc_vaenb.inference.differential import Sums, difference, excess
+from sc_vaenb.inference.differential import StratumSums, difference, overdispersion
 from sc_vaenb.inference.shrink import false_discovery_rate, shrink
 from sc_vaenb.inference.variance_prior import fit_prior, moderate
 from sc_vaenb.tl._donors import Donors, compare_by_donors, plan_comparisons
@@ -160,8 +160,8 @@ def by_cells(x, side, batch):
             weight = 1 / (1 + mu * over)
             values = (mu / size[cells], (mu / size[cells]) ** 2, weight * mu, weight * x[cells])
             values += ((weight * (x[cells] - mu)) ** 2, x[cells], x[cells] > 0)
-            sums[code][int(b)] = Sums(int(cells.sum()), *(v.sum(0) for v in values))
-    found = difference(*sums, excess([s for each in sums for s in each.values()]))
+            sums[code][int(b)] = StratumSums(int(cells.sum()), *(v.sum(0) for v in values))
+    found = difference(*sums, overdispersion([s for each in sums for s in each.values()]))
     return false_discovery_rate(shrink(found.log2_fold, found.sd, DELTA).local_fdr)
 
 

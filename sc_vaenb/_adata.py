@@ -241,13 +241,12 @@ EXTRAS = (  # what a fit with components or labels writes beside the embedding: 
 
 
 def remove_extras(adata: AnnData, key: str) -> None:
-    """Remove what an earlier model wrote under this key beside its embedding: the next model may not overwrite it."""
+    """Remove what an earlier model wrote under this key beside its embedding: the next model may lack these."""
     with _write_to_view():
         for columns, table in EXTRAS:
             names = [key + column for column in columns]
-            if key + table in adata.obsm and set(names) <= set(
-                adata.obs
-            ):  # if all are there, a fit wrote them, not the user
+            # if all are there, a fit wrote them, not the user
+            if key + table in adata.obsm and set(names) <= set(adata.obs):
                 del adata.obsm[key + table]
                 for name in names:
                     del adata.obs[name]

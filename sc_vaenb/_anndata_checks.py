@@ -56,7 +56,8 @@ def _check_view(view: Any) -> None:
             continue
         msg = (
             f"adata is a view, and {where} of the original holds {matrix.dtype} numbers, of which scipy can make no "
-            f"subset, so nothing can be written to the view. Convert {where} first: .astype('float32')."
+            f"subset, so nothing can be written to the view. Convert {where} of the original "
+            "AnnData with .astype('float32'), and take the subset again."
         )
         raise ValueError(msg)
 

@@ -15,12 +15,14 @@ def ensure_caches() -> None:
     """Set a temporary folder where no other is writable. Call this before scanpy is imported, which would fail.
 
     numba caches compiled code beside the source of each package, or in a folder of the user.
+    Warnings of matplotlib about its list of fonts are silenced.
     """
     caches, config = (
         Path(os.environ.get(name) or os.path.expanduser(f"~/{default_folder}"))
         for name, default_folder in (("XDG_CACHE_HOME", ".cache"), ("XDG_CONFIG_HOME", ".config"))
     )
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a list of fonts not kept is no news
+    # matplotlib warns if it cannot save its list of fonts, which does not matter here
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     unset_variables = []
     if "NUMBA_CACHE_DIR" not in os.environ and not any(map(_is_writable, (*_packages(), caches / "numba"))):
         unset_variables.append("NUMBA_CACHE_DIR")

@@ -1,8 +1,9 @@
-"""All argument checks are here: `@checked` checks every argument of a public function before any work is done.
+"""Check arguments: `@checked` checks each argument of a public function before any work is done.
 
 The annotation of an argument says which values are allowed: kinds such as `int` or `Sequence[str]`, and the choices
 of a `Literal`. `_constraints` has what a signature cannot say: bounds of numbers, and descriptions for messages. The
-function that reads a column, layer or gene checks that it exists (`_adata`, `_obs`).
+function that reads a column, layer or gene checks that it exists (`_adata`, `_obs`). `_anndata_checks` checks
+an AnnData, and `tl/_arguments` combinations of arguments.
 
 Classes of other packages are recognised by their names, so that no heavy package is imported here.
 """
@@ -33,7 +34,7 @@ from ._constraints import (
     Bounds,
     is_a,
 )
-from ._names import is_writable
+from ._names import is_writable, short
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -249,17 +250,6 @@ def _array(value: Any) -> Any:
         return OTHER if np.asarray(value).dtype == object else value
     except ValueError:  # lists of different lengths
         return OTHER
-
-
-def short(value: object) -> str:
-    """A value as a message shows it: on one line, and cut if it is long."""
-    if getattr(value, "shape", ()) != ():
-        return f"<{type(value).__name__} of shape {value.shape}>"  # type: ignore[attr-defined]
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # the repr of a user's class may raise anything
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 100 else f"{text[:80]}..."
 
 
 def seed_of(rng: Any) -> int:

@@ -15,10 +15,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-CLEANUP_ERRORS = (
-    OSError,
-    RuntimeError,
-)  # from clean-up after a failed write; the command reports the error of the write itself
+# from clean-up after a failed write; the command reports the error of the write itself
+CLEANUP_ERRORS = (OSError, RuntimeError)
 RESEND_AFTER = 0.05  # seconds, until a lost signal is sent again
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 if hasattr(signal, "SIGHUP"):  # not on Windows

@@ -157,14 +157,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "variants": "a dict from names to arguments of sc_vaenb.tl.cvae, such as {'wide': {'hidden': (256,)}}",
     "via": "names of cells, or of groups",
 }
-GROUP_NAMES = {
-    "batch",
-    "end",
-    "groups",
-    "tl.differential.reference",
-    "start",
-    "via",
-}  # arguments that are names of groups; names of clusters are often numbers
+# arguments that are names of groups; names of clusters are often numbers
+GROUP_NAMES = {"batch", "end", "groups", "tl.differential.reference", "start", "via"}
 NEEDS_BATCHES = (
     " This needs batches. Use sc_vaenb.tl.cvae(adata, batch_key=...)."  # advice for choices that tl.vae does not have
 )

@@ -28,8 +28,7 @@ def to_text(record: Mapping[str, Any]) -> dict[str, str]:
     parts = {
         "genes": [str(gene) for gene in model["genes"]],
         "batches": [str(batch) for batch in model["batches"]],
-        # a gene mask is left out: it is useful only with its own AnnData
-        "params": {k: _to_python(v) for k, v in record["params"].items() if np.size(v) < len(model["genes"])},
+        "params": {name: _to_python(value) for name, value in record["params"].items() if not _is_mask(value)},
         "verdict": {name: _to_python(value) for name, value in record["verdict"].items()},
         "overlap": {name: _to_python(value) for name, value in record.get("overlap", {}).items()},
     }
@@ -39,6 +38,11 @@ def to_text(record: Mapping[str, Any]) -> dict[str, str]:
 
 def _to_python(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _is_mask(value: Any) -> bool:
+    """Whether a parameter is a mask of genes or cells, which is useful only with its own AnnData."""
+    return isinstance(value, np.ndarray) and value.ndim > 0 and value.dtype == bool
 
 
 def _is_file(path: Path) -> bool:

@@ -65,7 +65,7 @@ def not_names_error(column: pd.Series) -> ValueError:
     """The error for a column of obs whose values cannot be names of batches or labels, such as lists."""
     name = column.name
     return ValueError(
-        f"obs[{name!r}] holds values that are no names ({str(column.iloc[0])[:40]}). Make them strings: "
+        f"obs[{name!r}] holds values that are no names ({short(column.iloc[0])}). Make them strings: "
         f"adata.obs[{name!r}] = adata.obs[{name!r}].astype(str)."
     )
 
@@ -111,3 +111,14 @@ def _made_writable(name: str) -> str:
     if len(name.encode()) > LONGEST:
         name = name.encode()[: LONGEST - 1].decode(errors="ignore") + "|"
     return "|" + name if name in RESERVED else name
+
+
+def short(value: object) -> str:
+    """A value as a message shows it: on one line, and cut if it is long."""
+    if getattr(value, "shape", ()) != ():
+        return f"<{type(value).__name__} of shape {value.shape}>"  # type: ignore[attr-defined]
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # the repr of a user's class may raise anything
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:80]}..."

@@ -1,5 +1,5 @@
-"""A fitted model and its record in `uns`. Only this file, `_record_checks`, `_record_weights` and `_model_file` know
-the structure of a record.
+"""A fitted model and its record in `uns`. This file, `_record_checks`, `_record_weights` and `_model_file` know the
+format of a stored model, and check its record.
 """
 
 from __future__ import annotations

@@ -28,10 +28,6 @@ from ._schema import (
 
 MAX_METHODS = 1_000  # and of embeddings, and of rows of small tables
 MAX_TRIALS = 100_000
-SCORE_PARAMS = {
-    **dict.fromkeys(("n_cells", "max_cells"), integer()),
-    **dict.fromkeys(("reference", "batch_key", "label_key"), text()),
-}
 KINDS = {"bio", "batch", "overcorrection"}
 OF_GENES = ("mean", "variance", "zeros")
 STATISTICS = (*OF_GENES, "depth", "detected", "correlation", "count", "count_expressed")

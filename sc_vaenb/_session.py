@@ -24,11 +24,8 @@ _forked, _lock, _counting = False, threading.RLock(), threading.Lock()
 
 def _after_fork() -> None:
     global _forked, _lock, _counting
-    _forked, _lock, _counting = (
-        True,
-        threading.RLock(),
-        threading.Lock(),
-    )  # a thread that was not copied may hold the old locks
+    # a thread that was not copied may hold the old locks
+    _forked, _lock, _counting = (True, threading.RLock(), threading.Lock())
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork

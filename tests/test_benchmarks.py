@@ -1,5 +1,6 @@
 """Benchmarks run on small data, so that they do not rot."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
@@ -37,3 +38,12 @@ def test_out_of_core(benchmark_of, tmp_path, monkeypatch):
     assert all(row["equal"] for row in rows)
     assert rows[0]["waited"] == 0 < rows[1]["waited"] < rows[1]["seconds"]
     assert rows[0]["bio"] == rows[2]["bio"]
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_of_the_package_is_there(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sc_vaenb"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")

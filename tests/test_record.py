@@ -79,6 +79,19 @@ def test_a_model_of_format_1_stays_readable():
     np.testing.assert_allclose(embedded(adata), old["latent"], atol=1e-5)
 
 
+def test_a_model_of_format_1_is_exported_in_the_present_format(tmp_path):
+    old = np.load(DATA / "format_1.npz")
+    adata = ad.AnnData(sparse.csr_matrix(old["counts"], dtype=np.float32), var=pd.DataFrame(index=old["genes"]))
+    sc_vaenb.tl.import_model(adata, DATA / "format_1.safetensors")
+    weights = FittedModel.from_uns(adata, "vae").model.state_dict()
+    sc_vaenb.tl.export_model(adata, tmp_path / "a.safetensors")
+    sc_vaenb.tl.import_model(adata, tmp_path / "a.safetensors")
+    assert adata.uns["vae"]["model"]["format"] == "sc_vaenb model 2"
+    again = FittedModel.from_uns(adata, "vae").model.state_dict()
+    assert again.keys() == weights.keys()
+    assert all(np.array_equal(again[name], value) for name, value in weights.items())
+
+
 def test_to_uns_is_what_a_fit_writes(fitted):
     model = FittedModel.from_uns(fitted, "vae")
     written, record = model.to_uns(), fitted.uns["vae"]["model"]

@@ -94,7 +94,7 @@ def with_results(adata: ad.AnnData) -> ad.AnnData:
     trials = {"trial": [0, 1], "beta": [0.5, 0.1], "prior": ["normal", "mog"], "score": [0.5, 0.6], "kept": [0.5, 0.6]}
     trials |= {"mixed": [0.5, 0.6], "default": [True, False], "chosen": [False, True]}
     seeds = pd.DataFrame({"trial": [0, 1], "seed": [1, 1], "score": [0.5, 0.6]})
-    adata.uns["tune"] = {"trials": pd.DataFrame(trials), "seeds": seeds, "verdict": "Because.\nThe call to make: f()"}
+    adata.uns["tune"] = {"trials": pd.DataFrame(trials), "seeds": seeds, "verdict": "Because.\nRecommended call: f()"}
     del values
     return adata
 

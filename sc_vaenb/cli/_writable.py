@@ -1,4 +1,4 @@
-"""Remove from an AnnData what no file can hold, before the fit, so that writing the results cannot fail."""
+"""Remove from an AnnData what no file can hold, before the fit, so that no fit is lost because of a name or a value."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Counts:
         """The rows of these cells in the matrix; LookupError for cells that are not in memory."""
         if self.held is None:
             return cells
-        requested = np.arange(len(self))[cells]
+        requested = np.arange(len(self))[cells] if isinstance(cells, slice) else cells
         rows = np.searchsorted(self.held, requested)
         if not np.array_equal(self.held[np.minimum(rows, len(self.held) - 1)], requested):
             msg = "the counts of some requested cells are on disk and not in memory"
@@ -139,7 +139,7 @@ def minibatch_of(
 def checksum(*arrays: NDArray) -> int:
     value = 0
     for array in arrays:
-        value = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, value)
+        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
     return value
 
 

@@ -35,7 +35,7 @@ class DeviceCounts(Counts):
         }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
-        rows = np.asarray(self.rows(np.arange(len(self))[cells]))
+        rows = np.asarray(self.rows(np.arange(len(self))[cells] if isinstance(cells, slice) else cells))
         n_nonzeros = int((self.matrix.indptr[rows + 1] - self.matrix.indptr[rows]).sum())
         return self.padded(torch.from_numpy(rows).to(device), n_nonzeros)
 

@@ -94,6 +94,10 @@ class CountsOnDisk(Counts):
     blocks: Callable[[slice], Iterator[sparse.csr_matrix]]
     read: Callable[[NDArray[np.int64]], sparse.csr_matrix]
 
+    def __post_init__(self) -> None:
+        assert self.held is not None
+        self.always_held = self.held, self.matrix  # also in later windows, and when a second fit begins
+
     def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         start = cells.indices(len(self))[0]
         for block in prefetch(self.blocks(cells)):
@@ -114,8 +118,7 @@ class CountsOnDisk(Counts):
 
         Every window also holds the cells that are held from the start.
         """
-        assert self.held is not None
-        always_held, matrix = self.held, self.matrix
+        always_held, matrix = self.always_held
         is_training = np.zeros(len(self), dtype=bool)
         is_training[cells] = True
         random_parts, n_parts = shuffled(np.arange(-(-len(self) // BLOCK)), part, rng), 1

@@ -62,9 +62,8 @@ def align(
     # There may be thousands of batches, so no array here is cells x batches or batches x batches.
     group_of_batch = torch.from_numpy(group)
     n_cells = torch.bincount(code, minlength=len(group)).float()
-    share = n_cells / group_sums(n_cells.unsqueeze(0), group_of_batch).squeeze(0).clamp(
-        min=1
-    )  # of a batch in its group
+    # of a batch in its group
+    share = n_cells / group_sums(n_cells.unsqueeze(0), group_of_batch).squeeze(0).clamp(min=1)
 
     def expected(observed: Tensor) -> Tensor:
         return group_sums(observed, group_of_batch) * share

@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,10 +31,7 @@ from ..data.counts import Counts
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
 from .stability import MAX_SETBACKS
-from .state import State
-
-if TYPE_CHECKING:
-    from .state import FitConfig
+from .state import FitConfig, State, parameter_groups
 
 FORMAT = "sc_vaenb checkpoint 3"
 NAME = re.compile(r"step_(\d{9})_([0-9a-f]{8})\.safetensors")
@@ -226,8 +223,6 @@ def check_state(arrays: dict[str, torch.Tensor], state: dict[str, Any], about: d
 
     The checksum detects only damage by a disk; a file that someone made on purpose has a correct checksum, too.
     """
-    from .state import parameter_groups
-
     if state["step"] != step or step > about["n_steps"]:
         raise Damaged(f"its step is {state['step']}")
     config = {field.name: about[field.name] for field in fields(ModelConfig)}

@@ -145,10 +145,8 @@ def _regression(
     weight, bias = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:  # there is one row only, for the second label against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    all_weights, all_biases = (
-        np.zeros((n_labels, latent.shape[1])),
-        np.full(n_labels, -30.0),
-    )  # of labels not in `cells`
+    # of labels not in `cells`
+    all_weights, all_biases = (np.zeros((n_labels, latent.shape[1])), np.full(n_labels, -30.0))
     all_weights[fitted.classes_], all_biases[fitted.classes_] = weight, bias
     return all_weights, all_biases
 
@@ -163,7 +161,10 @@ def temperature(logits: NDArray[np.floating], label: NDArray[np.int64]) -> float
 
 
 def calibration_error(probabilities: NDArray[np.floating], label: NDArray[np.int64]) -> float:
-    """Expected calibration error: mean difference of accuracy and confidence over bins of the highest probability."""
+    """Expected calibration error: mean distance of accuracy and confidence, over cells.
+
+    Cells are binned by the highest probability; the distance is that of the means of a bin.
+    """
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == label
     bins = np.minimum((confidence * N_BINS).astype(int), N_BINS - 1)
     gaps = np.bincount(bins, correct.astype(float) - confidence, N_BINS)

@@ -21,7 +21,7 @@ GOOD = 0.95  # an embedding with a higher score is good, even if its score was h
 MIN_SHARE_OF_BEST_IF_GOOD = 0.7  # unless the score fell below this share of its highest value
 MIN_SHARE_OF_BEST = 0.82  # of the highest score: embeddings that fell below were worse than those of shorter fits
 MIN_SHARE_OF_BEST_UNLEARNED = 0.9  # the same, if the loss of held-out cells has risen, too
-MIN_RISE = 0.03  # of the score since the evaluations before; a smaller rise counts as none
+MIN_RISE = 0.03  # of the score since the two scores before; a smaller rise counts as none
 STEEP_RISE = 0.15  # of the last score; a fit with less than the default training that rises by more must go on
 SCORED_AT = 0.4, 0.7  # shares of the cumulative learning rate at which every fit is scored
 SCORED_EARLY_AT = 0.4, 1.0  # the same for fits of many epochs, but as shares of the default training
@@ -107,7 +107,7 @@ def judge(
         low_rate = learning_rate < DEFAULT_RATE / 2 and n_steps >= n_default_steps
         return "still_improving", (
             f"More training will improve the embedding: raise {'learning_rate' if low_rate else 'n_steps'}. {numbers}; "
-            + (f"{less_training}." if less_training else f"it was {before:.0%} at the evaluations before.")
+            + (f"{less_training}." if less_training else f"it was {before:.0%} at the two scores before.")
         )
     if last < LOW:
         return "worse_than_pca", (

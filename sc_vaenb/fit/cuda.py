@@ -39,9 +39,8 @@ class CapturedStep(Step):
         # Inputs of a replay: cells, learning rate, weight of the KL, fraction of the KL warm-up done.
         self.cells = torch.zeros(n_cells, dtype=torch.int64, device=self.device)
         self.rate, self.beta, self.kl_warmup = torch.zeros(3, dtype=torch.float32, device=self.device)
-        lengths = np.sort(
-            np.repeat(np.diff(counts.matrix.indptr), 2)
-        )  # a cell can be twice in a minibatch, at the border of two passes
+        # a cell can be twice in a minibatch, at the border of two passes
+        lengths = np.sort(np.repeat(np.diff(counts.matrix.indptr), 2))
         self.max_nonzeros = int(lengths[-n_cells:].sum())
         self.stream, self.graph, self.steps = torch.cuda.Stream(self.device), torch.cuda.CUDAGraph(), 0
 

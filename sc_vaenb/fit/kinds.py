@@ -20,7 +20,7 @@ MAX_DIFFERENCE_ALONE, MAX_DIFFERENCE_WITH_GAP, MIN_GAP = 0.15, 0.25, 4.0
 MAX_SHIFT_ALONE = 1.0  # a program that many kinds share would agree, too, so the shift must not exceed the contrast
 # Otherwise a second contrast must support it: that with a third cluster, at right angles to the first contrast.
 MIN_CORRELATION_OFF_AXIS, MIN_LENGTH_OFF_AXIS = 0.75, 0.2
-MAX_SHIFT = 3.0
+MAX_SHIFT = 3.0  # of the contrast that the second one supports
 
 
 class Kinds(NamedTuple):

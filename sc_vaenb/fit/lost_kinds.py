@@ -16,7 +16,7 @@ from .kinds import MIN_GAP, Kinds
 
 N_NEIGHBORS = 10  # within the batch
 MAX_MIXING = 0.75  # 1: neighbours are of the other cluster as often as if both were one kind
-MIN_SHARE_OF_OTHER = 0.2  # of the neighbours: with fewer, most cells of a cluster have neighbours of their own
+MIN_SHARE_OF_OTHER = 0.2  # of the neighbours; if fewer are of the other cluster, most are still of the own cluster
 N_STANDARD_ERRORS = 2.0  # by which the share must exceed both limits
 N_MARKERS = 3
 

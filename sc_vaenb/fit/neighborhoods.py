@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.counts import Counts, cells_by_code
 from ..model.vae import CountVAE
 
-MAX_CELLS, MAX_BATCHES = 512, 4  # an evaluation takes 0.1 s; more would take longer
+MAX_CELLS, MAX_BATCHES = 512, 4  # scoring takes about 0.1 s in a fit; more would take longer
 MAX_SPLITS = 8
 MIN_CELLS_PER_BATCH = 12  # smaller batches are left out
 N_NEIGHBORS, CELLS_PER_NEIGHBOR = 15, 4  # at most a quarter of the batch are neighbours

@@ -31,7 +31,7 @@ def default_weight_decay(n_cells: int) -> float:
 
 
 def one_cycle(step: int, n_steps: int, rise: float = 0.15) -> float:
-    """Learning rate as a share of its peak: linear from 1/25 over the first `rise` of the steps, then a cosine to 0.
+    """Learning rate as a share of its peak: linear from 1/25 over the first `rise` of steps, then a cosine to nearly 0.
 
     Smith & Topin 2019, "Super-convergence".
     """

@@ -295,9 +295,8 @@ def _fit(y: Values, sampling: Values, contrast: Values, block: Values | None) ->
     The total variance is moderated over genes. The donor variance is the total without the sampling variance.
     """
     n_coefficients = 1 if block is None else 1 + block.shape[1]
-    df = np.maximum(
-        np.minimum(1, 1 / sampling).sum(0) - n_coefficients, MIN_DF
-    )  # units without counts do not inform the variance
+    # units without counts do not inform the variance
+    df = np.maximum(np.minimum(1, 1 / sampling).sum(0) - n_coefficients, MIN_DF)
 
     def solve(donor_variance: Values | float) -> tuple[Values, Values, Values, Values]:
         weight = 1 / (donor_variance + sampling)
@@ -343,7 +342,6 @@ def _combined(estimates: Sequence[_Estimate]) -> tuple[Values, Values, Values]:
     share = weight / weight.sum(0)
     effect = (share * np.array([estimate.effect for estimate in estimates])).sum(0)
     variance = np.array([(part * estimate.se) ** 2 for part, estimate in zip(share, estimates, strict=True)])
-    df = variance.sum(0) ** 2 / (variance**2 / np.array([estimate.df for estimate in estimates])).sum(
-        0
-    )  # Satterthwaite (1946)
+    # Satterthwaite (1946)
+    df = variance.sum(0) ** 2 / (variance**2 / np.array([estimate.df for estimate in estimates])).sum(0)
     return effect, np.sqrt(variance.sum(0)), df

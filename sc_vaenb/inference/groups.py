@@ -3,7 +3,8 @@
 Single cells can be too noisy to show that a type is new. So all cells of a batch with one predicted label are also
 compared with this label as a group, by the squared difference of their expression. It is estimated as the product of
 the differences of two halves of the group: their noise is independent (Walther et al. 2016). The squared difference is
-then divided by the largest one among the batches of the reference.
+then divided by the largest one among the batches of the reference, or by a share of the squared distance to the
+closest other label, if that is larger.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MIN_CELLS_IN_GROUP = 12  # cells of a batch with one predicted label, to compare
 MIN_REFERENCE_BATCHES = 3  # batches of the reference with a known difference, to compare a group with them
 LARGE_RATIO = 1.5  # a group differs if its ratio is larger than this, times the usual ratio in its batch
 MIN_USUAL_RATIO = 0.75  # the usual ratio is the median over the labels of the batch, and at least this
-MIN_DISTANCE_SHARE = 0.25  # the largest difference is at least this share of the distance to the closest label
+MIN_DISTANCE_SHARE = 0.25  # the divisor is at least this share of the squared distance to the closest label
 MIN_TYPES = 3  # types in a batch, to distinguish its batch effect from a new type
 
 
@@ -45,7 +46,7 @@ class GroupComparison:
                     cells = batch_cells[label[batch_cells] == code]
                     if len(cells) >= MIN_CELLS_PER_LABEL:
                         self.profiles[batch[batch_cells[0]], code] = root_share(reference.counts[cells].sum(0))
-        self.distance_to_closest = self._distance_to_closest()
+        self.squared_distance_to_closest = self._squared_distance_to_closest()
         self.reference_differences: dict[int, NDArray[np.float64]] = {}  # of each batch, one per label
         for batch_cells in reference.parts():
             labels = label[batch_cells]
@@ -114,13 +115,13 @@ class GroupComparison:
         by_batch = np.stack([values for code, values in self.reference_differences.items() if code != excluded_batch])
         enough_batches = np.isfinite(by_batch).sum(0) >= MIN_REFERENCE_BATCHES
         largest = np.maximum(
-            np.where(np.isfinite(by_batch), by_batch, 0).max(0), MIN_DISTANCE_SHARE * self.distance_to_closest
+            np.where(np.isfinite(by_batch), by_batch, 0).max(0), MIN_DISTANCE_SHARE * self.squared_distance_to_closest
         )
         ratio = np.where(enough_batches, differences, np.nan) / largest
         usual = max(MIN_USUAL_RATIO, float(np.nanmedian(ratio))) if np.isfinite(ratio).any() else 1.0
         return ratio, ratio > LARGE_RATIO * usual
 
-    def _distance_to_closest(self) -> NDArray[np.float64]:
+    def _squared_distance_to_closest(self) -> NDArray[np.float64]:
         """Squared distance between the expression of each label and of the closest other label; NaN if not known.
 
         It is at most the median over the labels: a label without relatives in the reference may still have a close

@@ -31,7 +31,7 @@ def states(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """The encoder's means (cells x dimensions), KL of each dimension in nats per cell, and the mean cell (genes).
 
-    The mean cell is the mean input of the encoder: log1p of the counts over the size factor.
+    The mean cell is the mean input of the encoder: log1p of the counts over the size factor, without batch offsets.
     """
     latent = np.empty((len(counts), model.config.n_latent), np.float32)
     kl, mean_cell = np.zeros(model.config.n_latent), np.zeros(model.config.n_genes)

@@ -45,7 +45,10 @@ def of_genes(model: CountVAE, genes: NDArray[np.int64], fitted: Counts) -> tuple
     """
     config, weights = model.config, dict(model.state_dict())
     logged = fitted.matrix.copy()
-    logged.data = np.log1p(logged.data / np.repeat(fitted.size_factor, np.diff(logged.indptr)))
+    cell = np.repeat(np.arange(len(fitted)), np.diff(logged.indptr))
+    if model.batch_offset is not None:  # the encoder sees counts without it
+        logged.data *= np.exp(-model.batch_offset.cpu().numpy()[fitted.batch_index[cell], logged.indices])
+    logged.data = np.log1p(logged.data / fitted.size_factor[cell])
     log_mean = torch.from_numpy(np.asarray(logged.mean(axis=0), np.float32).ravel())
     depth = np.asarray(fitted.matrix.sum(axis=0, dtype=np.float64)).ravel()
     share = float(depth[genes].sum() / depth.sum())

@@ -71,13 +71,13 @@ def log_prior(model: CountVAE, z: Tensor, batch_index: Tensor) -> Tensor:
 
 def refit(
     config: ModelConfig, counts: Counts, held_out: NDArray[np.int64], options: FitConfig, n_samples: int,
-    device: torch.device, seed: int, progress: bool = False,
+    device: torch.device, seed: int, progress: bool = False, batch_offset: NDArray[np.float32] | None = None,
 ) -> Fitness:  # fmt: skip
-    """Fit a model to all cells except `held_out`, and evaluate it on these."""
+    """Fit a model to all cells except `held_out`, and evaluate it on these; with `batch_offset`, if it has one."""
     train = counts.subset(np.setdiff1d(np.arange(len(counts)), held_out))
     train, step = to_device(train, device)
     config = replace(config, alignment_clusters=0)  # the alignment does not change the likelihood
-    model, _, verdict = fit(config, train, options, device, seed, progress, step)
+    model, _, verdict = fit(config, train, options, device, seed, progress, step, None, batch_offset)
     if verdict.status == "interrupted":
         raise KeyboardInterrupt
     return Fitness(*log_likelihood(model, counts.subset(held_out), n_samples, device, seed), verdict.kept_step)

@@ -3,8 +3,8 @@
 If each patient is a batch, a conditional model removes effects of the disease as batch effects. Here, a shift that a
 batch has in most cell types is a batch effect, and a shift in a few cell types is biology. An ordinary conditional
 model finds the cell types: it overlays the batches. The offset of a gene in a batch is a weighted median, over the
-clusters of its embedding, of the log fold change against the control samples (CellANOVA, Zhang et al. 2024, also learns
-batch effects from control samples only).
+clusters of the embedding of that model, of the log fold change against the control samples (CellANOVA, Zhang et al.
+2024, also learns batch effects from control samples only).
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def find_offsets(
     `control` marks the cells of control samples. `group` gives, for each batch, its group: batches of one group share
     cell types.
     """
-    model, _, _ = fit(config, counts, options, device, seed, progress, make_step)
+    model, _, verdict = fit(config, counts, options, device, seed, progress, make_step)
+    if verdict.status == "interrupted":  # half a fit shows no batch effects; there is no result to keep yet
+        raise KeyboardInterrupt
     latent = embed(model, counts, device)
     if model.alignment is not None:
         align(model.alignment, latent, counts.batch_index, group, seed)
@@ -82,7 +84,8 @@ def batch_offsets(
 ) -> NDArray[np.float32]:
     """Per batch and gene, the weighted median over clusters of the log fold change against the control cells.
 
-    The weight of a cluster is the precision of its fold change. Clusters without control cells have the weight 0.
+    Medians with a large error are shrunk towards 0. The weight of a cluster is the precision of its fold change; a
+    cluster without control cells has the weight 0.
     """
     n_clusters, n_genes = int(cluster.max()) + 1, counts.shape[1]
     reference = _sums(counts[control], cluster[control], n_clusters)
@@ -101,9 +104,8 @@ def batch_offsets(
 
 def _shrunken(median: NDArray[np.float64], precision: NDArray[np.float64]) -> NDArray[np.float64]:
     """Medians of the genes of one batch, shrunk towards 0 according to their errors (Efron & Morris 1975)."""
-    error_variance = (
-        0.5 * np.pi / np.maximum(precision, 1e-9)
-    )  # the variance of a median is pi / 2 times that of a mean
+    # the variance of a median is pi / 2 times that of a mean
+    error_variance = 0.5 * np.pi / np.maximum(precision, 1e-9)
     weight = np.minimum(1 / error_variance, 1 / CLUSTER_VARIANCE)
     if not precision.any():
         return np.zeros_like(median)

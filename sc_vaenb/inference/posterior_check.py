@@ -139,9 +139,8 @@ class _Statistics:
         self.top_genes = _most_variable(counts)
         self.gene_sums = np.zeros((n_rows, 3, n_genes))  # sums of counts and squares, number of zeros
         self.cell_sums = np.zeros((2, n_rows, self.n_cells))
-        self.products = np.zeros(
-            (n_rows, len(self.top_genes) + 1, len(self.top_genes) + 1)
-        )  # of log values and a column of ones
+        # of log values and a column of ones
+        self.products = np.zeros((n_rows, len(self.top_genes) + 1, len(self.top_genes) + 1))
 
     def add(self, row: int, cells: slice, x: Tensor, size_factor: Tensor) -> None:
         self.gene_sums[row] += torch.stack([x.sum(0), (x * x).sum(0), (x == 0).sum(0).float()]).cpu().numpy()
@@ -156,9 +155,8 @@ class _Statistics:
         pairs = np.array(np.triu_indices(len(self.top_genes), 1))
         means = self.products[:, :-1, -1] / self.n_cells
         covariance = self.products[:, :-1, :-1] / self.n_cells - means[:, :, None] * means[:, None, :]
-        sd = np.sqrt(
-            np.diagonal(covariance, axis1=1, axis2=2).clip(min=1e-12)
-        )  # a gene may have no counts in a replicate
+        # a gene may have no counts in a replicate
+        sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2).clip(min=1e-12))
         correlation = (covariance / (sd[:, :, None] * sd[:, None, :]))[:, *pairs]
         genes = {"mean": mean, "variance": variance, "zeros": zeros}
         cells = {"depth": self.cell_sums[0], "detected": self.cell_sums[1]}

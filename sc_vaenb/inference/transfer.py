@@ -12,6 +12,10 @@ from sklearn.neighbors import NearestNeighbors
 from .._session import shared
 from ..data.counts import cells_by_code
 
+MAX_CALIBRATION_CELLS = 6_000  # for each, all cells of the reference are searched
+MAX_CALIBRATION_BATCHES = 12
+MIN_CELLS_PER_LABEL = 5  # cells of a batch, for the batch to count as having the label
+
 
 def nearest(
     points: NDArray[np.float32], reference: NDArray[np.float32], k: int
@@ -53,11 +57,6 @@ def novelty(points: NDArray[np.float32], reference: NDArray[np.float32], k: int)
     return (distance.mean(1) / np.maximum(local_distance, 1e-12)).astype(np.float32)
 
 
-MAX_CALIBRATION_CELLS = 6_000  # for each, all cells of the reference are searched
-MAX_CALIBRATION_BATCHES = 12
-MIN_CELLS_PER_LABEL = 5  # cells of a batch, for the batch to count as having the label
-
-
 @dataclass(frozen=True)
 class Reference:
     """Labelled cells of a reference.
@@ -70,9 +69,9 @@ class Reference:
         Label and batch codes of these cells. If only one batch has labels, `batch` holds random halves of the cells,
         and `across_batches` is False.
     sample
-        The cells (rows of `embedding`) that play the query, batch by batch.
+        The cells (rows of `embedding`, sorted) that play the query, one batch at a time (see `parts`).
     state
-        Latent states of the sample, not aligned, like those of a query.
+        Latent states of the sample: not aligned if the query has new batches and the counts are known, else aligned.
     counts
         Counts of the sample (cells x genes), None if they are not known.
     names

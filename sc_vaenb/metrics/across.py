@@ -26,9 +26,8 @@ def _neighbors_in_other_batches(x: FloatArray, batch: Groups, k: int) -> tuple[I
         step = max(1, _BLOCK // len(other_cells))
         for start in range(0, len(own_cells), step):
             rows = own_cells[start : start + step]
-            distances = (
-                square[other_cells] - 2 * x[rows] @ x[other_cells].T
-            )  # squared, without the term that is constant in a row
+            # squared, without the term that is constant in a row
+            distances = square[other_cells] - 2 * x[rows] @ x[other_cells].T
             nearest = np.argpartition(distances, n - 1, axis=1)[:, :n]
             order = np.argsort(np.take_along_axis(distances, nearest, axis=1), axis=1, kind="stable")
             indices[rows, :n] = other_cells[np.take_along_axis(nearest, order, axis=1)]

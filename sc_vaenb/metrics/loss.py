@@ -38,7 +38,7 @@ class Loss(NamedTuple):
 
 
 def purity_per_cell(neighbors: Neighbors, labels: ArrayLike) -> FloatArray:
-    """Share of each cell's neighbours that have its label; a label of n cells uses only the nearest n - 1 neighbours.
+    """Share of each cell's neighbours that have its label. Of a label of n cells, at most n - 1 neighbours count.
 
     Returns
     -------

@@ -92,9 +92,8 @@ def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     indices = indices.astype(np.intp)
     cell_itself = np.arange(x.shape[0])[:, None]
     lacks_itself = ~(indices == cell_itself).any(axis=1)
-    indices[lacks_itself, -1] = cell_itself[
-        lacks_itself, 0
-    ]  # k or more other cells at the same point: the cell is not in its own list
+    # k or more other cells at the same point: the cell is not in its own list
+    indices[lacks_itself, -1] = cell_itself[lacks_itself, 0]
 
     distances = np.empty(indices.shape)
     step = max(1, _BLOCK // (k * x.shape[1]))
@@ -215,13 +214,13 @@ def graph_neighbors(graph: csr_array, k: int = 90) -> Neighbors:
     distances = np.full((n, k), _FAR)
     distances[:, 0] = 0.0
     three_steps = csr_array(two_steps[reaches_few] + two_steps[reaches_few] @ walk) if len(reaches_few) else None
-    row_in_further = np.full(n, -1)
-    row_in_further[reaches_few] = np.arange(len(reaches_few))
+    row_in_three_steps = np.full(n, -1)
+    row_in_three_steps[reaches_few] = np.arange(len(reaches_few))
     for cell in range(n):
         rows, row = (
             (two_steps, cell)
-            if row_in_further[cell] < 0 or three_steps is None
-            else (three_steps, row_in_further[cell])
+            if row_in_three_steps[cell] < 0 or three_steps is None
+            else (three_steps, row_in_three_steps[cell])
         )
         entries = slice(rows.indptr[row], rows.indptr[row + 1])
         cells, weights = rows.indices[entries], rows.data[entries]

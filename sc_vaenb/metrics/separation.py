@@ -104,7 +104,7 @@ def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN
         One entry per cell.
     min_cells
         A batch counts as present in a stratum from this number of cells (or from 2 % of the batch, if that is more; a
-        smaller batch must be in the stratum completely).
+        batch of fewer than `min_cells` cells must be in the stratum completely).
 
     Returns
     -------

@@ -25,9 +25,7 @@ class ModelConfig:
     prior: str = "normal"
     n_components: int = 1
     batch_width: int = 0
-    batch_code: tuple[
-        int, ...
-    ] = ()  # batches with the same code are the same for the networks; (): each batch has its own
+    batch_code: tuple[int, ...] = ()  # batches with one code are the same for the networks; (): each has its own
     batch_group: tuple[int, ...] = ()  # only batches of the same group may be overlaid; (): all batches
     encode_batch: bool = False
     batch_offsets: bool = False  # batches shift the log expression of genes; the networks do not know the batch

@@ -19,7 +19,8 @@ class Minibatch:
     row, gene
         int64, one entry per non-zero: the cell (0 .. n_cells - 1) and the gene (0 .. n_genes - 1).
     count
-        float32, one entry per non-zero, positive. A zero is padding: it has no effect.
+        float32, one entry per non-zero, positive. A zero is padding: it repeats the row and gene of a non-zero,
+        and then has no effect.
     size_factor
         float32 per cell, scaled so that the mean over the fitted cells is 1.
     batch_index

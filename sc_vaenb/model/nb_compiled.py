@@ -170,9 +170,10 @@ def _zeros(odds: NDArray, mu_share: NDArray, log1p: NDArray) -> None:
 def _slopes_of_zeros(
     odds: NDArray, grad: NDArray, log1p: NDArray, theta: NDArray, correction: float, weight: float, grad_theta: NDArray
 ) -> None:
-    """Weighted gradients as if all counts were 0: in log rates, `grad` holds mu_share before and the gradient after.
+    """Weighted gradients without the direct terms of the non-zeros, which are added later.
 
-    The gradient in log theta is added to `grad_theta`. `correction` is that of the softmax.
+    `grad` holds mu / (theta + mu); the gradient in log rates replaces it. The gradient in log theta is added to
+    `grad_theta`. `correction` is the term of the softmax, 0 without one.
     """
     for j in range(len(odds)):
         weighted = weight * theta[j]

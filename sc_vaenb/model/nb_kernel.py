@@ -126,7 +126,8 @@ def _in_torch(
     gamma, gamma_slope, large = _gamma_terms(x, theta, entry)
     nonzero_terms = gamma.addcmul_(x, torch.log(nonzero_odds * theta_share))
     if len(large):
-        # The large terms of zeros and counts cancel here: their sum is computed in float64, and set to 0 for zeros.
+        # The large terms of zeros and counts cancel here: their sum is computed in float64,
+        # and the term of a zero is set to 0 at these entries. Padding (x = 0) adds nothing.
         x64, odds64 = to_float64(x[large]), to_float64(nonzero_odds[large])
         theta64 = to_float64(theta.view(-1)[entry[large]])
         is_positive = x64 > 0
@@ -152,9 +153,9 @@ def _in_torch(
 def _gamma_terms(x: Tensor, theta: Tensor, entry: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Gamma terms of each count x, with the theta at `entry`; and the positions of the "large" counts.
 
-    The terms are lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), which is not set for large x, and theta times its
-    derivative in theta. Large are counts that are too large for the table, or not integers. If the table would be
-    larger than the number of look-ups, there is no table, and all counts are large.
+    The terms are lgamma(x + theta) - lgamma(theta) - lgamma(x + 1), which is 0 for large x (see `_large_count`),
+    and theta times its derivative in theta. Large are counts that are too large for the table, or not integers. If the
+    table would be larger than the number of look-ups, there is no table, and all counts are large.
     """
     # On CUDA gamma functions are cheap, but waiting for the number of large counts is not
     on_cuda = x.device.type == "cuda"

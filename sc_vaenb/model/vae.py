@@ -37,8 +37,9 @@ class Terms(NamedTuple):
 class CountVAE(nn.Module):
     """A variational autoencoder of counts (Kingma & Welling 2014; for single cells Lopez et al. 2018).
 
-    With `config.n_batches` > 0 it is conditional: the decoder, and optionally the encoder, sees the batch. The
-    initial weights are drawn from a generator, by default with seed 0.
+    With `config.n_batches` > 0 it is conditional: the decoder, and optionally the encoder, sees the batch. With
+    `config.batch_offsets` the networks do not see it: a batch only shifts the log expression of the genes. The initial
+    weights are drawn from a generator, by default with seed 0.
     """
 
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
@@ -183,7 +184,7 @@ class CountVAE(nn.Module):
     ) -> Terms:
         """Negative ELBO and penalties. The KL has the weight `beta`; each dimension counts at least `free_bits` nats.
 
-        `kl_warmup` is the weight of the KL as a share of its final value: penalties rise with it.
+        `kl_warmup` is the weight of the KL as a share of its final value: the penalties on batch effects rise with it.
         """
         mean, log_var = self.encode(batch)
         noise = batch.random(torch.randn, mean.shape[1])

@@ -273,9 +273,8 @@ def _draw_legend(strip: Axes, colouring: Colouring, n_rows: int) -> None:
     """Draw the legend or colour bar of a column of panels, anchored at ``strip``, with an entry for missing values."""
     strip.set_axis_off()
     figure = strip.figure
-    inch_transform = figure.dpi_scale_trans + ScaledTranslation(
-        0, 1, BboxTransformTo(strip.bbox)
-    )  # from the top of the strip
+    # from the top of the strip
+    inch_transform = figure.dpi_scale_trans + ScaledTranslation(0, 1, BboxTransformTo(strip.bbox))
     legend_top = 0.0
     if colouring.scale is not None:
         bar = figure.colorbar(

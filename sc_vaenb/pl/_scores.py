@@ -72,22 +72,22 @@ def scores(
 def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
     """The scores with the method of each row, the properties of the metrics, and the run time of each method."""
     record: Any = adata.uns.get(key)
-    scores = record.get("scores", record) if isinstance(record, dict) else {}
-    if not (isinstance(scores, dict) and isinstance(scores.get("values"), pd.DataFrame)):
+    stored_scores = record.get("scores", record) if isinstance(record, dict) else {}
+    if not (isinstance(stored_scores, dict) and isinstance(stored_scores.get("values"), pd.DataFrame)):
         msg = f"uns[{key!r}] holds no scores; uns has {list(adata.uns)}. Run sc_vaenb.tl.compare(adata, ...) first."
         raise KeyError(msg)
-    if scores is record:
-        scores = check_result(record, key, "scores")
+    if stored_scores is record:
+        stored_scores = check_result(record, key, "scores")
     else:
         record = check_result(record, key, "compare", "methods")
-        scores = record["scores"]
-    values, seconds = scores["values"].copy(), pd.Series(dtype=float)
+        stored_scores = record["scores"]
+    values, seconds = stored_scores["values"].copy(), pd.Series(dtype=float)
     values["method"] = values.index.str.removeprefix("X_")
     if "methods" in record:
         methods = record["methods"].set_index("embedding")
         values["method"] = methods["method"].reindex(values.index).astype(str)
         seconds = methods.groupby("method")["seconds"].mean()
-    return values, scores["metrics"], seconds
+    return values, stored_scores["metrics"], seconds
 
 
 def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
@@ -114,15 +114,13 @@ def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
 def _bars(ax: Axes, values: pd.DataFrame, mean: pd.DataFrame, seconds: pd.Series) -> Axes:
     height = 0.8 / mean.shape[1]
     for i, name in enumerate(mean):
-        heights = np.arange(len(mean)) - 0.4 + height * (i + 0.5)
-        ax.barh(heights, mean[name], height, color=KINDS[str(name)], label=name)
-        for height_of_bar, method in zip(heights, mean.index, strict=True):
+        positions = np.arange(len(mean)) - 0.4 + height * (i + 0.5)
+        ax.barh(positions, mean[name], height, color=KINDS[str(name)], label=name)
+        for y, method in zip(positions, mean.index, strict=True):
             seeds = values.loc[values["method"] == method, name]
             if len(seeds) > 1:
-                ax.plot(seeds, [height_of_bar] * len(seeds), "o", color="black", markersize=2.5)
-            ax.text(
-                mean.loc[method, name] + 0.02, height_of_bar, f"{mean.loc[method, name]:.3f}", va="center", fontsize=6.5
-            )
+                ax.plot(seeds, [y] * len(seeds), "o", color="black", markersize=2.5)
+            ax.text(mean.loc[method, name] + 0.02, y, f"{mean.loc[method, name]:.3f}", va="center", fontsize=6.5)
     ax.set(xlim=(0, 1.12), ylim=(len(mean) - 0.5, -0.5), xticks=np.linspace(0, 1, 6), xlabel="score")
     ax.set_yticks([])
     if len(seconds):

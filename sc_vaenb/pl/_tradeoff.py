@@ -144,9 +144,8 @@ def _equal_totals(ax: Axes, step: float, points: NDArray[np.float64]) -> list[Te
     min_distance = 0.06 * (right - left)
     texts = []
     for total in _multiples(step, bio_weight * low + batch_weight * left, bio_weight * high + batch_weight * right):
-        ends = np.clip(
-            (total - bio_weight * np.array([high, low])) / batch_weight, left, right
-        )  # where the line enters and leaves the axes
+        # where the line enters and leaves the axes
+        ends = np.clip((total - bio_weight * np.array([high, low])) / batch_weight, left, right)
         ax.plot(ends, (total - batch_weight * ends) / bio_weight, color=FAINT, linewidth=0.7, alpha=0.6, zorder=0.5)
         for x_of_number in np.arange(ends[1] - min_distance, ends[0] + min_distance, -min_distance):
             y = (total - batch_weight * x_of_number) / bio_weight
@@ -195,9 +194,8 @@ def _place_labels(ax: Axes, labels: list[Annotation], points: NDArray[np.float64
         )
         x, y = (center - means[i]) / pixels_per_point
         from_means = means[i] - np.array(means)
-        repulsion = (from_means / (np.square(from_means).sum(axis=1, keepdims=True) + pixels_per_point)).sum(
-            axis=0
-        )  # away from the nearest means
+        # away from the nearest means
+        repulsion = (from_means / (np.square(from_means).sum(axis=1, keepdims=True) + pixels_per_point)).sum(axis=0)
         outwardness = direction @ repulsion / (np.linalg.norm(repulsion) + 1e-9)
         return 1_000 * clashes + 10 * box.count_overlaps(total_boxes) + distance - 3 * outwardness, box, line, (x, y)
 

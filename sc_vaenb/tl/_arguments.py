@@ -66,8 +66,10 @@ def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
     if params["rng"] is None:
         msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
         raise ValueError(msg)
+    if params.get("controls") is not None:
+        msg = f"controls= needs all cells in one process, not in {n_processes}. Fit without torchrun."
+        raise ValueError(msg)
     conflicts = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
-    conflicts += ["controls="] if params.get("controls") is not None else []
     conflicts += [
         f"{name}={params[name]!r}"
         for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))

@@ -81,9 +81,8 @@ def find_batch_column(
             level = chain.index(key)
             within = chain[level - 1] if level else ""
         elif any(_relation(columns[key].to_numpy(), columns[other].to_numpy()) == "same" for other in chain):
-            rows.append(
-                [key, columns[key].nunique(), relation[key], "", np.nan, np.nan, 0.0]
-            )  # the same column by another name
+            # the same column by another name
+            rows.append([key, columns[key].nunique(), relation[key], "", np.nan, np.nan, 0.0])
             continue
         else:
             within = batch_key

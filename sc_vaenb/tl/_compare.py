@@ -17,10 +17,11 @@ from .._constraints import ArgumentError
 from .._names import is_writable
 from .._results import check_result
 from .._session import own_state
+from ..data.counts import checksum
 from ._arguments import check_together
 from ._cvae import cvae
 from ._design import audit
-from ._fingerprints import check_keys, checksum, computed_before, fingerprint, free_key
+from ._fingerprints import check_keys, computed_before, fingerprint, free_key
 from ._graph import neighbors_leiden_umap
 from ._harmony import harmony
 from ._null_split import null_split
@@ -138,7 +139,7 @@ def compare(
         neighbours and UMAP.
     `null_split`
         DataFrame: the purity of clusters `before` and `after` each correction, where the largest batch is split at
-        random into two. Written only if that batch has at least 100 cells.
+        random into two. Written only if that batch has at least 100 cells; not for variants with `controls`.
     `seed_overlap`
         DataFrame, if `n_seeds` is above 1: for each model, the number of fits (`n_seeds`) and the mean share of a
         cell's 15 nearest cells that two fits have in common (`overlap`; among at most 2,000 cells).
@@ -149,11 +150,11 @@ def compare(
     -----
     *Is correction needed?* Batches are permuted within types (without labels: within clusters of the PCA). *Harm*: the
     purity of a type is the share of its cells' neighbours that are of the type. A type is lost if its purity is 0.1 or
-    more below that in the PCA, and a bootstrap over its cells excludes half of that. A method that loses a tenth of all
-    purity, or most of a third of the types, is never best. A method that loses any type can be best only if no other
-    correction keeps that type. *Best*: the highest total among these. Methods over which its lead is not significant
-    (over seeds, and over draws of half of the cells) are named with it. The total is computed in twelve ways, one of
-    which is the default.
+    more below that in the PCA, and a bootstrap over its cells shows a loss of more than 0.05. A method that
+    loses a tenth of all purity, or most of a third of the types, is never best. A method that loses any type can be
+    best only if no other correction keeps that type. *Best*: the highest total among these. Methods over which its
+    lead is not significant (over seeds, and over draws of half of the cells) are named with it. The total is computed
+    in twelve ways, one of which is the default.
 
     Raises
     ------
@@ -223,6 +224,7 @@ def compare(
         short_variants = {
             name: {**arguments, "n_steps": min(arguments.get("n_steps") or max_steps, max_steps)}
             for name, arguments in (variants or {}).items()
+            if arguments.get("controls") is None  # within one batch there are no controls to compare cases with
         }
         own_keys = {*OWN_KEYS, *short_variants}  # a null split holds no results of the user
         short_options = {**options, "n_steps": max_steps}

@@ -136,9 +136,8 @@ def read_counts(
     mask[order] = True
     codes = np.zeros(adata.n_obs, np.int64)
     column = params.get("size_factor")
-    position = (
-        np.argsort(np.argsort(order)) if (np.diff(order) < 0).any() else None
-    )  # if adata has another order of genes
+    # if adata has another order of genes
+    position = np.argsort(np.argsort(order)) if (np.diff(order) < 0).any() else None
 
     if in_one_pass and on_disk(*_adata.matrix_of(adata, params.get("layer")), logg.warning):
         disk = _matrix_on_disk(adata, params, mask)

@@ -33,8 +33,8 @@ def denoised_protein(
 
     A protein is decoded from the latent state of a cell, which genes and proteins share. So it is also imputed for
     cells in which it was not measured, from their genes and their other proteins. Background and foreground are
-    separated by their levels. If a protein has one level only (no cell has it, or all cells have it), the probability
-    of the foreground means little.
+    separated by their levels. If a protein has one level only (no cell has it, or all cells have it), the separation
+    means little, and so do the probability of the foreground and the counts of bound protein.
 
     Parameters
     ----------
@@ -89,7 +89,10 @@ def denoised_protein(
 
     names = column_names(fitted.proteins["names"])
     start = logg.info(f"denoising {len(names)} proteins of {adata.n_obs:,} cells with uns[{key!r}]")
-    tables = {f"{key}_protein": "counts of bound protein", f"{key}_protein_foreground": "their probability"}
+    tables = {
+        f"{key}_protein": "counts of bound protein",
+        f"{key}_protein_foreground": "the probability that a count is more than background",
+    }
     for name in tables:
         if name in adata.obsm:
             logg.warning(f"replacing obsm[{name!r}]")

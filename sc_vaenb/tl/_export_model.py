@@ -68,7 +68,8 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
     if file.exists() and not force:
         msg = f"{str(file)!r} is already there. Pass force=True to replace it, or another path."
         raise FileExistsError(msg)
-    weights, metadata = fitted.to_uns()["weights"], to_text(record)
+    model = fitted.to_uns()  # in the present format, also if the record is older
+    weights, metadata = model["weights"], to_text({**record, "model": model})
     with atomic_path(file) as partial:
         save_file(weights, partial, metadata={**metadata, "sha256": checksum(weights, metadata)})
     logg.info(f"written {file}, the model in uns[{key!r}]")

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from .._obs import read_mask
+from ..data.counts import checksum
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SUFFIX = "_compare"  # put behind the name of a method if something else has that name
-NOT_IN_FINGERPRINT = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy"}
+# Not among the parameters of a fingerprint: what changes no result, and what has a checksum.
+NOT_IN_FINGERPRINT = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy", "controls"}
 
 
 def fingerprint(adata: AnnData, method: str, seed: int, params: Mapping[str, Any], data_checksum: int) -> str:
@@ -33,6 +36,8 @@ def side_input_checksums(adata: AnnData, params: Mapping[str, Any]) -> list[int]
     keys = (params.get("size_factor"), params.get("labels_key"), *(params.get("covariate_keys") or ()))
     columns = [name for name in keys if name in adata.obs]  # a missing column is reported by the fit
     checksums = [checksum(pd.util.hash_pandas_object(adata.obs[name], index=False).to_numpy()) for name in columns]
+    if (controls := params.get("controls")) is not None:
+        checksums.append(checksum(read_mask(adata, "obs", "controls", controls)))
     if (key := params.get("protein_key")) in adata.obsm:
         names = adata.uns.get("protein_names", getattr(adata.obsm[key], "columns", []))
         checksums += [checksum(np.asarray(adata.obsm[key], np.float64)), zlib.crc32(repr(list(names)).encode())]
@@ -77,10 +82,3 @@ def computed_before(adata: AnnData, key_added: str) -> pd.DataFrame:
         elif checksum(np.asarray(adata.obsm[f"X_{key}"])) != made.loc[key, "checksum"]:
             made = made.drop(index=key)
     return made
-
-
-def checksum(*arrays: NDArray) -> int:
-    value = 0
-    for array in arrays:
-        value = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, value)
-    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -89,7 +90,7 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
         overlap = _find_overlap(inputs, params)
         config = model_config(params, inputs, overlap)
         fitted_config = config if inputs.control is None else with_offsets(config)
-        checkpoint = _checkpoint(folder, fitted_config, inputs, seed, device, processes, locks)
+        checkpoint = _checkpoint(folder, config, fitted_config, inputs, seed, device, processes, locks)
         start = logg.info(start_in_words(method, inputs, config, device))
         if checkpoint and checkpoint.step:
             logg.info(f"    continuing from step {checkpoint.step:,}, saved in {folder}")
@@ -100,16 +101,14 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
             if checkpoint and checkpoint.batch_size:  # of a fit that ran out of memory with a larger batch size
                 options = replace(options, batch_size=checkpoint.batch_size)
             offsets = None
-            if inputs.control is not None:
-                logg.info(
-                    "    first a conditional model: its clusters show the batch effects that all kinds of cells share"
-                )
-                fit_arguments = config, counts, options, device, seed, progress, make_step
-                offsets = find_offsets(*fit_arguments, inputs.control, overlap.group)
             while fitted is None:
                 try:
-                    fit_arguments = fitted_config, counts, options, device, seed, progress, make_step
-                    fitted = fit(*fit_arguments, checkpoint, offsets)
+                    fit_arguments = counts, options, device, seed, progress, make_step
+                    # a checkpoint that has steps has the offsets, too
+                    if inputs.control is not None and offsets is None and not (checkpoint and checkpoint.step):
+                        logg.info("    first a conditional model, whose clusters show effects on all kinds of cells")
+                        offsets = find_offsets(config, *fit_arguments, inputs.control, overlap.group)
+                    fitted = fit(fitted_config, *fit_arguments, checkpoint, offsets)
                 except (RuntimeError, MemoryError) as error:
                     if processes.size > 1:  # the other processes do not know of the error
                         raise
@@ -268,6 +267,7 @@ def _write(
 def _checkpoint(
     folder: Path | None,
     config: ModelConfig,
+    fitted_config: ModelConfig,
     inputs: Inputs,
     seed: int,
     device: torch.device,
@@ -276,13 +276,14 @@ def _checkpoint(
 ) -> Checkpoint | None:
     """The saved state from which the fit continues. Only the first process reads and writes it.
 
-    First checks that all processes fit the same. The folder is locked for this fit until `locks` closes.
+    First checks that all processes fit the same. The folder is locked for this fit until `locks` closes. `config` is
+    that of the conditional model, from which a fit with controls begins.
     """
     if folder is None and processes.size == 1:
         return None
-    fit_identity = identity(config, inputs.counts, inputs.options, seed)
+    fit_identity = identity(fitted_config, inputs.counts, inputs.options, seed)
     if inputs.control is not None:
-        fit_identity["controls"] = [checksum(inputs.control)]
+        fit_identity["controls"] = [checksum(inputs.control), zlib.crc32(repr(config).encode())]
     if processes.size > 1:
         processes.check_same(fit_identity | {"device": device.type, "checkpoint": folder is not None})
     if folder is None:

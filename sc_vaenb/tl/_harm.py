@@ -126,8 +126,8 @@ def harm_in_words(data: Judged, name: str, harm: Harm, left: float | None) -> li
         text = f"{name} leaves batches{' slightly' if left < 2 * MIXED else ''} separated."
         if harm.lost:
             text += (
-                f" It also mixes {few(harm.labels)} with other cells. These are different cells: more "
-                "correction would lose more, and less would leave more of the batch effect."
+                f" It also mixes {few(harm.labels)} with other cells. These are not the cells that stay "
+                "separated: more correction would lose more, and less would leave more of the batch effect."
             )
         evidence = f"Batch separation within types is still {number(left)} ({SCALE})."
         findings.append(Finding(LEFT, name, "yes", "high" if left > 2 * MIXED else "moderate", text, evidence))

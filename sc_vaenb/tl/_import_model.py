@@ -39,8 +39,8 @@ def import_model(
     Returns
     -------
     `None`, or the copy if `copy`. Written is `uns[key_added]` with `params`, `verdict`, `overlap` and `model`, as
-    :func:`sc_vaenb.tl.cvae` writes them. Functions
-    then read counts from the layer that the model was fitted on, or from `X` if `adata` lacks this layer.
+    :func:`sc_vaenb.tl.cvae` writes them. Functions then read counts from the layer that the model was fitted on, or
+    from `X` if `adata` lacks this layer.
 
     Raises
     ------

@@ -172,9 +172,10 @@ def posterior_check(
         fitness: dict[str, list[Fitness]] = {name: [] for name in names}
         for seed, name in itertools.product(range(rng, rng + n_seeds), names):
             logg.info(f"    fitting {name} without {len(held_out):,} cells, seed {seed}")
-            config = replace(fitted.model.config, likelihood=name)
+            config, offset = replace(fitted.model.config, likelihood=name), fitted.model.batch_offset
             try:
-                fitness[name].append(refit(config, counts, held_out, options, n_samples, torch_device, seed, progress))
+                fit_arguments = config, counts, held_out, options, n_samples, torch_device, seed, progress
+                fitness[name].append(refit(*fit_arguments, None if offset is None else offset.cpu().numpy()))
             except FloatingPointError as error:
                 msg = (
                     f"The refit with {name} broke down: {error}. Leave it out of likelihoods; look for extreme counts."

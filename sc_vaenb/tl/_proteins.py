@@ -56,8 +56,8 @@ def read_proteins(
 ) -> NDArray[np.float32]:
     """Counts of the model's proteins, cells x proteins; NaN where one was not measured.
 
-    A protein is not measured in a cell if the value is missing. It is not measured in a batch if all values are 0, here
-    and in the cells of the fit. Without the table in `obsm`, no protein is measured.
+    A protein is not measured in a cell if the value is missing. It is not measured in a batch if all values of this
+    batch are 0, here and in the fit. Without the table in `obsm`, no protein is measured.
     """
     names = list(learned["names"])
     if key not in adata.obsm:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
-
-from .._record import FittedModel
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata, _obs
 from .._names import means_no_label
+from .._record import FittedModel
 from ..inference.embed import aligned, embed
 from ..inference.map_query import of_genes
 from ..inference.transfer import Reference, batches_or_halves, draw_sample
@@ -129,7 +122,7 @@ def labelled_reference(
     reduced
         The model without the genes that the query lacks, and without its new batches.
     before_alignment
-        Whether the sample is embedded without alignment, as cells of a new batch are.
+        Whether the sample is embedded without alignment, as cells of a new batch are; this needs the counts.
     """
     label_codes = labels.cat.codes.to_numpy(dtype=np.int64)
     cells = np.flatnonzero(label_codes >= 0)

@@ -203,7 +203,7 @@ def _cell_mask(adata: AnnData, cells: Sequence[str] | NDArray[np.bool_]) -> NDAr
 
 
 def labelled(adata: AnnData, name: str, column: str, labels: Sequence[str]) -> NDArray[np.bool_]:
-    """Mask of the cells with one of these labels in a column of `obs`; an error if no cell has a label."""
+    """Mask of the cells with one of these labels in a column of `obs`; an error if one of the labels is on no cell."""
     _obs.check_obs_key(adata, name, column)
     label_of_cell = pd.Series(texts(adata.obs[column]), dtype=object)
     unknown = [label for label in labels if not (label_of_cell == label).any()]

@@ -59,8 +59,8 @@ def score(
         of the neighbourhoods within each batch is kept, remain. Cells without a label (NaN, or words such as "Unknown"
         and "NA", which a warning names) are left out of the scores.
     reference
-        The embedding before any correction, for the metrics that compare with it. If it does not exist, these metrics
-        are left out.
+        The embedding before any correction, for the metrics that compare with it. These metrics are left out
+        if it is `None`, or if the default does not exist.
     neighbors_key
         Neighbour graphs to score in addition to the embeddings, for methods without an embedding (BBKNN): keys of
         `uns`, as :func:`scanpy.pp.neighbors` writes them, or of `obsp`. They are scored by the metrics that need only a

@@ -181,7 +181,8 @@ def _evidence(row: Any) -> str:
     parts = [f"{row.n_novel} of them differ from its cells (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"]
     if row.difference > 1:
         parts.append(
-            f"as a group their squared difference from it is {row.difference:.1f} times that of any reference batch"
+            f"as a group their squared difference from it is {row.difference:.1f} times the largest of any batch "
+            "of the reference"
         )
     return " and ".join(parts if row.n_novel else parts[1:])
 

@@ -122,7 +122,9 @@ def clusters_per_batch(counts: csr_matrix, codes: NDArray[np.int64], seed: int) 
 def agreement(
     batch_clusters: NDArray[np.int64], joint_clusters: list[NDArray[np.intp]], codes: NDArray[np.int64]
 ) -> float:
-    """NMI between the clusters of each batch alone and the clusters of all batches together; mean over batches.
+    """NMI, over the cells of a batch, of its own clusters and the clusters of all batches; mean over batches.
+
+    Batches without two clusters of their own are left out.
 
     The resolution of the joint clusters does not matter: for each resolution of `batch_clusters`, the joint clusters
     that agree best count. The result is the mean over the resolutions of `batch_clusters`.

@@ -32,6 +32,7 @@ NOT_SEARCHED = (  # `tl.tune` sets these itself, or does not support them
     "protein_key",
     "layer",
     "mask_var",
+    "controls",
     "device",
     "rng",
     "checkpoint",

@@ -139,6 +139,25 @@ def test_cells_held_can_lie_on_a_device(counts, monkeypatch):
         assert same(one, other)
 
 
+def test_a_second_fit_does_not_hold_the_windows_of_the_first(counts, small_windows, monkeypatch):
+    monkeypatch.setattr("sc_vaenb.fit.overlap.MAX_CELLS", 100)
+    monkeypatch.setattr("sc_vaenb.fit.overlap.MIN_CELLS_DRAWN", 20)
+    monkeypatch.setattr("sc_vaenb.fit.split.N_INIT_CELLS", 100)
+    monkeypatch.setattr("sc_vaenb.data.counts.MAX_SPREAD_CELLS", 50)
+    monkeypatch.setattr(stored, "WINDOW", 64)
+    monkeypatch.setattr("sc_vaenb.fit.split.WINDOW", 64)
+
+    def held_after(seeds):
+        there = on_disk(counts, FitConfig(200, 0.1, batch_size=16))
+        for seed in seeds:
+            drawn = list(islice(there.shuffled(np.arange(N), 16, np.random.default_rng(seed)), 40))
+        return there.held, drawn
+
+    (once, expected), (twice, found) = held_after([2]), held_after([1, 2])
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(twice, once)
+
+
 def test_windows_are_not_put_on_a_device(counts, small_windows):
     there = on_disk(counts, FitConfig(200, 0.1, batch_size=16))
     assert to_device(there, torch.device("cuda")) == (there, Step)

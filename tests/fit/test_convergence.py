@@ -55,7 +55,7 @@ CASES = {
         6e-3,
         {},
         "still_improving",
-        "it was 45% at the evaluations before",
+        "it was 45% at the two scores before",
     ),
     "flat and low": ([0.5, 0.5, 0.5, 0.5, 0.5], 500, 6e-3, {}, "worse_than_pca", "more training will not mend it"),
     "collapsed": ([0.9, 0.9, 0.9, 0.9, 0.9], 500, 6e-3, {"collapsed": True}, "worse_than_pca", "worse than PCA."),

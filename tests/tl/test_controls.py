@@ -1,12 +1,20 @@
 """`tl.cvae(controls=...)`: donors are mixed, and what a disease does to some kinds of cells stays."""
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import sc_vaenb
+from sc_vaenb._record import FittedModel
+from sc_vaenb.fit import checkpoint
+from sc_vaenb.inference import marginal, offsets
 from sc_vaenb.metrics import cross_batch_accuracy, knn
+from sc_vaenb.tl import _fit
+from sc_vaenb.tl._fingerprints import fingerprint
 
 N_DONORS = 6
 
@@ -164,3 +172,85 @@ def test_controls_of_one_batch_are_refused(donors, fast, refused):
     donors.obs["control"] = (donors.obs["batch"] == "batch_2").to_numpy()
     with refused(donors, ValueError, r"obs\['control'\]: all control samples are in one batch \('batch_2'\)"):
         sc_vaenb.tl.cvae(donors, "batch", controls="control", **fast | {"mask_var": None})
+
+
+def killed_in_the_second_fit(monkeypatch, error):
+    """Break off after the first state is kept; returns how often offsets were looked for."""
+    calls, find, offer = [], _fit.find_offsets, checkpoint.Checkpoint.offer
+    monkeypatch.setattr(_fit, "find_offsets", lambda *args: calls.append(1) or find(*args))
+
+    def broken_off(self, state, last):
+        offer(self, state, last)
+        raise error
+
+    return calls, broken_off
+
+
+def test_a_fit_that_is_called_again_has_its_offsets(donors, fast, tmp_path, monkeypatch, refused):
+    options = fast | {"mask_var": None, "controls": "control", "checkpoint": tmp_path / "kept"}
+    monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
+    whole = sc_vaenb.tl.cvae(donors, "batch", copy=True, **options | {"checkpoint": None})
+    calls, broken_off = killed_in_the_second_fit(monkeypatch, ZeroDivisionError("killed"))
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.Checkpoint, "offer", broken_off)
+        with refused(donors, ZeroDivisionError, "killed"):
+            sc_vaenb.tl.cvae(donors, "batch", **options)
+    sc_vaenb.tl.cvae(donors, "batch", **options)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(donors.obsm["X_vae"], whole.obsm["X_vae"])
+    other = options | {"checkpoint": tmp_path / "other"}
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.Checkpoint, "offer", broken_off)
+        with refused(donors, ZeroDivisionError, "killed"):
+            sc_vaenb.tl.cvae(donors, "batch", **other)
+    with refused(donors, ValueError, "holds the state of another fit. What differs: controls"):
+        sc_vaenb.tl.cvae(donors, "batch", **other | {"align": False})
+
+
+@pytest.mark.parametrize("n_fits", [1, 2])
+def test_too_little_memory_halves_the_cells_of_both_fits(donors, fast, log, monkeypatch, n_fits):
+    """It fails in the first or in the second fit, which then has the batch size that there is memory for."""
+    sizes, fit = [], _fit.fit
+
+    def with_little_memory(config, counts, options, *rest):
+        sizes.append(options.batch_size)
+        if len(sizes) == n_fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fit(config, counts, options, *rest)
+
+    monkeypatch.setattr(_fit, "fit", with_little_memory)
+    monkeypatch.setattr(offsets, "fit", with_little_memory)
+    sc_vaenb.tl.cvae(donors, "batch", controls="control", **fast | {"mask_var": None, "batch_size": 64})
+    assert sizes == [64, 32, 32] if n_fits == 1 else sizes == [64, 64, 32]
+    assert "the fit starts again with batch_size=32" in log.getvalue()
+
+
+def test_ctrl_c_in_the_first_fit_ends_it(donors, fast, refused, monkeypatch):
+    fit = offsets.fit
+
+    def interrupted(*args):
+        model, history, verdict = fit(*args)
+        return model, history, replace(verdict, status="interrupted")
+
+    monkeypatch.setattr(offsets, "fit", interrupted)
+    with refused(donors, KeyboardInterrupt, "^$"):
+        sc_vaenb.tl.cvae(donors, "batch", controls="control", **fast | {"mask_var": None})
+
+
+def test_a_comparison_sees_other_controls(donors):
+    """Arrays as well as columns, of which numpy's text shows the ends alone."""
+    one = np.tile([True, False], len(donors) // 2)
+    other = one.copy()
+    other[[400, 401]] = other[[401, 400]]
+    found = {fingerprint(donors, "x", 0, {"controls": controls}, 0) for controls in (one, other, "control")}
+    donors.obs["control"] = ~donors.obs["control"]
+    assert len(found | {fingerprint(donors, "x", 0, {"controls": "control"}, 0)}) == 4
+
+
+def test_likelihoods_are_compared_with_the_offsets(fitted_with_controls, monkeypatch):
+    given, fit = [], marginal.fit
+    monkeypatch.setattr(marginal, "fit", lambda *args: given.append(args[-1]) or fit(*args))
+    sc_vaenb.tl.posterior_check(fitted_with_controls, likelihoods=["nb", "poisson"], n_samples=10, n_seeds=1)
+    expected = FittedModel.from_uns(fitted_with_controls, "vae").model.batch_offset.numpy()
+    assert len(given) == 2
+    assert all(np.array_equal(offset, expected) for offset in given)

@@ -90,7 +90,7 @@ def test_what_is_left_and_what_is_lost_are_reconciled():
     findings, text = verdict_of(labels, batch, PCA=x, CVAE=half)
     assert said(findings, LEFT, "CVAE") == "yes"
     assert "CVAE leaves batches separated. It also mixes " in text
-    assert "with other cells. These are different cells: more correction would lose more" in text
+    assert "with other cells. These are not the cells that stay separated: more correction would lose more" in text
 
 
 @pytest.mark.parametrize("label_key", ["cell_type", None])
