@@ -53,11 +53,11 @@ BOUNDS: Mapping[str, Bounds] = {
     "alpha": Bounds(0, 1, above=True, below=True),
     "batch_size": AT_LEAST_1,
     "bio_weight": ZERO_TO_ONE,
-    "batch_strength": AT_LEAST_0,
+    "batch_strength": Bounds(0, 10),  # a log: e**10 is 22,000-fold
     "beta": AT_LEAST_0,
     "decoder_hidden": Bounds(1, 100_000),
     "delta": POSITIVE,
-    "depth_spread": AT_LEAST_0,
+    "depth_spread": Bounds(0, 10),
     "dropout": Bounds(0, 0.9),
     "datasets.simulate.dropout": Bounds(0, 1, below=True),
     "free_bits": AT_LEAST_0,
@@ -105,7 +105,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "size_factor": POSITIVE,
     "target_kl": POSITIVE,
     "target_sum": POSITIVE,
-    "theta": POSITIVE,
+    "theta": Bounds(1e-3),  # below, gamma draws leave the range of floats
     "threshold": AT_LEAST_0,
     "validation_fraction": Bounds(0, 0.9),
     "warmup": ZERO_TO_ONE,

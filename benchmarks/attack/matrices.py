@@ -142,7 +142,8 @@ def outcome(reader: str, kind: str, name: str, view: bool) -> str:
     except BaseException as error:  # whatever comes, which is what is looked for
         return f"foreign: {type(error).__name__}: {str(error)[:80]}"
     if name in WRONG:
-        return "accepted"
+        fractions = name == "1.001" and reader == "tl.harmony"  # its PCA takes log expression: fractions are right
+        return "same" if fractions else "accepted"
     same = all(np.allclose(adata.obsm[key], expected.obsm[key], atol=1e-3, equal_nan=True) for key in expected.obsm)
     return "same" if same else "other result"
 

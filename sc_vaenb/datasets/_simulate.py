@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 BASE_SPREAD = 1.2  # log sd of expression over genes; for detected genes of 10x data it is about 1.0 to 1.5
+LARGEST_COUNT = 2**24  # beyond, not every integer is a float32
 THETA_SPREAD = 0.5  # log sd of theta over genes
 BLOCK = 2**22  # dense values in memory while drawing; another value changes the draws of large simulations
 ATTEMPTS = 1000  # draws for a cell or gene without counts before an error is raised
@@ -154,7 +155,13 @@ def simulate(
 
     def draw(rows: NDArray[np.intp], genes: NDArray[np.intp]) -> NDArray[np.float32]:
         mean = depth_factor[rows, None] * rate[batch[rows, None], cell_type[rows, None], genes]
-        counts = generator.poisson(generator.gamma(theta_of_gene[genes], mean / theta_of_gene[genes]))
+        poisson_mean = generator.gamma(theta_of_gene[genes], mean / theta_of_gene[genes])
+        if poisson_mean.max() > LARGEST_COUNT:
+            raise ValueError(
+                f"A count of about {poisson_mean.max():.0e} would be drawn, but float32 holds integers up to "
+                f"{LARGEST_COUNT:,} only: lower mean_depth, depth_spread or batch_strength, or raise theta."
+            )
+        counts = generator.poisson(poisson_mean)
         if dropout > 0:
             counts[generator.random(counts.shape) < dropout] = 0
         return counts.astype(np.float32)

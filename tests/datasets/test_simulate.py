@@ -55,6 +55,18 @@ def test_large_theta_is_poisson():
     assert abs(((x - mean) ** 2 / mean).mean() - 1) < 0.03
 
 
+@pytest.mark.parametrize(("name", "value"), [("mean_depth", 1e12), ("batch_strength", 10)])
+def test_counts_that_are_no_exact_float32_are_refused(name, value):
+    with pytest.raises(ValueError, match="float32 holds integers up to 16,777,216"):
+        datasets.simulate(300, 20, **{"mean_depth": 1e6, "theta": 1e-3, name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("theta", 1e-320), ("depth_spread", 1e3), ("batch_strength", 1e3)])
+def test_parameters_beyond_the_range_of_floats_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        datasets.simulate(50, 20, **{name: value})
+
+
 def test_depth_differs_by_batch_and_not_by_type_or_batch_effect(simulated):
     total, batch = dense(simulated).sum(axis=1), codes(simulated, "batch")
     for b, depth in enumerate([600, 1500]):
@@ -216,8 +228,8 @@ def test_blocks_have_the_same_truth(monkeypatch, assert_raw_counts):
         ({"n_batches": -2}, ValueError, "n_batches=-2 is not possible"),
         ({"dropout": 1}, ValueError, "dropout=1 is not possible. Give a number at least 0 and below 1"),
         ({"dropout": "0.1"}, TypeError, "dropout='0.1' is not possible. Give a number"),
-        ({"theta": 0}, ValueError, "theta=0 is not possible. Give a number above 0"),
-        ({"theta": float("inf")}, ValueError, "theta=inf is not possible. Give a number above 0"),
+        ({"theta": 0}, ValueError, "theta=0 is not possible. Give a number at least 0.001"),
+        ({"theta": float("inf")}, ValueError, "theta=inf is not possible. Give a number at least 0.001"),
         ({"batch_strength": -0.1}, ValueError, r"batch_strength=-0\.1 is not possible\. Give a number at least 0"),
         ({"depth_spread": float("nan")}, ValueError, "depth_spread=nan is not possible. Give a number at least 0"),
         ({"marker_fold": 0.5}, ValueError, r"marker_fold=0\.5 is not possible\. Give a number at least 1"),
