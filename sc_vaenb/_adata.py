@@ -6,7 +6,7 @@ Every error says what is wrong, where, what was found and what to do, before any
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -243,6 +243,7 @@ EXTRAS = (  # what a fit with components or labels writes beside the embedding: 
 def remove_extras(adata: AnnData, key: str) -> None:
     """Remove what an earlier model wrote under this key beside its embedding: the next model may lack these."""
     with _write_to_view():
+        adata.varm.pop(loadings_key(key), None)
         for columns, table in EXTRAS:
             names = [key + column for column in columns]
             # if all are there, a fit wrote them, not the user
@@ -250,6 +251,19 @@ def remove_extras(adata: AnnData, key: str) -> None:
                 del adata.obsm[key + table]
                 for name in names:
                     del adata.obs[name]
+
+
+def loadings_key(key: str) -> str:
+    """The name in varm of the loadings of an embedding."""
+    return f"{key}_loadings"
+
+
+def write_loadings(adata: AnnData, key: str, genes: Sequence[str], loadings: NDArray[np.float32]) -> None:
+    """Write loadings (of these genes x dimensions) to varm; as in scanpy, other genes have zeros."""
+    out = np.zeros((adata.n_vars, loadings.shape[1]), np.float32)
+    out[adata.var_names.get_indexer(list(genes))] = loadings
+    with _write_to_view():
+        adata.varm[loadings_key(key)] = out
 
 
 def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:

@@ -70,6 +70,7 @@ CONFIG = {
     "encode_batch": flag,
     "batch_offsets": flag,
     "alignment_clusters": integer(),
+    "embedding_map": flag,
     "n_covariates": integer(),
     "labels": names(),
     "n_proteins": integer(),

@@ -81,6 +81,9 @@ def _check_meaning(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> 
             valid, expected = value.tolist() == code, "those in model['config']"
         elif last == "group":
             valid, expected = value.tolist() == group, "those in model['config']"
+        elif name == "embedding_map.matrix":
+            smallest = torch.linalg.svdvals(value.double())[-1]
+            valid, expected = bool(smallest > 1e-6 * value.abs().max()), "those of a matrix that has an inverse"
         elif name == "prior.weight":
             valid = bool((value >= 0).all() and abs(float(value.sum()) - 1) < 1e-2)
             expected = "shares of 1"

@@ -52,6 +52,23 @@ def another_run():
 
 
 @pytest.fixture(scope="session")
+def latent_states():
+    """The latent states of all cells, as the encoder of a stored model gives them."""
+
+    def states(adata, key="vae"):
+        import torch
+
+        from sc_vaenb._record import FittedModel
+        from sc_vaenb.inference import embed
+        from sc_vaenb.tl._counts import read_counts
+
+        stored = FittedModel.from_uns(adata, key)
+        return embed.latent_states(stored.model, read_counts(adata, key, stored), torch.device("cpu"))
+
+    return states
+
+
+@pytest.fixture(scope="session")
 def fast():
     """Parameters of a fit that takes a tenth of a second."""
     return FAST.copy()

@@ -149,7 +149,7 @@ def _take_over(adata: AnnData, earlier_adata: AnnData) -> None:
         for slot, name in (
             ("obsm", f"X_{key}"), ("obsm", f"X_umap_{key}"), ("obs", f"leiden_{key}"), ("uns", f"leiden_{key}"),
             ("uns", key), ("uns", f"neighbors_{key}"), ("obsp", f"neighbors_{key}_distances"),
-            ("obsp", f"neighbors_{key}_connectivities"),
+            ("obsp", f"neighbors_{key}_connectivities"), ("varm", f"{key}_loadings"),
         ):  # fmt: skip
             if name in getattr(earlier_adata, slot):
                 getattr(adata, slot)[name] = getattr(earlier_adata, slot)[name]

@@ -31,7 +31,7 @@ def foreground(
     with threads_as_asked():
         for cells, z, _ in posterior(model, counts, device):
             cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
-            z = model.alignment(z, cell_batch) if align and model.alignment is not None else z
+            z = model.aligned(z, cell_batch) if align else z
             covariates = model.covariates(without_counts(torch.ones_like(z[:, 0]), cell_batch, model.config.n_genes))
             total = z.new_zeros(2, len(z), model.config.n_proteins)
             for code in range(weight.shape[1]):

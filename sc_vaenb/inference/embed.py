@@ -1,4 +1,4 @@
-"""Latent states of cells."""
+"""Latent states and embeddings of cells."""
 
 from __future__ import annotations
 
@@ -18,10 +18,29 @@ from .posterior import finite
 
 
 @torch.inference_mode()
-def embed(model: CountVAE, counts: Counts, device: torch.device, cells: slice = ALL_CELLS) -> NDArray[np.float32]:
-    """Posterior means (cells x latent dimensions) in one pass over the counts, not aligned."""
+def latent_states(
+    model: CountVAE, counts: Counts, device: torch.device, cells: slice = ALL_CELLS
+) -> NDArray[np.float32]:
+    """Posterior means (cells x latent dimensions) in one pass over the counts: what the decoder reads."""
     model = model.to(device).eval()
     return _in_one_pass(counts, device, model.config.n_latent, lambda batch: model.encode(batch)[0], cells)
+
+
+@torch.inference_mode()
+def to_embedding(model: CountVAE, latent: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+    """Latent states in the coordinates of the embedding, not aligned."""
+    model, out = model.to(device), np.empty_like(latent)
+    with threads_as_asked():
+        for start in range(0, len(latent), CELLS_AT_ONCE):
+            cells = slice(start, start + CELLS_AT_ONCE)
+            # A copy in torch's own memory: with another memory layout, products may round differently.
+            out[cells] = model.to_embedding(torch.from_numpy(latent[cells]).clone().to(device)).cpu().numpy()
+    return finite(out)
+
+
+def embed(model: CountVAE, counts: Counts, device: torch.device) -> NDArray[np.float32]:
+    """The embedding of all cells (cells x latent dimensions), not aligned."""
+    return to_embedding(model, latent_states(model, counts, device), device)
 
 
 @torch.inference_mode()
@@ -47,17 +66,17 @@ def _in_one_pass(
 
 @torch.inference_mode()
 def aligned(
-    model: CountVAE, latent: NDArray[np.float32], batch: NDArray[np.int64], device: torch.device
+    model: CountVAE, embedding: NDArray[np.float32], batch: NDArray[np.int64], device: torch.device
 ) -> NDArray[np.float32]:
-    """Latent states with the batches aligned, if the model has an alignment."""
+    """The embedding with the batches aligned, if the model has an alignment."""
     if model.alignment is None:
-        return latent
-    alignment, out = model.alignment.to(device), np.empty_like(latent)
+        return embedding
+    alignment, out = model.alignment.to(device), np.empty_like(embedding)
     order = np.argsort(batch, kind="stable")  # few batches at a time: each needs one matrix product
     with threads_as_asked():
-        for start in range(0, len(latent), CELLS_AT_ONCE):
+        for start in range(0, len(embedding), CELLS_AT_ONCE):
             cells = order[start : start + CELLS_AT_ONCE]
             # A copy in torch's own memory: with another memory layout, products may round differently.
-            z, codes = torch.from_numpy(latent[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
-            out[cells] = alignment(z, codes).cpu().numpy()
+            x, codes = torch.from_numpy(embedding[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
+            out[cells] = alignment(x, codes).cpu().numpy()
     return finite(out)

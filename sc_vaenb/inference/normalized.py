@@ -47,7 +47,7 @@ class AsIn(NamedTuple):
     ) -> Tensor:
         """Latent states to decode: posterior means, or with `sd` a sample of the posterior."""
         z = mean if sd is None else mean + sd * normal_like(mean, noise)
-        return model.alignment(z, cell_batch) if self.align and model.alignment is not None else z
+        return model.aligned(z, cell_batch) if self.align else z
 
     def n_batches(self, cell_batch: Tensor) -> Tensor:
         """Number of batches that each cell is decoded in, (n_cells, 1)."""

@@ -25,7 +25,7 @@ from ..fit.align import align
 from ..fit.loop import Step, fit
 from ..fit.state import FitConfig
 from ..model.config import ModelConfig
-from .embed import aligned, embed
+from .embed import aligned, latent_states
 
 MAX_CLUSTERS, CELLS_PER_CLUSTER = 20, 50
 MAX_CELLS_CLUSTERED = 20_000  # used to learn the clusters: more cells take time and hardly change them
@@ -57,7 +57,7 @@ def find_offsets(
     model, _, verdict = fit(config, counts, options, device, seed, progress, make_step)
     if verdict.status == "interrupted":  # half a fit shows no batch effects; there is no result to keep yet
         raise KeyboardInterrupt
-    latent = embed(model, counts, device)
+    latent = latent_states(model, counts, device)
     if model.alignment is not None:
         align(model.alignment, latent, counts.batch_index, group, seed)
         latent = aligned(model, latent, counts.batch_index, device)

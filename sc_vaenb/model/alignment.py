@@ -1,4 +1,4 @@
-"""Alignment: removes the batch effects that remain in the latent space, by shifts per cluster."""
+"""Alignment: removes the batch effects that remain in the embedding, by shifts per cluster."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ N_ALIGNMENT_ROUNDS = 3  # rounds of assignment and shift; more have no relevant 
 
 
 class Alignment(nn.Module):
-    """Soft clusters of the latent space, with one shift per cluster and batch (Korsunsky et al. 2019, Harmony).
+    """Soft clusters of the embedding, with one shift per cluster and batch (Korsunsky et al. 2019, Harmony).
 
-    Before it is fitted (`fit.align`), all shifts are zero, so latent states do not change.
+    Before it is fitted (`fit.align`), all shifts are zero, so embeddings do not change.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Alignment(nn.Module):
         self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent, dtype=torch.float32))
 
     def forward(self, z: Tensor, batch: Tensor) -> Tensor:
-        """Latent states (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
+        """Embeddings (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
         order = batch.argsort(stable=True)  # cells sorted by batch: one matrix product per batch
         codes, sizes = (values.tolist() for values in batch.unique(return_counts=True))
         z_sorted, log_weight = z[order], self.log_weight.T[batch[order]]

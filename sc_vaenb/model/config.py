@@ -30,6 +30,7 @@ class ModelConfig:
     encode_batch: bool = False
     batch_offsets: bool = False  # batches shift the log expression of genes; the networks do not know the batch
     alignment_clusters: int = 0
+    embedding_map: bool = False  # whether the embedding has other coordinates than the latent states
     n_covariates: int = 0
     labels: tuple[str, ...] = ()  # names of the classes of the classifier
     n_proteins: int = 0  # needs "protein" in `penalties`

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .alignment import Alignment
 from .config import ModelConfig
+from .embedding_map import EmbeddingMap
 from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import ForwardState, Minibatch, without_counts
@@ -61,6 +62,7 @@ class CountVAE(nn.Module):
         n_dispersions = config.n_batches if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
         self.prior = PRIORS[config.prior](config.n_latent, config.n_batches, config.n_components)
+        self.embedding_map = EmbeddingMap(config.n_latent) if config.embedding_map else None
         alignment_shape = (config.alignment_clusters, config.n_batches, config.n_latent)
         self.alignment = Alignment(*alignment_shape) if config.alignment_clusters else None
         self.penalties = nn.ModuleDict({name: PENALTIES[name](config) for name in config.penalties})
@@ -147,6 +149,17 @@ class CountVAE(nn.Module):
         # The Gaussian does not use the link
         is_softmax = self.config.link == "softmax" and self.config.likelihood != "gaussian"
         return log_size + self.depth.log() if is_softmax else log_size
+
+    def to_embedding(self, z: Tensor) -> Tensor:
+        """Latent states in the coordinates of the embedding, before alignment."""
+        return z if self.embedding_map is None else self.embedding_map(z)
+
+    def aligned(self, z: Tensor, batch_index: Tensor) -> Tensor:
+        """Latent states after alignment, which acts on the embedding: states that can be decoded."""
+        if self.alignment is None:
+            return z
+        embedding = self.alignment(self.to_embedding(z), batch_index)
+        return embedding if self.embedding_map is None else self.embedding_map.inverse(embedding)
 
     def log_mean(
         self, z: Tensor, size_factor: Tensor, batch_index: Tensor, side_inputs: dict[str, Tensor] | None = None

@@ -48,8 +48,8 @@ def embed(
 
     Returns
     -------
-    `None`, or the copy if `copy`. `obsm["X_" + key_added]` is written: the posterior mean of each cell's latent state,
-    float32, cells x latent dimensions. If the model was fitted with `labels_key`, predicted labels are written too:
+    `None`, or the copy if `copy`. `obsm["X_" + key_added]` is written: the embedding as the fit writes it, float32,
+    cells x latent dimensions. If the model was fitted with `labels_key`, predicted labels are written too:
     `obs[key_added + "_label"]`, `obs[key_added + "_label_probability"]`, `obsm[key_added + "_label_probabilities"]`.
 
     Raises

@@ -73,9 +73,10 @@ def factors(
     `None`, or the copy if `copy`. Written are:
 
     `uns["vae_factors"]["dimensions"]`
-        DataFrame, a row per dimension (`z0`, ..., as the columns of `obsm["X_vae"]`). `variance`: share of the variance
-        of the decoded expression (log1p of the expected counts at the mean depth, all cells decoded in the largest
-        batch) that a linear function of this dimension explains; the shares overlap if dimensions are correlated. `kl`:
+        DataFrame, a row per dimension (`z0`, ..., as the columns of `obsm["X_vae_factors"]`). `variance`: share of the
+        variance of the decoded expression (log1p of the expected counts at the mean depth, all cells decoded in the
+        largest batch) that a linear function of this dimension explains; the shares overlap if dimensions are
+        correlated. `kl`:
         KL divergence in nats per cell; `active`: whether `kl` is above 0.01. `sd`: standard deviation over cells. `up`,
         `down`: the genes whose decoded expression increases and decreases most from the dimension's 1 % to its 99 %
         quantile.
@@ -94,7 +95,8 @@ def factors(
         x points) at the points `z` (dimensions x points) from the dimension's 1 % to its 99 % quantile. The other
         dimensions are at their mean, and cells are decoded in the largest batch.
     `obsm["X_vae_factors"]`
-        The latent states described here: the encoder's means before any alignment, columns as in `obsm["X_vae"]`.
+        The latent states described here: the encoder's means, which the decoder reads. `obsm["X_vae"]` has other
+        coordinates; their loadings are in `varm["vae_loadings"]`.
 
     Raises
     ------

@@ -27,12 +27,13 @@ from ..fit.classify import classify
 from ..fit.cuda import SHARE_OF_FREE_MEMORY, to_device
 from ..fit.device import release
 from ..fit.distributed import Processes, SharedStep, own_device, process_group, rank_and_size
+from ..fit.embedding_map import fit_map
 from ..fit.history import History, Verdict
 from ..fit.loop import Step, fit
 from ..fit.lost_kinds import lost_kinds
 from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
 from ..fit.state import FitConfig
-from ..inference.embed import aligned, embed, memberships
+from ..inference.embed import aligned, latent_states, memberships, to_embedding
 from ..inference.offsets import find_offsets, with_offsets
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
@@ -57,7 +58,9 @@ class Result:
     options
         Settings of the fit; the batch size is lower than requested if memory was short.
     embedding
-        Latent states of all cells, aligned.
+        The embedding of all cells, aligned.
+    loadings
+        Log expression for one unit of each dimension of the embedding (genes x dimensions).
     memberships
         Probabilities of the components of the prior (cells x components); None if the prior is no mixture.
     label_scores
@@ -69,6 +72,7 @@ class Result:
     verdict: Verdict
     options: FitConfig
     embedding: NDArray[np.float32]
+    loadings: NDArray[np.float32]
     memberships: NDArray[np.float32] | None
     label_scores: dict[str, float]
 
@@ -128,7 +132,10 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     (logg.info if is_good else logg.warning)(verdict.message)
     if overlap.group.any():
         logg.warning(groups_in_words(inputs.batches, overlap))
-    added = f"added\n    'X_{key}', the embedding (adata.obsm)\n    {key!r}, the model and its history (adata.uns)"
+    added = (
+        f"added\n    'X_{key}', the embedding (adata.obsm)\n    '{_adata.loadings_key(key)}', its loadings (adata.varm)"
+        f"\n    {key!r}, the model and its history (adata.uns)"
+    )
     logg.info("    finished", time=start, deep="\n    ".join([added, *log_lines]))
     return adata if arguments["copy"] else None
 
@@ -179,7 +186,9 @@ def _embed(
 ) -> Result:
     """Embed all cells, align the batches, and fit and score the classifier of labels."""
     counts = inputs.counts
-    embedding = processes.gather(embed(model, counts, device, processes.part(len(counts))), len(counts))
+    latent = processes.gather(latent_states(model, counts, device, processes.part(len(counts))), len(counts))
+    loadings = fit_map(model, latent, counts.batch_index, overlap.group, device, seed)
+    embedding = to_embedding(model, latent, device)
     assignment = memberships(model, counts, device)
     if model.alignment is not None:
         align(model.alignment, embedding, counts.batch_index, overlap.group, seed)
@@ -188,7 +197,7 @@ def _embed(
     if inputs.labels:
         codes = counts.batch_index if len(inputs.batches) else None
         label_scores = classify(classifier_of(model), embedding, inputs.label, inputs.calibration_cells, seed, codes)
-    return Result(model, history, verdict, options, embedding, assignment, label_scores)
+    return Result(model, history, verdict, options, embedding, loadings, assignment, label_scores)
 
 
 @contextmanager
@@ -260,6 +269,7 @@ def _write(
         logg.warning(f"replacing uns[{key!r}] and obsm['X_{key}']; pass key_added to keep several results side by side")
     _adata.remove_extras(adata, key)
     _adata.write_result(adata, key, result.embedding, record)
+    _adata.write_loadings(adata, key, fitted.genes, result.loadings)
     components = write_components(adata, key, assignment, result.model.config.n_components)
     return components + write_labels(adata, key, result.model, result.embedding)
 

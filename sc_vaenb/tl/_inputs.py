@@ -135,6 +135,7 @@ def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) ->
         n_batches=n_batches,
         hidden=hidden,
         decoder_hidden=hidden[::-1] if is_mirrored else tuple(params["decoder_hidden"]),
+        embedding_map=True,
         n_covariates=n_covariates,
         labels=inputs.labels,
         n_proteins=n_proteins,

@@ -15,7 +15,7 @@ from .._checks import checked
 from .._record import FittedModel
 from .._session import own_state
 from ..fit.device import resolve_device
-from ..inference.embed import embed
+from ..inference.embed import latent_states
 from ..inference.interpolate import along_cells, equal_steps, mean_expression, straight
 from ..inference.transfer import nearest
 from ._counts import read_counts
@@ -129,7 +129,7 @@ def interpolate(
 
     start_time = logg.info(f"interpolating from {' over '.join(names[:-1])} to {end} with uns[{key!r}]")
     adata = adata.copy() if copy else adata
-    states = embed(fitted.model, counts, torch_device)
+    states = latent_states(fitted.model, counts, torch_device)
     legs = _legs(states, masks, names, path, n_neighbors)
     points, positions, length = equal_steps(legs, n_points)
     expression = TARGET_SUM * mean_expression(fitted.model, points, codes, torch_device)[:, gene_positions]

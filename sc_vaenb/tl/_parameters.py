@@ -115,7 +115,13 @@ RETURNS = """\
 `None`, or the copy if `copy`. Written are:
 
     `obsm["X_vae"]`
-        The embedding: the posterior mean of each cell's latent state, float32, cells x `n_latent`.
+        The embedding, float32, cells x `n_latent`: the posterior mean of each cell's latent state in other coordinates
+        (a linear map, one to one), aligned if the model is. Of a squared distance, half is that of the log expression
+        that the decoder makes of both states, half that of the latent states. Dimensions are ordered by their variance
+        before alignment.
+    `varm["vae_loadings"]`
+        Log expression (log1p of expected counts per 10,000) for one unit of each dimension, genes x `n_latent`, as
+        `varm["PCs"]` of PCA; 0 for genes that are not in the model.
     `uns["vae"]["params"]`
         The parameters that the fit used (without those that are `None`), with `method` and `version`.
     `uns["vae"]["history"]`

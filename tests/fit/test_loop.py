@@ -8,7 +8,7 @@ from sc_vaenb.fit.device import resolve_device, threads_as_asked
 from sc_vaenb.fit.history import History
 from sc_vaenb.fit.loop import evaluate, fit
 from sc_vaenb.fit.state import Best, FitConfig, parameter_groups
-from sc_vaenb.inference.embed import embed
+from sc_vaenb.inference.embed import latent_states
 from sc_vaenb.model.config import ModelConfig
 from sc_vaenb.model.vae import CountVAE, Terms
 
@@ -28,7 +28,7 @@ def counts():
 
 def test_a_fit_finds_two_kinds_of_cells(counts):
     model, history, verdict = fit(CONFIG, counts, FitConfig(weight_decay=0.1, n_steps=200, batch_size=64), CPU, seed=0)
-    z = embed(model, counts, CPU)
+    z = latent_states(model, counts, CPU)
     centres = z[:100].mean(0), z[100:].mean(0)
     between = np.linalg.norm(centres[0] - centres[1])
     within = max(np.linalg.norm(z[:100] - centres[0], axis=1).max(), np.linalg.norm(z[100:] - centres[1], axis=1).max())
@@ -98,7 +98,7 @@ def test_the_seed_decides_and_the_global_state_is_left_alone(counts):
     options = FitConfig(weight_decay=0.1, n_steps=15, batch_size=32)
     before = torch.get_rng_state()
     config = ModelConfig(n_genes=50, n_latent=3, hidden=(16,), decoder_hidden=(16,), dropout=0.2)
-    a, b, c = (embed(fit(config, counts, options, CPU, seed)[0], counts, CPU) for seed in (1, 1, 2))
+    a, b, c = (latent_states(fit(config, counts, options, CPU, seed)[0], counts, CPU) for seed in (1, 1, 2))
     assert np.array_equal(a, b)
     assert not np.allclose(a, c)
     assert torch.equal(before, torch.get_rng_state())

@@ -25,7 +25,7 @@ def step_cpu(adata, cell, batches):
     with torch.no_grad():
         batch = counts.minibatch(slice(cell, cell + 1), torch.device("cpu"))
         mean, _ = stored.model.encode(batch)
-        mean = mean if stored.model.alignment is None else stored.model.alignment(mean, batch.batch_index)
+        mean = stored.model.aligned(mean, batch.batch_index)
         batch.size_factor[:] = 1
         for code in batches:
             batch.batch_index[:] = code

@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 import sc_vaenb
-from sc_vaenb._record import FittedModel
 from sc_vaenb.inference.interpolate import along_cells, equal_steps, straight
-from sc_vaenb.tl._counts import read_counts
 
 
 @pytest.fixture(scope="session")
@@ -27,15 +25,6 @@ def walked(adata, *args, **options):
     return adata.uns[options.get("key_added", "interpolation")]
 
 
-def encoded(adata):
-    import torch
-
-    from sc_vaenb.inference.embed import embed
-
-    stored = FittedModel.from_uns(adata, "vae")
-    return embed(stored.model, read_counts(adata, "vae", stored), torch.device("cpu"))
-
-
 def marker_sums(adata, expression, label):
     """Summed expression of the true markers of a type at each point."""
     return expression[(adata.var["marker_of"] == label).to_numpy()].sum().to_numpy()
@@ -53,8 +42,8 @@ def test_markers_of_the_start_fall_and_of_the_end_rise(learned):
     assert after[-1] > 1.5 * after[0]
 
 
-def test_the_ends_are_the_mean_states_and_steps_are_equal(learned):
-    found, states = walked(learned, "type_0", "type_2", groupby="cell_type", n_points=11), encoded(learned)
+def test_the_ends_are_the_mean_states_and_steps_are_equal(learned, latent_states):
+    found, states = walked(learned, "type_0", "type_2", groupby="cell_type", n_points=11), latent_states(learned)
     for end, label in ((0, "type_0"), (-1, "type_2")):
         mean = states[(learned.obs["cell_type"] == label).to_numpy()].mean(0)
         np.testing.assert_allclose(found["states"][end], mean, atol=1e-5)
@@ -64,8 +53,8 @@ def test_the_ends_are_the_mean_states_and_steps_are_equal(learned):
     np.testing.assert_allclose(found["points"]["position"], np.linspace(0, 1, 11))
 
 
-def test_cells_by_name_are_their_own_nearest_cells(learned):
-    found, states = walked(learned, "cell_3", "cell_8"), encoded(learned)
+def test_cells_by_name_are_their_own_nearest_cells(learned, latent_states):
+    found, states = walked(learned, "cell_3", "cell_8"), latent_states(learned)
     points = found["points"]
     assert points["nearest_cell"].iloc[[0, -1]].tolist() == ["cell_3", "cell_8"]
     np.testing.assert_allclose(points["distance"].iloc[[0, -1]], 0, atol=1e-3)
@@ -74,12 +63,12 @@ def test_cells_by_name_are_their_own_nearest_cells(learned):
     assert points["nearest_cell"].tolist() == learned.obs_names[distances.argmin(1)].tolist()
 
 
-def test_stops_on_the_way_are_passed(learned):
+def test_stops_on_the_way_are_passed(learned, latent_states):
     found = walked(learned, "type_0", "type_2", groupby="cell_type", via=["type_1"], n_points=201)
     assert found["stops"]["name"].tolist() == ["type_0", "type_1", "type_2"]
     assert found["stops"]["position"].iloc[[0, -1]].tolist() == [0, 1]
     at = round(200 * found["stops"]["position"].iloc[1])
-    mean = encoded(learned)[(learned.obs["cell_type"] == "type_1").to_numpy()].mean(0)
+    mean = latent_states(learned)[(learned.obs["cell_type"] == "type_1").to_numpy()].mean(0)
     assert np.linalg.norm(found["states"][at] - mean) < found["params"]["length"] / 200
     there = marker_sums(learned, found["expression"], "type_1")
     assert abs(there.argmax() - at) < 30
@@ -140,9 +129,9 @@ def test_cells_on_one_point_and_more_cells_than_the_graph_takes(monkeypatch):
     assert len(legs[0]) <= 102
 
 
-def test_the_way_along_cells_begins_at_the_cell_nearest_to_the_mean(learned):
+def test_the_way_along_cells_begins_at_the_cell_nearest_to_the_mean(learned, latent_states):
     found = walked(learned, "type_0", "type_2", groupby="cell_type", path="manifold", n_neighbors=20)
-    states, labels = encoded(learned), learned.obs["cell_type"].to_numpy(str)
+    states, labels = latent_states(learned), learned.obs["cell_type"].to_numpy(str)
     for end, label in ((0, "type_0"), (-1, "type_2")):
         own = np.flatnonzero(labels == label)
         medoid = own[np.linalg.norm(states[own] - states[own].mean(0), axis=1).argmin()]

@@ -159,10 +159,10 @@ def test_size_factors_of_a_column_have_its_name_and_unit(adata, fast):
     assert dense(deep).sum() / dense(shallow).sum() == pytest.approx(4, rel=0.1)
 
 
-def test_the_prior_is_that_of_the_batch(learned):
+def test_the_prior_is_that_of_the_batch(learned, latent_states):
     """A conditional prior moved by hand: cells of batch_1 come from the states of a type, those of batch_0 do not."""
     weights = learned.uns["vae"]["model"]["weights"]
-    states = encoded(learned)
+    states = latent_states(learned)
     for batch, label in enumerate(["type_0", "type_2"]):
         chosen = states[(learned.obs["cell_type"] == label).to_numpy()]
         weights["prior.mean"][batch] = chosen.mean(0)
@@ -175,15 +175,6 @@ def test_the_prior_is_that_of_the_batch(learned):
     assert 60 < (new.obs["batch"] == "batch_0").sum() < 140  # as often as in the data
     weights["prior.log_var"][:] = 3.0
     assert len(set(likeliest(learned, sampled(learned, 200, source="prior"), "type"))) == 3
-
-
-def encoded(adata):
-    import torch
-
-    from sc_vaenb.inference.embed import embed
-
-    stored = FittedModel.from_uns(adata, "vae")
-    return embed(stored.model, read_counts(adata, "vae", stored), torch.device("cpu"))
 
 
 def test_states_have_the_moments_of_prior_and_posterior(learned, fitted):
