@@ -66,7 +66,7 @@ def job(task: tuple[Path, Path, str, int]) -> dict[str, object]:
     return {"data": path.stem, "method": method, "seed": seed, "seconds_one_thread": seconds, **values}
 
 
-def run(paths: list[Path], baselines: Path, seeds: int, jobs: int) -> None:
+def run(paths: list[Path], baselines: Path, first: int, seeds: int, jobs: int) -> None:
     import numpy as np
     import pandas as pd
     from joblib import Parallel, delayed
@@ -75,7 +75,7 @@ def run(paths: list[Path], baselines: Path, seeds: int, jobs: int) -> None:
     for path in paths:
         stored = set(np.load(baselines / f"{path.stem}.npz").files)
         tasks += [(path, baselines, name, 0) for key, name in PEERS.items() if key in stored]
-        tasks += [(path, baselines, method, seed) for method in VARIANTS for seed in range(seeds)]
+        tasks += [(path, baselines, method, seed) for method in VARIANTS for seed in range(first, first + seeds)]
     rows = Parallel(n_jobs=jobs, verbose=5)(delayed(job)(task) for task in tasks)
     RESULTS.mkdir(exist_ok=True)
     pd.DataFrame(rows).to_csv(TABLE, index=False, float_format="%.5f")
@@ -136,10 +136,11 @@ if __name__ == "__main__":
     running = commands.add_parser("run")
     running.add_argument("data", nargs="+", type=Path)
     running.add_argument("--baselines", type=Path, required=True)
+    running.add_argument("--first", type=int, default=0, help="first seed")
     running.add_argument("--seeds", type=int, default=3)
     running.add_argument("--jobs", type=int, default=2)
     commands.add_parser("show")
     options = parser.parse_args()
     if options.command == "run":
-        run(options.data, options.baselines, options.seeds, options.jobs)
+        run(options.data, options.baselines, options.first, options.seeds, options.jobs)
     show()

@@ -4,7 +4,7 @@
 
 prints label accuracy, label purity (15 nearest cells) and label accuracy across batches of each embedding, for the
 simulated designs of `truth/convergence.py` with several batches, for cells of many depths, and for real data (raw
-counts in X, obs["batch"] and obs["cell_type"]). The default was chosen on seeds 0 and 1, blood and pancreas cells.
+counts in X, obs["batch"] and obs["cell_type"]). The number of passes was chosen on real data (seeds 0 to 3).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import scanpy as sc
 
 import sc_vaenb
+from sc_vaenb.fit.schedule import MAX_STEPS, MIN_STEPS, PASSES
 from sc_vaenb.metrics import cross_batch_accuracy
 from sc_vaenb.tl._pca import log_pca
 
@@ -34,20 +36,28 @@ def of_depth(n_cells: int, n_genes: int, depth: int, seed: int) -> Any:
     return adata
 
 
-def row(name: str, seed: int, adata: Any) -> str:
-    """The three numbers of the fit as it was, as it is, and of PCA."""
+def row(name: str, seed: int, adata: Any) -> dict[str, np.ndarray]:
+    """The three numbers of each fit, and of PCA."""
     labels, batch = (adata.obs[key].astype(str).to_numpy() for key in ("cell_type", "batch"))
     mask = "highly_variable" if "highly_variable" in adata.var else None
     found = {}
-    steps = {"400 + n/10": min(400 + adata.n_obs // 10, 700), "60 + n/8": min(60 + adata.n_obs // 8, 700)}
-    for what, n_steps in {**steps, "default": None}.items():
+
+    def fit(what: str, n_steps: int | None) -> None:
         sc_vaenb.tl.cvae(adata, "batch", mask_var=mask, n_steps=n_steps, device="cpu")
         found[what] = adata.obsm["X_vae"].copy()
+
+    fit("default", None)
     used = adata.uns["vae"]["params"]["n_steps"]
+    fit("16 passes", max(used - (PASSES - 16) * adata.n_obs // 128, MIN_STEPS))
+    fit("60 + n/8", min(60 + adata.n_obs // 8, MAX_STEPS))
+    fit("400 + n/10", min(400 + adata.n_obs // 10, MAX_STEPS))
     found["PCA"] = log_pca(adata, "counts", mask, 0)
-    numbers = {what: [*worth(x, labels).mean(1), cross_batch_accuracy(x, labels, batch)] for what, x in found.items()}
+    numbers = {
+        what: np.array([*worth(x, labels).mean(1), cross_batch_accuracy(x, labels, batch)]) for what, x in found.items()
+    }
     words = "  ".join(f"{what} " + " ".join(f"{n:.3f}" for n in three) for what, three in numbers.items())
-    return f"{name} (seed {seed}, {adata.n_obs} cells, {used} steps): {words}"
+    print(f"{name} (seed {seed}, {adata.n_obs} cells, {used} steps): {words}", flush=True)
+    return numbers
 
 
 if __name__ == "__main__":
@@ -57,11 +67,14 @@ if __name__ == "__main__":
     parser.add_argument("--data", nargs="*", default=[])
     options = parser.parse_args()
     sc.settings.verbosity = 0
+    rows: list[dict[str, np.ndarray]] = []
     for seed in range(options.first, options.first + options.seeds):
         for design in DESIGNS:
             if DESIGNS[design].get("n_batches") != 1:
-                print(row(design, seed, simulated(design, seed)), flush=True)
+                rows.append(row(design, seed, simulated(design, seed)))
         for n_cells, (n_genes, depth) in product((100, 400), GENES_AND_DEPTH):
-            print(row(f"{n_genes} genes, depth {depth}", seed, of_depth(n_cells, n_genes, depth, seed)), flush=True)
+            rows.append(row(f"{n_genes} genes, depth {depth}", seed, of_depth(n_cells, n_genes, depth, seed)))
     for path in options.data:
-        print(row(Path(path).name, options.first, real(path, options.first)), flush=True)
+        rows.append(row(Path(path).name, options.first, real(path, options.first)))
+    for what in rows[0]:
+        print(f"{what}: " + " ".join(f"{n:.3f}" for n in np.mean([numbers[what] for numbers in rows], 0)))

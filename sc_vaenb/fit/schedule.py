@@ -7,11 +7,11 @@ import math
 DEFAULT_RATE = 6e-3  # peak of the learning rate
 MIN_STEPS, MAX_STEPS = 40, 700
 ENOUGH_GENES = 500  # with fewer genes of the same total depth a fit takes more steps
-PASSES = 16  # over the cells, with 128 cells per step
+PASSES = 28  # over the cells, with 128 cells per step
 
 
 def default_steps(n_cells: int, n_genes: int, depth: float) -> int:
-    """Steps of a fit of cells with this depth (median total count): 16 passes plus 2 sqrt(depth) steps, at most 700.
+    """Steps of a fit of cells with this depth (median total count): 28 passes plus 2 sqrt(depth) steps, at most 700.
 
     Because of the maximum, a fit of a million cells costs as much as one of six thousand. More passes overfit few
     cells: with 400 steps or more, embeddings of 60 to 1,500 cells, simulated and real, were mostly worse than PCA. Deep

@@ -73,7 +73,7 @@ layer
         reaches the target. The KL depends on the data: fits with the default `beta` ended at 12 to 60 nats. `None`:
         `beta` stays fixed.
     n_steps
-        Steps of the fit. `None`: one step for every eight cells (16 passes over the cells) plus twice the square root
+        Steps of the fit. `None`: 28 passes over the cells (two steps for every nine cells) plus twice the square root
         of the depth (the median counts per cell; with fewer than 500 genes, 500 times the counts per gene), 700 at
         most. So large data cost no more (700 steps of 128 cells use an eleventh of a million cells), few cells are not
         overfitted, and deep counts get enough steps.
