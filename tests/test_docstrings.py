@@ -139,6 +139,8 @@ def test_the_entries_of_the_bibliography_are_complete():
     assert all({"author", "title", "year"} <= set(entry) for _, _, entry in found)
     keys = re.findall(r"^@\w+\{(\w+),$", text, re.MULTILINE)
     assert keys == sorted(set(keys))
+    sources = BIBLIOGRAPHY.with_name("sources.md").read_text()
+    assert set(keys) == set(re.findall(r"\{cite:t\}`(\w+)`", sources))  # the list shows what is cited
 
 
 def good(adata, *, first=1, second=2):
