@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import shutil
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util.inspect import stringify_signature
+from sphinx.util.typing import stringify_annotation
 
 HERE = Path(__file__).parent
 
@@ -30,7 +34,9 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
 ]
 exclude_patterns = ["_build", "generated/.*", "jupyter_execute"]
 templates_path = ["_templates"]
@@ -47,6 +53,40 @@ add_module_names = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+# Pages cite references.bib. Docstrings write their sources out, for help(); a test compares them with the entries.
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+bibtex_reference_style = "author_year"
+
+nitpicky = True  # a link that leads nowhere fails the build
+
+# The build needs no network: docs/objects/ lists the objects of other projects that are linked, and their pages. It is
+# Sphinx's first format of inventories, which is plain text, and knows types as classes only. An object that is missing
+# there fails the build: add a line. `sphinx-build -b linkcheck`, with a network, visits the pages.
+intersphinx_mapping = {
+    "anndata": ("https://anndata.readthedocs.io/en/stable", "objects/anndata.txt"),
+    "matplotlib": ("https://matplotlib.org/stable", "objects/matplotlib.txt"),
+    "numpy": ("https://numpy.org/doc/stable", "objects/numpy.txt"),
+    "python": ("https://docs.python.org/3", "objects/python.txt"),
+    "scanpy": ("https://scanpy.readthedocs.io/en/stable", "objects/scanpy.txt"),
+    "scipy": ("https://docs.scipy.org/doc/scipy", "objects/scipy.txt"),
+}
+# Signatures have the names that a file imports, inventories the full ones
+FULL_NAMES = {
+    "AnnData": "anndata.AnnData",
+    "ArrayLike": "numpy.typing.ArrayLike",
+    "Axes": "matplotlib.axes.Axes",
+    "BoolArray": "numpy.typing.NDArray",
+    "Figure": "matplotlib.figure.Figure",
+    "FloatArray": "numpy.typing.NDArray",
+    "IntArray": "numpy.typing.NDArray",
+    "NDArray": "numpy.typing.NDArray",
+    "Path": "pathlib.Path",
+    "SubFigure": "matplotlib.figure.SubFigure",
+    "csr_array": "scipy.sparse.csr_array",
+    "scipy.sparse._csr.csr_array": "scipy.sparse.csr_array",
+}
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
@@ -74,8 +114,26 @@ html_theme_options = {
 }
 
 
+def types_as_written(app: Any, what: str, name: str, thing: Any, *rest: Any) -> tuple[str, str] | None:
+    """Types as the source has them: evaluated, `ArrayLike` alone would be a union of ten classes."""
+    if what != "function":
+        return None
+    written = inspect.signature(thing)
+    signature = stringify_signature(written, show_return_annotation=False)
+    return signature, stringify_annotation(written.return_annotation)
+
+
+def use_full_name(app: Any, env: Any, node: Any, content: Any) -> None:
+    """Give a link its full name; then intersphinx, which listens to the same event, finds the page."""
+    name = node.get("reftarget", "")
+    if node.get("refdomain") == "py":
+        node["reftarget"] = FULL_NAMES.get(name, re.sub(r"^np\.", "numpy.", name))
+
+
 def setup(app: Any) -> None:
-    """Formulas as MathML, which browsers draw by themselves, also without network."""
+    """Links to other projects; formulas as MathML, which browsers draw by themselves, also without network."""
+    app.connect("autodoc-process-signature", types_as_written)
+    app.connect("missing-reference", use_full_name, priority=400)  # intersphinx has 500
 
     def inline(translator: Any, node: Any) -> None:
         translator.body.append(tex2mathml(node.astext(), as_block=False))

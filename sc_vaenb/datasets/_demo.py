@@ -59,10 +59,15 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     TypeError, ValueError
         If a parameter is of the wrong type or out of range, or if scanpy's file is not the one known here.
 
+    See Also
+    --------
+    sc_vaenb.datasets.simulate : Counts of simulated cells.
+    sc_vaenb.datasets.hcc : A large published data set.
+
     References
     ----------
-    Zheng et al. (2017), Massively parallel digital transcriptional profiling of single cells, Nature Communications 8,
-    14049. https://doi.org/10.1038/ncomms14049
+    .. [1] Zheng et al. (2017), Massively parallel digital transcriptional profiling of single cells, Nature
+       Communications 8:14049.
     """
     import pandas as pd
     from anndata import AnnData

@@ -78,15 +78,19 @@ def hcc(
     TypeError, ValueError
         If a file is cut off, is not the one meant by `sha256`, or is no table of this form; if a cell has no metadata.
 
+    See Also
+    --------
+    sc_vaenb.datasets.demo : A small data set that needs no download.
+
+    References
+    ----------
+    .. [1] Lu et al. (2022), A single-cell atlas of the multicellular ecosystem of primary and metastatic hepatocellular
+       carcinoma, Nature Communications 13:4594.
+
     Examples
     --------
     >>> adata = sc_vaenb.datasets.hcc()  # doctest: +SKIP
     >>> sc_vaenb.pp.prepare(adata, batch_key="sample")  # doctest: +SKIP
-
-    References
-    ----------
-    Lu et al. (2022), A single-cell atlas of the multicellular ecosystem of primary and metastatic hepatocellular
-    carcinoma, Nature Communications 13, 4594. https://doi.org/10.1038/s41467-022-32283-3
     """
     import scanpy as sc
     from scanpy import logging as logg

@@ -55,6 +55,12 @@ def simulate(
     No cell and no gene is without counts: such a cell or gene is drawn again with the same parameters. If this happens
     often (expected total of a cell or gene below about 5), it raises the means above the truth.
 
+    The parameters are in three groups:
+
+    - how much: `n_cells` to `n_batches`
+    - what the cells are like: `composition` to `dropout`
+    - the seed: `rng`
+
     Parameters
     ----------
     n_cells, n_genes
@@ -107,6 +113,11 @@ def simulate(
     TypeError, ValueError
         If a parameter is of the wrong type or out of range, if a type or batch would get no cell, or if the depth is
         too low to give each cell and gene a count.
+
+    See Also
+    --------
+    sc_vaenb.datasets.demo : Real cells with a known batch effect.
+    sc_vaenb.tl.sample : Cells from a fitted model.
 
     Examples
     --------

@@ -65,6 +65,10 @@ def cross_batch_hits(
     Returns
     -------
     Shape (n_cells,): 1 right, 0 wrong, NaN where no other batch has the cell's label.
+
+    See Also
+    --------
+    sc_vaenb.metrics.cross_batch_accuracy : The mean over labels.
     """
     x = embedding if isinstance(embedding, Neighbors) else check_embedding(embedding)
     n_cells = x.n_cells if isinstance(x, Neighbors) else len(x)
@@ -97,9 +101,22 @@ def cross_batch_accuracy(
     Mean over labels of :func:`cross_batch_hits`: unlike the purity of neighbourhoods it does not rise where batches
     stay apart, and unlike mixing it does not rise where types are mixed.
 
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions), or the neighbours in a graph.
+    labels, batch
+        One entry per cell; at least two batches.
+    k
+        Number of votes.
+
     Returns
     -------
     Between 0 and 1; NaN if no label is in two batches.
+
+    See Also
+    --------
+    sc_vaenb.metrics.cross_batch_hits : The value of each cell.
     """
     hits = cross_batch_hits(embedding, labels, batch, k=k)
     groups = check_groups(labels, len(hits), "labels")

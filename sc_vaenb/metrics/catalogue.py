@@ -44,10 +44,14 @@ class Case:
 
     Attributes
     ----------
-    embedding, reference
-        Shape (n_cells, ...): after and before integration. The embedding is empty where there is a graph.
-    labels, batch
+    embedding
+        Shape (n_cells, ...), after integration; empty where there is a graph.
+    labels
         Integer codes, one per cell.
+    batch
+        Integer codes, one per cell.
+    reference
+        Shape (n_cells, ...), before integration.
     k
         Size of the shared neighbour search; smaller neighbourhoods are its first columns.
     seed
@@ -263,6 +267,10 @@ def aggregate(
     -------
     "bio" and "batch", each where it has a value, and "total" where both have one.
 
+    See Also
+    --------
+    sc_vaenb.metrics.summarize : Both totals at once.
+
     References
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
@@ -283,5 +291,19 @@ def aggregate(
 @own_state()
 @checked
 def summarize(values: Mapping[str, float]) -> dict[str, float]:
-    """Return `bio`, `batch` and `total`, then the same of scIB's metrics as `bio_scib`, `batch_scib`, `total_scib`."""
+    """Return `bio`, `batch` and `total`, then the same of scIB's metrics as `bio_scib`, `batch_scib`, `total_scib`.
+
+    Parameters
+    ----------
+    values
+        Metric values by name.
+
+    Returns
+    -------
+    The means by name, each where it has a value.
+
+    See Also
+    --------
+    sc_vaenb.metrics.aggregate : One total.
+    """
     return aggregate(values) | {f"{name}_scib": value for name, value in aggregate(values, SCIB).items()}

@@ -66,6 +66,11 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     -------
     For each resolution the clusters, shape (n_cells,).
 
+    See Also
+    --------
+    sc_vaenb.metrics.fuzzy_graph : The graph.
+    sc_vaenb.metrics.cluster_scores : Compares the clusters with labels.
+
     References
     ----------
     .. [1] Traag, Waltman and van Eck (2019), From Louvain to Leiden, Scientific Reports 9:5233.
@@ -94,6 +99,26 @@ def cluster_scores(
     """Compare Leiden clusters with labels at each resolution.
 
     NMI is normalised by the arithmetic mean of the entropies, ARI is corrected for chance; both as in scikit-learn.
+
+    Parameters
+    ----------
+    graph
+        Symmetric weights, shape (n_cells, n_cells), such as from :func:`fuzzy_graph`.
+    labels
+        One label per cell.
+    resolutions
+        Resolutions of the Leiden algorithm.
+    seed
+        Seed of the Leiden algorithm.
+
+    Returns
+    -------
+    A score for each resolution, in their order.
+
+    See Also
+    --------
+    sc_vaenb.metrics.leiden : The clusters.
+    sc_vaenb.metrics.best_nmi : Picks one of the scores.
     """
     graph = check_graph(graph)
     groups = check_groups(labels, graph.shape[0], "labels", min_groups=2)
@@ -112,7 +137,21 @@ def cluster_scores(
 @own_state()
 @checked
 def best_nmi(scores: Sequence[ClusterScore]) -> ClusterScore:
-    """Pick the score with the best NMI (the lowest resolution among equals); its ARI goes with it, as in scIB."""
+    """Pick the score with the best NMI (the lowest resolution among equals); its ARI goes with it, as in scIB.
+
+    Parameters
+    ----------
+    scores
+        From `cluster_scores`; one or more.
+
+    Returns
+    -------
+    The chosen score.
+
+    See Also
+    --------
+    sc_vaenb.metrics.cluster_scores : Computes the scores.
+    """
     if not scores:
         raise ValueError("scores is empty: pass those of cluster_scores, with one resolution or more.")
     return max(scores, key=lambda score: score.nmi)

@@ -29,6 +29,14 @@ def graph_connectivity(neighbors: Neighbors, labels: ArrayLike) -> float:
     labels
         One label per cell.
 
+    Returns
+    -------
+    Between 0 and 1, higher is better.
+
+    See Also
+    --------
+    sc_vaenb.metrics.fuzzy_graph : The graph.
+
     References
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.

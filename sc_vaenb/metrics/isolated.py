@@ -48,6 +48,10 @@ def isolated_labels(
     -------
     Between 0 and 1, higher is better; NaN if no label is in so few batches.
 
+    See Also
+    --------
+    sc_vaenb.metrics.silhouette_samples : The silhouette widths.
+
     References
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.

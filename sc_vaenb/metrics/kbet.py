@@ -64,7 +64,7 @@ def _diffusion_map(graph: csr_array, n_components: int) -> FloatArray:
 @own_state()
 @checked
 def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> float:
-    """Compute the acceptance rate of kBET among the cells of one label; see :func:`kbet_per_label`.
+    """Compute the acceptance rate of kBET among the cells of one label.
 
     Parameters
     ----------
@@ -79,6 +79,15 @@ def kbet_label(graph: csr_array, batch: ArrayLike, *, alpha: float = 0.05) -> fl
     -------
     NaN for fewer than 10 cells or a single batch. 0 (all rejected) if more than a quarter of the cells are in
     components of fewer than 3 k0 cells, k0 being a quarter of the mean batch size, between 10 and 70.
+
+    See Also
+    --------
+    sc_vaenb.metrics.kbet_per_label : The mean over labels.
+
+    References
+    ----------
+    .. [1] Buettner et al. (2019), A test metric for assessing single-cell RNA-seq batch correction, Nature Methods
+       16:43-49.
     """
     graph = check_graph(graph)
     groups = check_groups(batch, graph.shape[0], "batch")
@@ -126,10 +135,16 @@ def kbet_per_label(graph: csr_array, labels: ArrayLike, batch: ArrayLike, *, alp
     -------
     Between 0 and 1, higher is better mixed; NaN if no label can be tested.
 
+    See Also
+    --------
+    sc_vaenb.metrics.kbet_label : One label.
+    sc_vaenb.metrics.fuzzy_graph : The graph.
+
     References
     ----------
-    .. [1] Buettner et al. (2019), A test metric for assessing single-cell RNA-seq batch correction,
-       Nature Methods 16:43-49. Per label and by diffusion: Luecken et al. (2022), Nature Methods 19:41-50.
+    .. [1] Buettner et al. (2019), A test metric for assessing single-cell RNA-seq batch correction, Nature Methods
+       16:43-49.
+    .. [2] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
     """
     graph = check_graph(graph)
     label_groups = check_groups(labels, graph.shape[0], "labels")

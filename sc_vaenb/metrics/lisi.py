@@ -78,6 +78,11 @@ def lisi(neighbors: Neighbors, groups: ArrayLike, *, perplexity: float | None = 
     -------
     Shape (n_cells,), from 1 (one group only) to the number of groups (all equally present).
 
+    See Also
+    --------
+    sc_vaenb.metrics.ilisi : Scaled, for batches.
+    sc_vaenb.metrics.clisi : Scaled, for labels.
+
     Notes
     -----
     As scib-metrics 0.5.10, in float64 and with shifted distances: there, distances above about 100 underflow at the
@@ -98,6 +103,30 @@ def ilisi(neighbors: Neighbors, batch: ArrayLike, *, perplexity: float | None = 
 
     1: every neighbourhood holds all batches equally, which is out of reach where batches differ in size;
     0: every neighbourhood holds one batch. See :func:`lisi`; scaled as in scIB.
+
+    Parameters
+    ----------
+    neighbors
+        From :func:`knn`; scIB uses k = 90.
+    batch
+        One entry per cell; at least two batches.
+    perplexity
+        Effective number of neighbours; default k // 3.
+
+    Returns
+    -------
+    Between 0 and 1, higher is better mixed.
+
+    See Also
+    --------
+    sc_vaenb.metrics.lisi : The value of each cell.
+    sc_vaenb.metrics.cilisi : Within each label.
+
+    References
+    ----------
+    .. [1] Korsunsky et al. (2019), Fast, sensitive and accurate integration of single-cell data with Harmony, Nature
+       Methods 16:1289-1296.
+    .. [2] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
     """
     groups = check_groups(batch, neighbors.n_cells, "batch", min_groups=2)
     return float((np.median(_effective_number(neighbors, groups, perplexity)) - 1) / (len(groups.names) - 1))
@@ -109,6 +138,30 @@ def clisi(neighbors: Neighbors, labels: ArrayLike, *, perplexity: float | None =
     """Cell-type LISI: median effective number of labels, scaled (n_labels - LISI) / (n_labels - 1).
 
     1: neighbourhoods hold one label; 0: all labels equally. See :func:`lisi`; scaled as in scIB.
+
+    Parameters
+    ----------
+    neighbors
+        From :func:`knn`; scIB uses k = 90.
+    labels
+        One entry per cell; at least two labels.
+    perplexity
+        Effective number of neighbours; default k // 3.
+
+    Returns
+    -------
+    Between 0 and 1, higher is better.
+
+    See Also
+    --------
+    sc_vaenb.metrics.lisi : The value of each cell.
+    sc_vaenb.metrics.ilisi : The same for batches.
+
+    References
+    ----------
+    .. [1] Korsunsky et al. (2019), Fast, sensitive and accurate integration of single-cell data with Harmony, Nature
+       Methods 16:1289-1296.
+    .. [2] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
     """
     groups = check_groups(labels, neighbors.n_cells, "labels", min_groups=2)
     n_labels = len(groups.names)
@@ -120,11 +173,24 @@ def clisi(neighbors: Neighbors, labels: ArrayLike, *, perplexity: float | None =
 def cilisi_per_cell(
     embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike, *, k: int = 90
 ) -> FloatArray:
-    """Compute each cell's integration LISI among the cells of its own label; see :func:`cilisi`.
+    """Compute each cell's integration LISI among the cells of its own label.
+
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions), or the neighbours in a graph.
+    labels, batch
+        One entry per cell; at least two batches.
+    k
+        Neighbours (the cell itself included), at most half of the label's cells.
 
     Returns
     -------
     Shape (n_cells,): (LISI - 1) / (n_batches of the label - 1); NaN for labels in one batch or of fewer than 10 cells.
+
+    See Also
+    --------
+    sc_vaenb.metrics.cilisi : The mean.
     """
     if isinstance(embedding, Neighbors):
         return _cilisi_in_graph(embedding, labels, batch)
@@ -181,6 +247,11 @@ def cilisi(embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike
     Returns
     -------
     Between 0 and 1 (out of reach where batches differ in size); NaN if no label is in two batches.
+
+    See Also
+    --------
+    sc_vaenb.metrics.cilisi_per_cell : The value of each cell.
+    sc_vaenb.metrics.ilisi : The same over all labels at once.
 
     References
     ----------

@@ -21,7 +21,10 @@ class Mixing(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """(share - expected) / (1 - expected): 0 perfectly mixed, 1 batches apart; below 0 overly alternating."""
+        """The share above expectation, (share - expected) / (1 - expected).
+
+        0 if batches are perfectly mixed, 1 if they are apart, below 0 if they alternate more than by chance.
+        """
         return (self.share - self.expected) / (1 - self.expected) if self.expected < 1 else float("nan")
 
 
@@ -48,6 +51,11 @@ def same_batch_share(embedding: ArrayLike, batch: ArrayLike, labels: ArrayLike |
     Returns
     -------
     `share`, `expected`, and from these `excess`; NaN if no label is in two batches.
+
+    See Also
+    --------
+    sc_vaenb.metrics.ilisi : Mixing by LISI.
+    sc_vaenb.metrics.cilisi : Mixing within each label.
     """
     x = check_embedding(embedding)
     batches = check_groups(batch, x.shape[0], "batch", min_groups=2)

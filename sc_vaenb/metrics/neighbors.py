@@ -55,7 +55,7 @@ class Neighbors:
 
     @property
     def k(self) -> int:
-        """Number of columns: the cell itself and its `k - 1` neighbours."""
+        """Number of columns, for the cell itself and its `k - 1` neighbours."""
         return int(self.indices.shape[1])
 
     def first(self, k: int) -> Neighbors:
@@ -81,6 +81,11 @@ def knn(embedding: ArrayLike, k: int = 90) -> Neighbors:
     Returns
     -------
     The neighbours, with the cell itself in column 0 even where other cells lie on the same point.
+
+    See Also
+    --------
+    sc_vaenb.metrics.graph_neighbors : Neighbours in a graph.
+    sc_vaenb.metrics.fuzzy_graph : A graph of the neighbours.
     """
     x = check_embedding(embedding)
     k = min(k, x.shape[0])
@@ -144,9 +149,19 @@ def fuzzy_graph(neighbors: Neighbors) -> csr_array:
     such that a cell's weights sum to log2(k); the two directions of an edge are united, w + w' - w w' [1]_.
     In float64 instead of umap-learn's float32 (differences about 1e-5), and without its compile time.
 
+    Parameters
+    ----------
+    neighbors
+        From :func:`knn`.
+
     Returns
     -------
     Symmetric, shape (n_cells, n_cells), without diagonal.
+
+    See Also
+    --------
+    sc_vaenb.metrics.knn : The neighbours.
+    scanpy.pp.neighbors : The graph of an AnnData.
 
     References
     ----------
@@ -202,6 +217,14 @@ def graph_neighbors(graph: csr_array, k: int = 90) -> Neighbors:
         Symmetric weights, shape (n_cells, n_cells), such as `obsp["connectivities"]`.
     k
         Cells per row, the cell itself included; reduced to `n_cells` where there are fewer.
+
+    Returns
+    -------
+    The neighbours, with the cell itself in column 0.
+
+    See Also
+    --------
+    sc_vaenb.metrics.knn : Neighbours in an embedding.
     """
     graph = check_graph(graph)
     n = graph.shape[0]

@@ -44,6 +44,10 @@ def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLi
     Returns
     -------
     For each batch of at least two cells the share, between 0 and 1.
+
+    See Also
+    --------
+    sc_vaenb.metrics.neighborhood_overlap : The mean over batches.
     """
     x = check_embedding(embedding)
     before = check_reference(reference, x)
@@ -60,7 +64,25 @@ def overlap_per_batch(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLi
 @own_state()
 @checked
 def neighborhood_overlap(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike, *, k: int = 30) -> float:
-    """Mean over batches of :func:`overlap_per_batch`, each batch counting the same; NaN if all have one cell."""
+    """Mean over batches of `overlap_per_batch`, each batch counting the same.
+
+    Parameters
+    ----------
+    embedding, reference
+        After and before integration, shape (n_cells, ...), such as the VAE's and the PCA's.
+    batch
+        One entry per cell; a single batch is fine.
+    k
+        Neighbours, at most a quarter of the batch's cells.
+
+    Returns
+    -------
+    Between 0 and 1; NaN if every batch has a single cell.
+
+    See Also
+    --------
+    sc_vaenb.metrics.overlap_per_batch : The share of each batch.
+    """
     shares = list(overlap_per_batch(embedding, reference, batch, k=k).values())
     return float(np.mean(shares)) if shares else float("nan")
 
@@ -82,6 +104,21 @@ def purity_per_label(neighbors: Neighbors, labels: ArrayLike) -> dict[str, float
 
     For a label of n cells only the nearest n - 1 are looked at if that is fewer, so that a rare label can reach 1;
     a label of one cell has NaN.
+
+    Parameters
+    ----------
+    neighbors
+        From :func:`knn`.
+    labels
+        One label per cell.
+
+    Returns
+    -------
+    For each label the share, between 0 and 1, or NaN.
+
+    See Also
+    --------
+    sc_vaenb.metrics.label_purity : The mean over labels.
     """
     groups = check_groups(labels, neighbors.n_cells, "labels")
     return dict(zip(groups.names, _purity(neighbors, groups).tolist(), strict=True))
@@ -108,7 +145,7 @@ def label_purity(
     *,
     which: Literal["all", "confounded", "private"] = "all",
 ) -> float:
-    """Mean neighbourhood purity (:func:`purity_per_label`) over labels.
+    """Mean neighbourhood purity (`purity_per_label`) over labels.
 
     Parameters
     ----------
@@ -125,6 +162,11 @@ def label_purity(
     Returns
     -------
     Between 0 and 1; NaN if there is no such label.
+
+    See Also
+    --------
+    sc_vaenb.metrics.purity_per_label : The value of each label.
+    sc_vaenb.metrics.purity_kept : Compared with before integration.
     """
     groups = check_groups(labels, neighbors.n_cells, "labels", min_groups=2)
     purity = _purity(neighbors, groups)[_in_label_set(groups, batch, neighbors.n_cells, which)]
@@ -157,6 +199,10 @@ def purity_kept(
     Returns
     -------
     Between 0 and 1; NaN if there is no such label.
+
+    See Also
+    --------
+    sc_vaenb.metrics.label_purity : The purity after integration alone.
     """
     if (neighbors.n_cells, neighbors.k) != (reference_neighbors.n_cells, reference_neighbors.k):
         raise ValueError(

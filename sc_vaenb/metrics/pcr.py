@@ -27,9 +27,20 @@ def variance_explained(embedding: ArrayLike, batch: ArrayLike) -> float:
     Principal component regression [1]_ with all components: the R2 of each component on the batch, weighted by its
     variance. That sum is the between-batch share of the total sum of squares in any rotation, so no PCA is needed.
 
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions).
+    batch
+        One entry per cell.
+
     Returns
     -------
     Between 0 and 1; 0 for an embedding without variance.
+
+    See Also
+    --------
+    sc_vaenb.metrics.pcr_comparison : Compared with before integration.
 
     References
     ----------
@@ -60,6 +71,16 @@ def pcr_comparison(embedding: ArrayLike, reference: ArrayLike, batch: ArrayLike)
     Returns
     -------
     Between 0 and 1; NaN if the batch explains nothing before.
+
+    See Also
+    --------
+    sc_vaenb.metrics.variance_explained : The variance that is compared.
+
+    References
+    ----------
+    .. [1] Buettner et al. (2019), A test metric for assessing single-cell RNA-seq batch correction, Nature Methods
+       16:43-49.
+    .. [2] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
     """
     x = check_embedding(embedding)
     before_x = check_reference(reference, x)

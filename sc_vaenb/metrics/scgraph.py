@@ -54,6 +54,10 @@ def geometry(embedding: ArrayLike, reference: ArrayLike, labels: ArrayLike, batc
     -------
     Between 0 and 1 (0.5: no correlation); NaN for fewer than six pairs of types, or where they are all as far apart.
 
+    See Also
+    --------
+    sc_vaenb.metrics.overlap_per_batch : Whether neighbourhoods inside a batch stay the same.
+
     References
     ----------
     .. [1] Wang, Leskovec and Regev (2025), Limitations of cell embedding metrics assessed using drifting islands,

@@ -93,6 +93,11 @@ def score(
         If there is nothing to score by, lengths differ, values are missing or not finite, or there is a single label
         or batch.
 
+    See Also
+    --------
+    sc_vaenb.tl.score : The same for embeddings in an AnnData.
+    sc_vaenb.metrics.aggregate : The means of the metrics.
+
     References
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.

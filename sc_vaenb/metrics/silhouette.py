@@ -32,6 +32,10 @@ def silhouette_samples(embedding: ArrayLike, labels: ArrayLike) -> FloatArray:
     -------
     Shape (n_cells,), between -1 and 1.
 
+    See Also
+    --------
+    sc_vaenb.metrics.silhouette_label : The mean, scaled.
+
     References
     ----------
     .. [1] Rousseeuw (1987), Silhouettes, Journal of Computational and Applied Mathematics 20:53-65.
@@ -78,6 +82,22 @@ def silhouette_label(embedding: ArrayLike, labels: ArrayLike) -> float:
     1: every label is compact and far from the others; 0.5: labels overlap; below: cells are nearer to another label.
     As `silhouette_label` of scIB [1]_ and scib-metrics 0.5.10.
 
+    Parameters
+    ----------
+    embedding
+        Shape (n_cells, n_dimensions).
+    labels
+        One label per cell, at least two different ones.
+
+    Returns
+    -------
+    Between 0 and 1, higher is better.
+
+    See Also
+    --------
+    sc_vaenb.metrics.silhouette_samples : The value of each cell.
+    sc_vaenb.metrics.bras : Silhouettes of batches.
+
     References
     ----------
     .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
@@ -123,6 +143,15 @@ def bras(embedding: ArrayLike, labels: ArrayLike, batch: ArrayLike) -> float:
         Shape (n_cells, n_dimensions). The cosine distance is not invariant to shifts: pass it as the method gave it.
     labels, batch
         One entry per cell; at least two batches.
+
+    Returns
+    -------
+    Between 0 and 1, higher is better mixed; NaN if no label can be scored.
+
+    See Also
+    --------
+    sc_vaenb.metrics.silhouette_label : Silhouettes of labels.
+    sc_vaenb.metrics.ilisi : Mixing by neighbours.
 
     References
     ----------

@@ -43,6 +43,11 @@ def compare(
     ------
     KeyError
         If there is no comparison, or its UMAPs or clusters were removed.
+
+    See Also
+    --------
+    sc_vaenb.tl.compare : Computes the comparison.
+    sc_vaenb.pl.scores : Its scores.
     """
     record = adata.uns.get(key)
     if not (isinstance(record, dict) and "methods" in record):

@@ -74,6 +74,10 @@ def confusion(
     ValueError
         If both `clusters` and `method` are given, the comparison has no such method or no labels, there is nothing to
         plot, or there are too many categories.
+
+    See Also
+    --------
+    sc_vaenb.tl.compare : Computes clusters for each method.
     """
     title = ""
     if clusters is None:

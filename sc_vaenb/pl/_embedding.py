@@ -113,6 +113,14 @@ def embedding(
         If a key, colour or layer does not exist.
     ValueError
         If an embedding holds a non-finite value, or a colour has more categories than there are distinct colours.
+
+    See Also
+    --------
+    sc_vaenb.pl.compare : The methods of a comparison.
+
+    References
+    ----------
+    .. [1] McInnes, Healy and Melville (2018), UMAP: uniform manifold approximation and projection, arXiv:1802.03426.
     """
     rng = seed_of(rng)
     keys = [keys] if isinstance(keys, str) else list(keys)

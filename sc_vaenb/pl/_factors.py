@@ -66,6 +66,11 @@ def factors(
         If the dimensions have not been described.
     ValueError
         If `n_dimensions` is not possible.
+
+    See Also
+    --------
+    sc_vaenb.tl.factors : Computes what is shown.
+    sc_vaenb.pl.latent : One dimension.
     """
     record = read_factors(adata, key)
     dimensions, association = record["dimensions"], record["association"]

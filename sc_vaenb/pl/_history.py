@@ -61,6 +61,11 @@ def history(
         If ``adata.uns[key]`` is no fit by sc_vaenb.
     ValueError
         If the fit ended before its first evaluation.
+
+    See Also
+    --------
+    sc_vaenb.tl.vae : Writes the history.
+    sc_vaenb.tl.cvae : Writes the history.
     """
     curves, verdict = _record(adata, key)
 

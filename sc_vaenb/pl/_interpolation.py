@@ -66,6 +66,10 @@ def interpolation(
         If there is no such result.
     ValueError
         If a gene is not in it, or `n_genes` is not possible.
+
+    See Also
+    --------
+    sc_vaenb.tl.interpolate : Computes what is shown.
     """
     record: Any = adata.uns.get(key)
     if not (isinstance(record, dict) and {"expression", "points", "stops", "params"} <= set(record)):

@@ -71,6 +71,11 @@ def latent(
         If the dimensions have not been described, or a column is not there.
     ValueError
         If there is no such dimension, or nothing to group by, or too many groups.
+
+    See Also
+    --------
+    sc_vaenb.tl.factors : Computes what is shown.
+    sc_vaenb.pl.factors : All dimensions.
     """
     record = read_factors(adata, key, "sweep")
     dimensions = record["dimensions"]

@@ -63,6 +63,10 @@ def posterior_check(
     ------
     KeyError
         If there is no check.
+
+    See Also
+    --------
+    sc_vaenb.tl.posterior_check : Computes what is shown.
     """
     record: Any = adata.uns.get(key)
     if not (isinstance(record, dict) and "coverage" in record and "verdict" in record):

@@ -53,6 +53,11 @@ def scores(
     ------
     KeyError
         If there are no scores.
+
+    See Also
+    --------
+    sc_vaenb.tl.score : Computes the scores.
+    sc_vaenb.pl.tradeoff : Biology against batch mixing.
     """
     values, metrics, seconds = read_scores(adata, key)
     mean = values.groupby("method", sort=False).mean(numeric_only=True)

@@ -66,6 +66,11 @@ def tradeoff(
         If there are no scores.
     ValueError
         If there is no biology score, for want of labels, or no batch score, for want of batches.
+
+    See Also
+    --------
+    sc_vaenb.tl.score : Computes the scores.
+    sc_vaenb.pl.scores : All scores as a table.
     """
     values, reference = _read(adata, key)
     methods = list(dict.fromkeys(values["method"]))

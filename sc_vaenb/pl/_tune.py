@@ -54,6 +54,10 @@ def tune(
     ------
     KeyError
         If there is no search.
+
+    See Also
+    --------
+    sc_vaenb.tl.tune : Computes the search.
     """
     table, seeds, verdict = _read(adata, key)
     names = [str(name) for name in table if name not in RESULTS and table[name].nunique() > 1]

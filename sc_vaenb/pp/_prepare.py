@@ -112,6 +112,18 @@ def prepare(
         from the counts found elsewhere; if a cell has no counts; if a cell has no batch, a batch has one cell, or
         `batch_key` has one batch; if `adata` is backed and `copy` or `log1p` is set.
 
+    See Also
+    --------
+    sc_vaenb.tl.design : Which questions the design of the data can answer.
+    sc_vaenb.tl.cvae : The next step.
+    scanpy.pp.highly_variable_genes : Chooses the genes.
+
+    References
+    ----------
+    .. [1] Stuart et al. (2019), Comprehensive integration of single-cell data, Cell 177:1888-1902.
+    .. [2] Satija et al. (2015), Spatial reconstruction of single-cell gene expression data, Nature Biotechnology
+       33:495-502.
+
     Examples
     --------
     >>> sc_vaenb.pp.prepare(adata, batch_key="sample")

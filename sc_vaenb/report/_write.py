@@ -67,6 +67,11 @@ def write(
     TypeError, ValueError
         `adata` is not an AnnData, `path` does not end in `.html`, or the cells are not those that were compared.
 
+    See Also
+    --------
+    sc_vaenb.tl.compare : Computes the comparison.
+    sc_vaenb.pl.scores : The scores alone.
+
     Examples
     --------
     >>> import sc_vaenb

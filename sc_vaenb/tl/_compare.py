@@ -74,6 +74,13 @@ def compare(
     call computed from the same data and parameters are used again: an interrupted comparison continues, and a new
     variant costs only its own fit. A method that fails is reported, and the others go on.
 
+    The parameters are in four groups:
+
+    - set these first: `batch_key` to `condition_key`
+    - for some data: `variants` to `mask_var`
+    - for experts: `resolution`
+    - how to run, and where results go: `device` to `copy`
+
     Parameters
     ----------
     adata
@@ -146,6 +153,21 @@ def compare(
     `params`, `failed`, `made`
         Arguments; the error of each method that failed; what this and earlier calls computed, with checksums.
 
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        A key does not exist, the counts are not counts, or a variant is not possible. `adata` is unchanged.
+    RuntimeError
+        Every method failed.
+
+    See Also
+    --------
+    sc_vaenb.tl.design : Which questions the data can answer.
+    sc_vaenb.tl.score : Scores of any embedding.
+    sc_vaenb.pl.scores : A table of the scores.
+    sc_vaenb.pl.compare : The UMAPs side by side.
+    sc_vaenb.report.write : The comparison as one page.
+
     Notes
     -----
     *Is correction needed?* Batches are permuted within types (without labels: within clusters of the PCA). *Harm*: the
@@ -156,12 +178,9 @@ def compare(
     lead is not significant (over seeds, and over draws of half of the cells) are named with it. The total is computed
     in twelve ways, one of which is the default.
 
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        A key does not exist, the counts are not counts, or a variant is not possible. `adata` is unchanged.
-    RuntimeError
-        Every method failed.
+    References
+    ----------
+    .. [1] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
 
     Examples
     --------

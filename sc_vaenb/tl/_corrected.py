@@ -46,6 +46,12 @@ def corrected(
     would look in a batch of another group. Then batches are averaged within each group, and differences between the
     groups are kept.
 
+    The parameters are in three groups:
+
+    - set these first: `key` to `genes`
+    - for experts: `target_sum` to `threshold`
+    - how to run, and where results go: `key_added` to `copy`
+
     Parameters
     ----------
     adata
@@ -87,6 +93,11 @@ def corrected(
     Raises
     ------
     {raises}
+
+    See Also
+    --------
+    sc_vaenb.tl.normalized : Each cell in its own batch.
+    sc_vaenb.tl.differential : Differences between groups; do not test corrected values.
 
     Examples
     --------

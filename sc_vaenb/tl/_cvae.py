@@ -25,25 +25,26 @@ def cvae(
     *,
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
+    labels_key: str | None = None,
+    unlabeled: str = "unknown",
+    covariate_keys: Sequence[str] | None = None,
+    protein_key: str | None = None,
+    overlap: Literal["auto", "all"] = "auto",
+    controls: str | NDArray[np.bool_] | None = None,
     size_factor: str | None = None,
-    size_factor_as: Literal["multiplier", "covariate"] = "multiplier",
+    allow_non_integer: bool = False,
     likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
+    prior: Literal["normal", "conditional", "mog", "vamp"] = "normal",
+    n_components: int = 30,
+    n_latent: int = 30,
+    size_factor_as: Literal["multiplier", "covariate"] = "multiplier",
     dispersion: Literal["gene", "gene-batch"] = "gene",
     link: Literal["softmax", "exp", "softplus"] = "softmax",
     condition: Literal["embedding", "onehot"] = "embedding",
     encode_batch: bool = True,
-    overlap: Literal["auto", "all"] = "auto",
-    controls: str | NDArray[np.bool_] | None = None,
     align: bool = True,
-    covariate_keys: Sequence[str] | None = None,
-    protein_key: str | None = None,
-    prior: Literal["normal", "conditional", "mog", "vamp"] = "normal",
-    n_components: int = 30,
     adversary: float = 0.0,
     mmd: float = 0.0,
-    labels_key: str | None = None,
-    unlabeled: str = "unknown",
-    n_latent: int = 30,
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,
     activation: Literal["relu", "gelu", "silu"] = "gelu",
@@ -61,7 +62,6 @@ def cvae(
     patience: int | None = None,
     device: str = "auto",
     rng: int | np.random.Generator | None = 0,
-    allow_non_integer: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     key_added: str | None = None,
     copy: bool = False,
@@ -72,6 +72,13 @@ def cvae(
     & Yan 2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), aligned over the batches, is
     the embedding. Use it in place of PCA or Harmony. If batches have no cells of the same kind, no method can tell
     biology from batch effects: see `overlap`, and compare with :func:`sc_vaenb.tl.vae`.
+
+    The parameters are in four groups:
+
+    - set these first: `batch_key` to `protein_key`
+    - for some data: `overlap` to `n_latent`
+    - for experts: `size_factor_as` to `patience`
+    - how to run, and where results go: `device` to `copy`
 
     Parameters
     ----------
@@ -133,6 +140,33 @@ def cvae(
     Raises
     ------
     {raises}
+
+    See Also
+    --------
+    sc_vaenb.tl.vae : The same with batch effects.
+    sc_vaenb.tl.design : Before the fit: can batch effects be told from biology?
+    sc_vaenb.tl.compare : PCA, Harmony, VAE and CVAE on the same data.
+    sc_vaenb.tl.map_query : Embeds new cells and batches with the stored model.
+    sc_vaenb.tl.corrected : Expression without batch effects.
+
+    References
+    ----------
+    .. [1] Sohn, Lee and Yan (2015), Learning structured output representation using deep conditional generative models,
+       Advances in Neural Information Processing Systems 28.
+    .. [2] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature Methods 15:1053-1058.
+    .. [3] Korsunsky et al. (2019), Fast, sensitive and accurate integration of single-cell data with Harmony, Nature
+       Methods 16:1289-1296.
+    .. [4] Zhang et al. (2024), Recovery of biological signals lost in single-cell batch integration with CellANOVA,
+       Nature Biotechnology.
+    .. [5] Jiang et al. (2017), Variational deep embedding, arXiv:1611.05148.
+    .. [6] Tomczak and Welling (2018), VAE with a VampPrior, arXiv:1705.07120.
+    .. [7] Ganin et al. (2016), Domain-adversarial training of neural networks, Journal of Machine Learning Research 17.
+    .. [8] Tzeng et al. (2015), Simultaneous deep transfer across domains and tasks, arXiv:1510.02192.
+    .. [9] Gretton et al. (2012), A kernel two-sample test, Journal of Machine Learning Research 13:723-773.
+    .. [10] Gayoso et al. (2021), Joint probabilistic modeling of single-cell multi-omic data with totalVI, Nature
+       Methods 18:272-282.
+    .. [11] Xu et al. (2021), Probabilistic harmonization and annotation of single-cell transcriptomics data with deep
+       generative models, Molecular Systems Biology 17:e9620.
 
     Examples
     --------

@@ -67,6 +67,16 @@ def denoised_protein(
         There is no such model, it knows no proteins, some of its genes are missing, or the counts, proteins or batches
         are not valid. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.tl.normalized : The same for genes.
+    sc_vaenb.tl.cvae : Fits the model; see `protein_key` there.
+
+    References
+    ----------
+    .. [1] Gayoso et al. (2021), Joint probabilistic modeling of single-cell multi-omic data with totalVI, Nature
+       Methods 18:272-282.
+
     Examples
     --------
     >>> import numpy as np, sc_vaenb

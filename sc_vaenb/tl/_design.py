@@ -99,17 +99,22 @@ def design(
     `params`
         The parameters.
 
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        A key does not exist, the counts are not counts, or two keys are the same. `adata` is unchanged.
+
+    See Also
+    --------
+    sc_vaenb.tl.compare : Runs this before any fit.
+    sc_vaenb.tl.cvae : The fit; see `overlap` there.
+
     Notes
     -----
     A type counts as present in a batch if it has at least 10 cells there (or 2 % of the batch, if that is more). *The
     batch* is the finest column whose values differ within those of the next coarser column: among cells of one type,
     separation is at least 0.05 and p at most 0.01. The test cannot tell technology from biology: it says where there
     are differences, not what they are.
-
-    Raises
-    ------
-    KeyError, TypeError, ValueError
-        A key does not exist, the counts are not counts, or two keys are the same. `adata` is unchanged.
 
     Examples
     --------

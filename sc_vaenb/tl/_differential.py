@@ -88,6 +88,12 @@ def differential(
     most genes do not differ. The result is wrong if donors are related, or if groups differ in something that was not
     recorded. With two donors on each side, only large differences are found.
 
+    The parameters are in three groups:
+
+    - set these first: `groupby` to `sample_key`
+    - for experts: `delta` to `n_samples`
+    - how to run, and where results go: `device` to `copy`
+
     Parameters
     ----------
     adata
@@ -144,6 +150,30 @@ def differential(
         There is no such model, column or group; a group has fewer than two cells, or no batch in common with its
         reference; with `sample_key`, a side has one donor, or each batch holds several donors of one side only; genes
         of the model are missing, or the counts are not valid. `adata` is unchanged.
+
+    See Also
+    --------
+    sc_vaenb.tl.pseudobulk : Sums of counts, for methods for bulk RNA-seq.
+    scanpy.tl.rank_genes_groups : Tests with cells as replicates.
+
+    References
+    ----------
+    .. [1] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature Methods 15:1053-1058.
+    .. [2] Mantel and Haenszel (1959), Statistical aspects of the analysis of data from retrospective studies of
+       disease, Journal of the National Cancer Institute 22:719-748.
+    .. [3] Stephens (2017), False discovery rates: a new deal, Biostatistics 18:275-294.
+    .. [4] Newton et al. (2004), Detecting differential gene expression with a semiparametric hierarchical mixture
+       method, Biostatistics 5:155-176.
+    .. [5] Squair et al. (2021), Confronting false discoveries in single-cell differential expression, Nature
+       Communications 12:5692.
+    .. [6] Zimmerman, Espeland and Langefeld (2021), A practical solution to pseudoreplication bias in single-cell
+       studies, Nature Communications 12:738.
+    .. [7] Robinson and Oshlack (2010), A scaling normalization method for differential expression analysis of RNA-seq
+       data, Genome Biology 11:R25.
+    .. [8] Smyth (2004), Linear models and empirical Bayes methods for assessing differential expression in microarray
+       experiments, Statistical Applications in Genetics and Molecular Biology 3:3.
+    .. [9] Benjamini and Hochberg (1995), Controlling the false discovery rate, Journal of the Royal Statistical Society
+       B 57:289-300.
 
     Examples
     --------

@@ -57,6 +57,19 @@ def embed(
     KeyError, TypeError, ValueError
         There is no such model, it cannot be read, some of its genes are missing, or the counts are not valid.
         `adata` is unchanged.
+
+    See Also
+    --------
+    sc_vaenb.tl.map_query : For cells of new batches.
+    sc_vaenb.tl.import_model : Reads a model from a file.
+
+    Examples
+    --------
+    >>> import sc_vaenb
+    >>> adata = sc_vaenb.datasets.simulate()
+    >>> sc_vaenb.pp.prepare(adata)
+    >>> sc_vaenb.tl.vae(adata)
+    >>> sc_vaenb.tl.embed(adata)
     """
     name = key if key_added is None else key_added
     torch_device = resolve_device(device)

@@ -48,6 +48,10 @@ def export_model(adata: AnnData, path: str | os.PathLike[str], key: str = "vae",
     KeyError, ValueError
         There is no such model, it is damaged, or `path` does not end in `.safetensors`.
 
+    See Also
+    --------
+    sc_vaenb.tl.import_model : Reads the file.
+
     Examples
     --------
     >>> import sc_vaenb

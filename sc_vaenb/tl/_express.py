@@ -20,6 +20,7 @@ from ..data.counts import Counts
 from ..fit.device import generator, resolve_device, threads_as_asked
 from ..inference.normalized import AsIn, collect, drawn, expected
 from ._counts import read_counts
+from ._docstrings import fill
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,11 +51,7 @@ KeyError, TypeError, ValueError
 
 def describe(function: Callable) -> Callable:
     """Insert the shared parts into a docstring."""
-    if function.__doc__:  # python -OO has none
-        parts = {"{genes}": GENES, "{threshold}": THRESHOLD, "{rest}": REST, "{raises}": RAISES}
-        for name, text in parts.items():
-            function.__doc__ = function.__doc__.replace(name, text)
-    return function
+    return fill(function, {"genes": GENES, "threshold": THRESHOLD, "rest": REST, "raises": RAISES})
 
 
 class GenesToWrite(NamedTuple):

@@ -104,6 +104,12 @@ def factors(
         There is no such model or column, the model cannot be read, some of its genes are missing, or the counts are not
         valid. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.pl.factors : Plots the result.
+    sc_vaenb.pl.latent : Plots one dimension.
+    sc_vaenb.tl.importance : Genes that the model reads.
+
     Examples
     --------
     >>> import sc_vaenb

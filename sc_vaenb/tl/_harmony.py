@@ -73,6 +73,16 @@ def harmony(
     KeyError, TypeError, ValueError
         `basis`, `batch_key` or the counts do not exist or are not valid. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.tl.cvae : Removes batch effects with a count model.
+    sc_vaenb.tl.compare : Both on the same data, with scores.
+
+    References
+    ----------
+    .. [1] Korsunsky et al. (2019), Fast, sensitive and accurate integration of single-cell data with Harmony, Nature
+       Methods 16:1289-1296.
+
     Examples
     --------
     >>> import sc_vaenb

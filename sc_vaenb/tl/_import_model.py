@@ -50,6 +50,12 @@ def import_model(
         The file is truncated, damaged or changed, another version or program wrote it, or `adata` lacks genes of the
         model. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.tl.export_model : Writes the file.
+    sc_vaenb.tl.embed : Embeds cells with the model.
+    sc_vaenb.tl.map_query : Embeds cells of new batches.
+
     Examples
     --------
     >>> import sc_vaenb

@@ -91,6 +91,14 @@ def importance(
         There is no such model, group or dimension, the model cannot be read, some of its genes are missing, or the
         counts are not valid. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.tl.factors : What each latent dimension is.
+
+    References
+    ----------
+    .. [1] Sundararajan, Taly and Yan (2017), Axiomatic attribution for deep networks, arXiv:1703.01365.
+
     Examples
     --------
     >>> import sc_vaenb

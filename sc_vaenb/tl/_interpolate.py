@@ -35,13 +35,13 @@ def interpolate(
     end: str,
     *,
     groupby: str | None = None,
+    key: str = "vae",
+    genes: Sequence[str] | None = None,
     via: Sequence[str] = (),
     path: Literal["linear", "manifold"] = "linear",
+    batch: str | None = None,
     n_points: int = 50,
     n_neighbors: int = 15,
-    genes: Sequence[str] | None = None,
-    batch: str | None = None,
-    key: str = "vae",
     device: str = "auto",
     key_added: str = "interpolation",
     copy: bool = False,
@@ -52,6 +52,13 @@ def interpolate(
     decoder reads posterior means. It shows what the model predicts between two states; cells need not have followed
     it. The distance of each point to the nearest cell is written too.
 
+    The parameters are in four groups:
+
+    - set these first: `start` to `genes`
+    - for some data: `via` to `batch`
+    - for experts: `n_points` to `n_neighbors`
+    - how to run, and where results go: `device` to `copy`
+
     Parameters
     ----------
     adata
@@ -61,22 +68,22 @@ def interpolate(
     groupby
         Column of `obs` with the labels. A group is represented by its mean state (linear), or by the cell nearest to
         its mean state (manifold).
+    key
+        Name of the stored model.
+    genes
+        Genes to decode. `None`: all of the model.
     via
         Further cells or groups that the path passes, in this order.
     path
         `"linear"`: straight lines, which may pass through regions without cells. `"manifold"`: from cell to cell along
         the shortest path in the graph of nearest neighbours (of at most 20,000 cells), smoothed.
+    batch
+        Decode as in this batch of the fit. `None`: the average over all batches of the fit.
     n_points
         Points on the path, at equal distances.
     n_neighbors
         Neighbours of each cell in the graph. With fewer, the path stays closer to the cells; with more, it can cross
         sparser regions.
-    genes
-        Genes to decode. `None`: all of the model.
-    batch
-        Decode as in this batch of the fit. `None`: the average over all batches of the fit.
-    key
-        Name of the stored model.
     device
         `"auto"` takes CUDA, then MPS, then CPU; or torch's name of a device.
     key_added
@@ -105,6 +112,11 @@ def interpolate(
     KeyError, TypeError, ValueError
         There is no such model, column, cell, label, gene or batch, the graph holds no path, or an argument or the
         counts are not valid. `adata` is unchanged.
+
+    See Also
+    --------
+    sc_vaenb.pl.interpolation : Plots the result.
+    sc_vaenb.tl.sample : Draws new cells.
 
     Examples
     --------

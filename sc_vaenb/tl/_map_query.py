@@ -67,6 +67,12 @@ def map_query(
     aligned on the clusters of the reference, which stay as they are (Kang et al. 2021, Nature Communications,
     Symphony).
 
+    The parameters are in three groups:
+
+    - set these first: `reference` to `label_key`
+    - for experts: `n_neighbors` to `n_steps`
+    - how to run, and where results go: `device` to `copy`
+
     Parameters
     ----------
     adata
@@ -145,6 +151,21 @@ def map_query(
     KeyError, TypeError, ValueError
         There is no such model, `adata` has fewer than half of its genes, the counts or batches are not valid, a
         batch is new to a model that was fitted with `controls`, or there are no labels. `adata` is unchanged.
+
+    See Also
+    --------
+    sc_vaenb.tl.embed : For cells of the batches of the reference.
+    sc_vaenb.tl.import_model : Reads a reference from a file.
+
+    References
+    ----------
+    .. [1] Lotfollahi et al. (2022), Mapping single-cell data to reference atlases by transfer learning, Nature
+       Biotechnology 40:121-130.
+    .. [2] Kang et al. (2021), Efficient and precise single-cell reference atlas mapping with Symphony, Nature
+       Communications 12:5890.
+    .. [3] Bates et al. (2023), Testing for outliers with conformal p-values, Annals of Statistics 51:149-178.
+    .. [4] Benjamini and Hochberg (1995), Controlling the false discovery rate, Journal of the Royal Statistical Society
+       B 57:289-300.
 
     Examples
     --------

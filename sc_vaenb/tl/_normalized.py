@@ -69,6 +69,15 @@ def normalized(
     ------
     {raises}
 
+    See Also
+    --------
+    sc_vaenb.tl.corrected : The same without batch effects.
+    sc_vaenb.tl.denoised_protein : The same for surface proteins.
+
+    References
+    ----------
+    .. [1] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature Methods 15:1053-1058.
+
     Examples
     --------
     >>> import sc_vaenb

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ._docstrings import fill
+
 PARAMETERS = """\
 layer
         Where the raw counts are: a layer, or `None` for `X`. Non-negative integers. Counts on disk (`X` of a backed
@@ -178,7 +180,4 @@ KeyError, TypeError, ValueError
 
 def describe(function: Callable) -> Callable:
     """Insert the shared parts into a docstring."""
-    if function.__doc__:  # python -OO has none
-        for name, text in (("{parameters}", PARAMETERS), ("{returns}", RETURNS), ("{raises}", RAISES)):
-            function.__doc__ = function.__doc__.replace(name, text)
-    return function
+    return fill(function, {"parameters": PARAMETERS, "returns": RETURNS, "raises": RAISES})

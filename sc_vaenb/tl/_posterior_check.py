@@ -121,6 +121,11 @@ def posterior_check(
     FloatingPointError
         The loss of a refit became NaN or infinite. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.pl.posterior_check : Plots the result.
+    sc_vaenb.tl.sample : Draws new cells.
+
     Notes
     -----
     A cell's state is drawn given the cell's own counts. So statistics of single cells and counts lie closer to the
@@ -128,6 +133,12 @@ def posterior_check(
     nominal coverage. The same holds for the depth, which is also the size factor by default. Only a coverage below the
     nominal one is evidence against a model. The more cells, the smaller the deviations that the coverage of genes
     shows: also look at the size of a deviation.
+
+    References
+    ----------
+    .. [1] Gelman, Meng and Stern (1996), Posterior predictive assessment of model fitness via realized discrepancies,
+       Statistica Sinica 6:733-807.
+    .. [2] Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, arXiv:1509.00519.
 
     Examples
     --------

@@ -72,6 +72,17 @@ def pseudobulk(
         There is no such column or layer; a cell has no sample or group; the counts are not raw counts; every sum has
         fewer than `min_cells` cells; two rows would have the same name.
 
+    See Also
+    --------
+    sc_vaenb.tl.differential : Differences between groups from the model, with donors as replicates.
+
+    References
+    ----------
+    .. [1] Squair et al. (2021), Confronting false discoveries in single-cell differential expression, Nature
+       Communications 12:5692.
+    .. [2] Love, Huber and Anders (2014), Moderated estimation of fold change and dispersion for RNA-seq data with
+       DESeq2, Genome Biology 15:550.
+
     Examples
     --------
     >>> import sc_vaenb

@@ -97,6 +97,11 @@ def sample(
     KeyError, TypeError, ValueError
         There is no such model, column, label, cell or batch, or an argument or the counts are not valid.
 
+    See Also
+    --------
+    sc_vaenb.tl.interpolate : Expression between groups of cells.
+    sc_vaenb.tl.posterior_check : Do simulated cells look like the data?
+
     Examples
     --------
     >>> import sc_vaenb

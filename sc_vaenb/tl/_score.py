@@ -97,6 +97,18 @@ def score(
     ValueError
         There are neither labels nor batches to score with, or an embedding is not finite. `adata` is unchanged.
 
+    See Also
+    --------
+    sc_vaenb.metrics.score : The same from arrays.
+    sc_vaenb.pl.scores : A table of the scores.
+    sc_vaenb.tl.compare : Computes embeddings, scores them and says which is best.
+
+    References
+    ----------
+    .. [1] Rautenstrauch and Ohler (2025), Shortcomings of silhouette in single-cell integration benchmarking, Nature
+       Biotechnology.
+    .. [2] Luecken et al. (2022), Benchmarking atlas-level data integration, Nature Methods 19:41-50.
+
     Examples
     --------
     >>> import sc_vaenb

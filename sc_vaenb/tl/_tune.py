@@ -45,13 +45,13 @@ def tune(
     adata: AnnData,
     batch_key: str | None = None,
     *,
+    layer: str | None = "counts",
+    mask_var: str | NDArray[np.bool_] | None = "highly_variable",
     n_trials: int = 20,
     space: Mapping[str, Any] | None = None,
     n_seeds: int = 3,
     n_jobs: int = 1,
     storage: str | None = None,
-    layer: str | None = "counts",
-    mask_var: str | NDArray[np.bool_] | None = "highly_variable",
     device: str = "auto",
     rng: int | np.random.Generator | None = 0,
     key_added: str = "tune",
@@ -70,6 +70,12 @@ def tune(
     The log-likelihood of held-out cells is reported, but it is not part of the score: the models that predict counts
     best are not the models with the best embeddings.
 
+    The parameters are in three groups:
+
+    - set these first: `batch_key` to `n_trials`
+    - for experts: `space` to `n_seeds`
+    - how to run, and where results go: `n_jobs` to `copy`
+
     Parameters
     ----------
     adata
@@ -77,6 +83,8 @@ def tune(
     batch_key
         Column of `obs` with the batch of each cell: :func:`sc_vaenb.tl.cvae` is tuned. `None`:
         :func:`sc_vaenb.tl.vae`, by `kept` alone.
+    layer, mask_var
+        Counts and genes, as in :func:`sc_vaenb.tl.cvae`.
     n_trials
         Number of trials, including those already in `storage`. A trial is one fit.
     space
@@ -93,8 +101,6 @@ def tune(
         Where finished trials are stored, so that the same call continues after an interruption, or with a higher
         `n_trials`: a file (created if it does not exist), or the URL of a database, such as `"sqlite:///tune.db"`. One
         storage can hold the searches of several data sets. `None`: trials are not stored.
-    layer, mask_var
-        Counts and genes, as in :func:`sc_vaenb.tl.cvae`.
     device
         Device of the fits, as in :func:`sc_vaenb.tl.cvae`.
     rng
@@ -131,6 +137,16 @@ def tune(
         `adata` is unchanged.
     RuntimeError
         The fit with the defaults failed; or torchrun has started several processes.
+
+    See Also
+    --------
+    sc_vaenb.pl.tune : Plots the search.
+    sc_vaenb.tl.compare : Compares a few variants by all scores.
+
+    References
+    ----------
+    .. [1] Bergstra et al. (2011), Algorithms for hyper-parameter optimization, Advances in Neural Information
+       Processing Systems 24.
 
     Examples
     --------

@@ -24,18 +24,19 @@ def vae(
     *,
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
-    size_factor: str | None = None,
-    size_factor_as: Literal["multiplier", "covariate"] = "multiplier",
-    likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
-    dispersion: Literal["gene"] = "gene",
-    link: Literal["softmax", "exp", "softplus"] = "softmax",
-    covariate_keys: Sequence[str] | None = None,
-    protein_key: str | None = None,
-    prior: Literal["normal", "mog", "vamp"] = "normal",
-    n_components: int = 30,
     labels_key: str | None = None,
     unlabeled: str = "unknown",
+    covariate_keys: Sequence[str] | None = None,
+    protein_key: str | None = None,
+    size_factor: str | None = None,
+    allow_non_integer: bool = False,
+    likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
+    prior: Literal["normal", "mog", "vamp"] = "normal",
+    n_components: int = 30,
     n_latent: int = 30,
+    size_factor_as: Literal["multiplier", "covariate"] = "multiplier",
+    dispersion: Literal["gene"] = "gene",
+    link: Literal["softmax", "exp", "softplus"] = "softmax",
     hidden: Sequence[int] = (128,),
     decoder_hidden: Sequence[int] | None = None,
     activation: Literal["relu", "gelu", "silu"] = "gelu",
@@ -53,7 +54,6 @@ def vae(
     patience: int | None = None,
     device: str = "auto",
     rng: int | np.random.Generator | None = 0,
-    allow_non_integer: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     key_added: str | None = None,
     copy: bool = False,
@@ -64,6 +64,13 @@ def vae(
     maximising the evidence lower bound (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI). The
     embedding of a cell is the mean of q(z | x), in coordinates in which distances are those of log expression as the
     decoder sees it; use it in place of PCA. Batch effects are kept: :func:`sc_vaenb.tl.cvae` removes them.
+
+    The parameters are in four groups:
+
+    - set these first: `layer` to `protein_key`
+    - for some data: `size_factor` to `n_latent`
+    - for experts: `size_factor_as` to `patience`
+    - how to run, and where results go: `device` to `copy`
 
     Parameters
     ----------
@@ -82,6 +89,24 @@ def vae(
     Raises
     ------
     {raises}
+
+    See Also
+    --------
+    sc_vaenb.tl.cvae : The same without batch effects.
+    sc_vaenb.pl.history : How the fit went.
+    sc_vaenb.tl.embed : Embeds cells again with the stored model.
+    sc_vaenb.tl.tune : Searches parameters of the fit.
+
+    References
+    ----------
+    .. [1] Kingma and Welling (2014), Auto-encoding variational Bayes, arXiv:1312.6114.
+    .. [2] Lopez et al. (2018), Deep generative modeling for single-cell transcriptomics, Nature Methods 15:1053-1058.
+    .. [3] Jiang et al. (2017), Variational deep embedding, arXiv:1611.05148.
+    .. [4] Tomczak and Welling (2018), VAE with a VampPrior, arXiv:1705.07120.
+    .. [5] Gayoso et al. (2021), Joint probabilistic modeling of single-cell multi-omic data with totalVI, Nature
+       Methods 18:272-282.
+    .. [6] Xu et al. (2021), Probabilistic harmonization and annotation of single-cell transcriptomics data with deep
+       generative models, Molecular Systems Biology 17:e9620.
 
     Examples
     --------
