@@ -159,6 +159,10 @@ DAMAGE = {
     "a weight of text": (at(*BIAS, value=lambda v: v.astype(str)), "not an array of float32"),
     "a weight of objects": (at(*BIAS, value=lambda v: v.astype(object)), "not an array of float32"),
     "a weight cut": (at(*BIAS, value=lambda v: v[1:]), r"has the shape \(15,\), not \(16,\)"),
+    "a map without an inverse": (
+        at("model", "weights", "embedding_map.matrix", value=np.ones((4, 4), np.float32)),
+        r"\['embedding_map.matrix'\] holds values that are not those of a matrix that has an inverse",
+    ),
     "depth 0": (at("model", "weights", "depth", value=np.float32(0)), r"\['depth'\] holds values that are not above 0"),
     "a code of no batch": (
         at("model", "weights", "batch_embedding.code", value=np.array([0, 7])),

@@ -56,8 +56,8 @@ def fit_map(
     covariance = z.T @ z / len(z)
     latent_variance = float(np.trace(covariance))
     expression_variance = float(np.einsum("ig,ij,jg->", coefficients, covariance, coefficients, optimize=True))
-    if not (latent_variance > 0 and expression_variance > 0):  # nothing was learned: the map stays as it is
-        return coefficients.T.astype(np.float32)
+    if not (latent_variance > 0 and expression_variance > 0):  # nothing was learned (or NaN): the map stays as it is
+        return np.nan_to_num(coefficients.T).astype(np.float32)
     metric = coefficients @ coefficients.T + np.eye(len(center)) * expression_variance / latent_variance
     values, vectors = np.linalg.eigh(metric)
     root = vectors * np.sqrt(values)
