@@ -91,7 +91,7 @@ def statements(design: str, query: ad.AnnData, reference: ad.AnnData) -> list[di
         low, high = said.get("expected", (stated, stated))
         low, high = (end + stated - confidence.mean() for end in (low, high))  # it is of all cells, also of new types
         inside = low - 1 / known.sum() <= right <= high + 1 / known.sum()
-        told = bool("too few to tell it better" in said["verdict"] and inside)
+        told = bool("Two reference batches are too few" in said["verdict"] and inside)
         more = {"stated": stated, "votes": votes, "accuracy": right, "n": int(known.sum()), "inside": bool(inside)}
         words = f"{stated:.3f} stated (votes {votes:.3f}), expected {low:.3f} to {high:.3f}{', untold' * told}"
         add("confidence", f"{words}, {right:.3f} right", abs(stated - right) < 0.03 or told, **more)
