@@ -56,6 +56,9 @@ print(json.dumps({
     "order": order.T.to_dict("list"),
     "joined": np.abs(place[tree[:, 0]] - place[tree[:, 1]]).max(),
     "agree": agree,
+    "distances": {
+        key: np.corrcoef(between_types("X_pca"), between_types(key))[0, 1] for key in ("X_vae_factors", "X_vae")
+    },
 }, default=float))
 """,
     "quickstart": """
@@ -255,7 +258,7 @@ def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shown = [
         cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
     ]
-    assert shown == ["factors", "latent", "paga", "genes"]
+    assert shown == ["factors", "latent", "loadings", "distances", "paga", "genes"]
     errors = streams(notebook, "stderr")  # progress bars
     assert set(errors) <= {"fit", "importance", "truth", "linear", "order", "genes"}
     assert "Warning" not in "".join(errors.values()).replace("TqdmWarning: IProgress not found", "")
@@ -273,6 +276,9 @@ def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert max(associated["batch"]) < 0.1
     assert associated["cell_type"][0] > 0.4
     assert abs(associated["n_molecules"][0]) > 0.3
+
+    # types are as far from each other as in PCA
+    assert result["distances"]["X_vae"] > max(0.93, result["distances"]["X_vae_factors"] + 0.05)
 
     # known markers stand high, that of other monocytes far above S100A9
     ranks = result["markers"]
