@@ -228,6 +228,14 @@ def write_result(
         write_record(adata, key, record)
 
 
+def check_key_added(adata: AnnData, key_added: str) -> None:
+    """Refuse to write a result over a fitted model in uns."""
+    existing = adata.uns.get(key_added)
+    if isinstance(existing, dict) and "model" in existing:
+        msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
+        raise ValueError(msg)
+
+
 def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
     """Write a record to uns[key]."""
     with _write_to_view():
