@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import inspect
+import os
+import random
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import scanpy as sc
+import torch
 from anndata import AnnData
 
 import sc_vaenb
@@ -228,3 +234,21 @@ def differing(one: Mapping[str, bytes], other: Mapping[str, bytes]) -> set[str]:
 def written(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> set[str]:
     """The keys, such as `obsm/X_vae`, whose contents two snapshots of an AnnData do not share."""
     return {"/".join(path.split("/")[1:3]) for path in differing(before, after)}
+
+
+def session() -> dict[str, Any]:
+    """The state of the session that a call must leave as it is."""
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": repr(np.random.get_state()),  # noqa: NPY002
+        "random": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "dtype": torch.get_default_dtype(),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "filters": list(warnings.filters),
+        "errors": np.geterr(),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "matplotlib": dict(mpl.rcParams),
+        "scanpy": (sc.settings.verbosity, sc.settings.n_jobs, sc.settings.autosave),
+    }

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import random
 import re
-import warnings
 from functools import cache
 
 import anndata as ad
-import matplotlib as mpl
-import numpy as np
 import pytest
 import scanpy as sc
-import torch
 
 from . import table
 
@@ -162,30 +156,12 @@ def test_results_survive_a_file(name, kind, rows, result, tmp_path):
 # the session and the log
 
 
-def session():
-    """What must be as it was."""
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": repr(np.random.get_state()),  # noqa: NPY002
-        "random": random.getstate(),
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "filters": list(warnings.filters),
-        "errors": np.geterr(),
-        "environment": dict(os.environ),
-        "folder": os.getcwd(),
-        "matplotlib": dict(mpl.rcParams),
-        "scanpy": (sc.settings.verbosity, sc.settings.n_jobs, sc.settings.autosave),
-    }
-
-
 @every_function
 def test_the_session_stays_as_it_is(name, start, call):
     adata = start(name).copy()
-    before = session()
+    before = table.session()
     call(name, adata)
-    after = session()
+    after = table.session()
     assert {part for part in before if after[part] != before[part]} == set()
 
 

@@ -234,9 +234,9 @@ def test_donors_that_cannot_tell_are_refused(nested, refused, options, error, te
         case_table(nested, **options)
 
 
-def test_knockout_airways_of_seven_animals(data_dir, fast):
+def test_knockout_airways_of_seven_animals(published, fast):
     """Published: among 3 and 4 animals only CFTR itself is sure to differ; a test of cells calls hundreds of genes."""
-    adata = ad.read_h5ad(data_dir / "de_pig_airway_cf_7animals.h5ad")
+    adata = published("de_pig_airway_cf_7animals")
     adata = with_model(adata[adata.obs["cell_type"] == "Secretory cell"].copy(), fast, "donor")
     sc_vaenb.tl.differential(adata, "condition", groups=["CFTRKO"], sample_key="donor", device="cpu")
     table = adata.uns["differential"]["table"]

@@ -8,7 +8,7 @@ import pandas as pd
 
 
 def test_labels(simulated, tmp_path):
-    spec = spec_from_file_location("labels", Path(__file__).parents[1] / "benchmarks" / "labels.py")
+    spec = spec_from_file_location("labels", Path(__file__).parents[2] / "benchmarks" / "labels.py")
     benchmark = module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     simulated.write_h5ad(tmp_path / "cells.h5ad")
