@@ -79,7 +79,9 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             {"batch_key": "no", "layer": "no", "n_top_genes": 0},
             in_memory="layers/counts",
         ),
-        "tl.vae": Row(FIT, "obsm/X_vae uns/vae", {"layer": "no", "protein_key": "no", "device": "abacus"}),
+        "tl.vae": Row(
+            FIT | {"dropout": 0.2}, "obsm/X_vae uns/vae", {"layer": "no", "protein_key": "no", "device": "abacus"}
+        ),
         "tl.cvae": Row(
             {"batch_key": "batch"} | FIT,
             "obsm/X_vae uns/vae",
@@ -126,7 +128,9 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             "obs/cell_type_uncertainty obs/cell_type_confidence",
             {"label_key": "no", "batch_key": "no", "layer": "no", "key": "no"},
         ),
-        "tl.normalized": Row(CPU, "layers/normalized", {"genes": ["no"], "threshold": -1, "key_added": "counts"}),
+        "tl.normalized": Row(
+            {"n_samples": 2} | CPU, "layers/normalized", {"genes": ["no"], "threshold": -1, "key_added": "counts"}
+        ),
         "tl.posterior_check": Row(
             {"n_samples": 10} | CPU, "uns/posterior_check", {"likelihoods": ["no"], "n_samples": 0, "key_added": "vae"}
         ),

@@ -64,6 +64,7 @@ def test_impossible_values_are_refused_by_the_name_of_the_argument(small, part):
     assert n >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", ["12 cells", "1 gene", "obs columns twice"])
 def test_odd_data_end_in_a_result_or_in_an_error_of_ours(small, odd_data, odd):
     for name, base in small[1].items():

@@ -32,7 +32,6 @@ VARIANTS = {  # parts of a model that the rows of the table do not use
     "tl.cvae labels": {"labels_key": "cell_type", "covariate_keys": ["score"], "encode_batch": True},
     "tl.interpolate manifold": {"path": "manifold"},
     "tl.sample prior": {"source": "prior"},
-    "tl.normalized samples": {"n_samples": 2},
     "tl.map_query new batch": {"batch_key": "all"},
 }
 QUICK = [name for name in table.FUNCTIONS if name[:3] in {"pp.", "tl."} and name not in {"tl.compare", "tl.tune"}]

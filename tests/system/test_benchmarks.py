@@ -26,6 +26,7 @@ def benchmark_of(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 def test_out_of_core(benchmark_of, tmp_path, monkeypatch):
     benchmark = benchmark_of("out_of_core")
     adata = sc_vaenb.datasets.simulate(200, 80, n_types=2, rng=0)

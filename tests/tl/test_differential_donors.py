@@ -72,6 +72,7 @@ DESIGNS = {
 POWER = {"nested": 0.4, "crossed": 0.6, "mixed": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 def test_false_discoveries_are_few_where_donors_differ_and_most_true_ones_are_found(model, design):
     """The test of cells calls many genes that do not differ between the populations of donors."""
@@ -163,6 +164,7 @@ def test_batches_of_several_donors_are_compared_within_themselves(fast):
 WARNING = "seems to hold"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "values", "warned"),
     [
