@@ -228,6 +228,14 @@ def write_result(
         write_record(adata, key, record)
 
 
+def check_key_added(adata: AnnData, key_added: str) -> None:
+    """Refuse to write a result over a fitted model in uns."""
+    existing = adata.uns.get(key_added)
+    if isinstance(existing, dict) and "model" in existing:
+        msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
+        raise ValueError(msg)
+
+
 def write_record(adata: AnnData, key: str, record: dict[str, Any]) -> None:
     """Write a record to uns[key]."""
     with _write_to_view():
@@ -243,7 +251,6 @@ EXTRAS = (  # what a fit with components or labels writes beside the embedding: 
 def remove_extras(adata: AnnData, key: str) -> None:
     """Remove what an earlier model wrote under this key beside its embedding: the next model may lack these."""
     with _write_to_view():
-        adata.varm.pop(loadings_key(key), None)
         for columns, table in EXTRAS:
             names = [key + column for column in columns]
             # if all are there, a fit wrote them, not the user
@@ -258,12 +265,23 @@ def loadings_key(key: str) -> str:
     return f"{key}_loadings"
 
 
-def write_loadings(adata: AnnData, key: str, genes: Sequence[str], loadings: NDArray[np.float32]) -> None:
-    """Write loadings (of these genes x dimensions) to varm; as in scanpy, other genes have zeros."""
-    out = np.zeros((adata.n_vars, loadings.shape[1]), np.float32)
-    out[adata.var_names.get_indexer(list(genes))] = loadings
+def write_loadings(adata: AnnData, key: str, genes: Sequence[str], loadings: NDArray[np.float32] | None) -> None:
+    """Write loadings (of these genes x dimensions) to varm, or remove them; as in scanpy, other genes have zeros."""
     with _write_to_view():
+        if loadings is None:
+            adata.varm.pop(loadings_key(key), None)
+            return
+        out = np.zeros((adata.n_vars, loadings.shape[1]), np.float32)
+        out[adata.var_names.get_indexer(list(genes))] = loadings
         adata.varm[loadings_key(key)] = out
+
+
+def read_loadings(adata: AnnData, key: str, genes: Sequence[str], n_dimensions: int) -> NDArray[np.float32] | None:
+    """The loadings of these genes (genes x dimensions); None if there are none of so many dimensions."""
+    loadings = adata.varm.get(loadings_key(key))
+    if not isinstance(loadings, np.ndarray) or loadings.shape != (adata.n_vars, n_dimensions):
+        return None
+    return loadings[adata.var_names.get_indexer(list(genes))].astype(np.float32)
 
 
 def write_layer(adata: AnnData, key: str, values: NDArray[np.float32] | sparse.csr_matrix) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each, before anything starts some
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import anndata as ad
 import matplotlib
 import numpy as np
 import pytest
@@ -22,6 +23,15 @@ matplotlib.use("Agg")
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FAST = {"n_latent": 4, "hidden": (16,), "n_steps": 20, "device": "cpu"}
+
+
+def pytest_collection_modifyitems(items):
+    """Mark what reads published data, and skip what needs a GPU where there is none."""
+    for item in items:
+        if "published" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.data)
+        if item.get_closest_marker("gpu") and not sys.modules["torch"].cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(autouse=True)
@@ -99,10 +109,16 @@ def fitted(_fitted):
 
 
 @pytest.fixture(scope="session")
-def data_dir():
-    if not DATA.is_dir():
-        pytest.skip(f"the published data are not in {DATA}")
-    return DATA
+def published():
+    """Read published data by their name; skips where they are not."""
+
+    def read(name):
+        path = DATA / f"{name}.h5ad"
+        if not path.exists():
+            pytest.skip(f"{path} is absent: published data are not part of the project")
+        return ad.read_h5ad(path)
+
+    return read
 
 
 def contents(value):

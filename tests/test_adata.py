@@ -480,11 +480,3 @@ def test_all_of_many_genes_are_used_with_a_warning(monkeypatch, adata, fast, log
     monkeypatch.setattr(_adata, "MANY_GENES", 50)
     sc_vaenb.tl.vae(adata, **fast)
     assert f"so all {adata.n_vars:,} genes are used; sc_vaenb.pp.prepare(adata) chooses 2,000" in log.getvalue()
-
-
-def test_a_backed_view_or_copy_is_refused_before_the_fit(adata, tmp_path):
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    for target, kwargs in ((backed[:20], {}), (backed, {"copy": True})):
-        with pytest.raises(ValueError, match=r"backed by a file, where no view .* Call adata\.to_memory\(\) first"):
-            sc_vaenb.tl.vae(target, n_steps=2, **kwargs)

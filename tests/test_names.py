@@ -79,6 +79,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Writing zarr v2")
 @pytest.mark.parametrize("writer", WRITERS)
 def test_what_a_function_writes_can_be_written_and_read_whatever_the_names(nasty, tmp_path, writer):
@@ -115,6 +116,7 @@ def test_a_key_that_no_file_can_hold_is_refused(fitted, refused, key):
 # text of values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [
@@ -177,6 +179,7 @@ def spoiled(adata, word):
     return int(np.ceil(adata.n_obs / 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["Unknown", "nan", "", "NA", "unassigned"])
 def test_cells_with_such_a_word_are_cells_without_a_label_and_a_warning_names_it(adata, fast, log, word):
     n = spoiled(adata, word)

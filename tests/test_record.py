@@ -47,6 +47,7 @@ def embedded(adata, key="vae"):
 # What is written is what is read
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data will no longer be the default")  # anndata 0.12's default
 @pytest.mark.parametrize("kind", ["h5ad", "zarr", "file"])
 def test_a_record_of_everything_comes_back_from_every_kind_of_file(everything, tmp_path, kind):
@@ -315,6 +316,7 @@ def test_arrays_of_a_file_are_checked_though_its_checksum_is_right(fitted, adata
 # All of it at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "share"), [("records", 0.03), ("results", 0.04), ("files", 0.06), ("checkpoints", 0.01)]
 )

@@ -2,8 +2,9 @@
 
     python benchmarks/attack/calls.py [--seed 0] [--share 1] [--only tl.score] [--values tuned|fresh] [--show foreign]
 
-For every function of pp, tl, pl, metrics, report and datasets there is a valid call on a small AnnData. In it each
-argument is replaced by each odd value, and the AnnData by each odd AnnData. A call ends in one of these ways:
+For every function of pp, tl, pl, metrics, report and datasets there is a valid call on a small AnnData: in the table
+`tests/contract/table.py` or, if it takes no AnnData, here. In it each argument is replaced by each odd value, and the
+AnnData by each odd AnnData. A call ends in one of these ways:
 
 returned   no error, and everything that was written is finite
 refused    an error that sc_vaenb raises, whose text names the argument or what was given
@@ -42,37 +43,16 @@ from scipy import sparse as sp
 import sc_vaenb
 from sc_vaenb import datasets, metrics, pl, pp, report, tl
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "contract"))
+import table
+from table import FIT, small
+
 matplotlib.use("Agg")
 PACKAGE = str(Path(sc_vaenb.__file__).parent)
 SECONDS = 60
-FIT = {"n_latent": 4, "hidden": (8,), "n_steps": 3, "device": "cpu"}
-LABELLED = {"batch_key": "batch", "label_key": "cell_type"}
 
 
 # data
-
-
-def small(n_cells=80, *, whole=True):
-    """Counts with a fitted model and (`whole`) everything that reads one has written."""
-    adata = datasets.simulate(n_cells, 30, n_types=3, n_batches=2, mean_depth=300, rng=0)
-    adata.layers["counts"] = adata.X.copy()
-    adata.obs["score"] = np.linspace(0, 1, n_cells)
-    adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(n_cells, 5)).astype(np.float32)
-    adata.obsm["X_two"] = adata.obsm["X_pca"][:, :2]
-    adata.obsm["proteins"] = pd.DataFrame(
-        np.random.default_rng(1).poisson(5, (n_cells, 3)), index=adata.obs_names, columns=["CD3", "CD4", "CD8"]
-    )
-    tl.cvae(adata, "batch", **FIT)
-    tl.cvae(adata, "batch", protein_key="proteins", key_added="both", **FIT)
-    tl.factors(adata)
-    tl.interpolate(adata, "type_0", "type_1", groupby="cell_type", n_points=5)
-    tl.posterior_check(adata, n_samples=10)
-    tl.score(adata, ["X_vae"], **LABELLED)
-    if not whole:
-        return adata
-    tl.compare(adata, "batch", label_key="cell_type", variants={"wide": {"hidden": (8,)}}, device="cpu")
-    tl.tune(adata, "batch", n_trials=2, n_seeds=0, space={"n_steps": [3], "n_latent": [4, 5]}, device="cpu")
-    return adata
 
 
 def calls(adata, folder):
@@ -80,47 +60,8 @@ def calls(adata, folder):
     x, labels, batch = adata.obsm["X_vae"], adata.obs["cell_type"].to_numpy(str), adata.obs["batch"].to_numpy(str)
     near = metrics.knn(x, 30)
     graph = metrics.fuzzy_graph(near)
-    model = folder / "model.safetensors"
-    tl.export_model(adata, model, force=True)
-    of_cells = {"adata": adata}
-    of_fit = of_cells | FIT
-    found = {
-        "pp.prepare": of_cells | {"batch_key": "batch", "n_top_genes": 20},
-        "tl.vae": of_fit,
-        "tl.cvae": of_fit | {"batch_key": "batch"},
-        "tl.compare": of_cells | LABELLED | {"device": "cpu"},
-        "tl.corrected": of_cells | {"device": "cpu"},
-        "tl.denoised_protein": of_cells | {"key": "both", "device": "cpu"},
-        "tl.differential": of_cells | {"groupby": "cell_type", "device": "cpu"},
-        "tl.embed": of_cells | {"device": "cpu"},
-        "tl.export_model": of_cells | {"path": folder / "again.safetensors", "force": True},
-        "tl.factors": of_cells | {"device": "cpu"},
-        "tl.harmony": of_cells | {"batch_key": "batch"},
-        "tl.import_model": of_cells | {"path": model},
-        "tl.importance": of_cells | {"groupby": "cell_type", "device": "cpu", "max_cells": 10},
-        "tl.interpolate": of_cells
-        | {"start": "type_0", "end": "type_1", "groupby": "cell_type", "n_points": 4, "device": "cpu"},
-        "tl.map_query": of_cells | {"reference": adata, "label_key": "cell_type", "n_steps": 2, "device": "cpu"},
-        "tl.normalized": of_cells | {"device": "cpu"},
-        "tl.posterior_check": of_cells | {"n_samples": 10, "device": "cpu"},
-        "tl.design": of_cells | {"batch_key": "batch"},
-        "tl.pseudobulk": of_cells | {"sample_key": "batch"},
-        "tl.sample": of_cells | {"n_cells": 5, "device": "cpu"},
-        "tl.score": of_cells | LABELLED | {"embeddings": ["X_vae"]},
-        "tl.tune": of_cells
-        | {"batch_key": "batch", "n_trials": 1, "n_seeds": 0, "space": {"n_steps": [2]}, "device": "cpu"},
-        "pl.compare": of_cells,
-        "pl.confusion": of_cells,
-        "pl.embedding": of_cells | {"keys": "X_two", "color": ["batch", "score"]},
-        "pl.factors": of_cells,
-        "pl.history": of_cells,
-        "pl.interpolation": of_cells,
-        "pl.latent": of_cells | {"groupby": "cell_type"},
-        "pl.posterior_check": of_cells,
-        "pl.scores": of_cells,
-        "pl.tradeoff": of_cells,
-        "pl.tune": of_cells,
-        "report.write": of_cells | {"path": folder / "page.html", "force": True},
+    found: dict = {name: {"adata": adata} | row.call for name, row in table.rows(adata, folder).items()}
+    found |= {
         "datasets.simulate": {"n_cells": 30, "n_genes": 20},
         "datasets.demo": {},
         "datasets.hcc": {"counts": folder / "none.gz", "metadata": folder / "none.gz"},

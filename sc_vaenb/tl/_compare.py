@@ -359,6 +359,5 @@ def _runs(
 def _stop_if_interrupted(adata: AnnData, key: str) -> None:
     """Remove a fit that Ctrl-C ended early, and stop the comparison: it would score a model that is half fitted."""
     if adata.uns.get(key, {}).get("verdict", {}).get("status") == "interrupted":
-        _adata.remove_extras(adata, key)
-        del adata.uns[key], adata.obsm[f"X_{key}"]
+        del adata.uns[key], adata.obsm[f"X_{key}"], adata.varm[_adata.loadings_key(key)]
         raise KeyboardInterrupt

@@ -125,16 +125,18 @@ def design(
     >>> print(adata.uns["design"]["findings"]["sentence"].tolist())
     """
     seed = seed_of(rng)
+    _adata.check_key_added(adata, key_added)
     _adata.check_can_be_subset(adata)
     result = audit(adata, batch_key, label_key, condition_key, layer, mask_var, seed)
     params = {"batch_key": batch_key, "label_key": label_key, "condition_key": condition_key, "rng": seed}
     adata = adata.copy() if copy else adata
-    adata.uns[key_added] = {
+    record = {
         "findings": result.findings,
         "cells": result.cells,
         "columns": result.columns,
         "params": {name: value for name, value in params.items() if value is not None},
     }
+    _adata.write_record(adata, key_added, record)
     logg.info(result.in_words(), deep=f"added\n    {key_added!r}, the findings and their tables (adata.uns)")
     return adata if copy else None
 

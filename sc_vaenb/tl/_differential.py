@@ -190,7 +190,7 @@ def differential(
     >>> sc_vaenb.tl.differential(cells, "condition", sample_key="donor", reference="control")  # doctest: +SKIP
     """
     rng = seed_of(rng)
-    _check_key_added(adata, key_added)
+    _adata.check_key_added(adata, key_added)
     torch_device, reference = resolve_device(device), name_of(reference)
     fitted = FittedModel.from_uns(adata, key)
     codes, names = _group_codes(adata, groupby)
@@ -225,13 +225,6 @@ def differential(
     _adata.write_record(adata, key_added, _record(tables, params) | extra)
     logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, the comparison (adata.uns)")
     return adata if copy else None
-
-
-def _check_key_added(adata: AnnData, key_added: object) -> None:
-    existing = adata.uns.get(key_added)
-    if isinstance(existing, dict) and "model" in existing:
-        msg = f"key_added={key_added!r} names a model in uns, which would be lost. Choose another name."
-        raise ValueError(msg)
 
 
 def _group_codes(adata: AnnData, groupby: str) -> tuple[NDArray[np.int64], list[str]]:

@@ -112,9 +112,7 @@ def importance(
     rng = seed_of(rng)
     torch_device = resolve_device(device)
     fitted = FittedModel.from_uns(adata, key)
-    if name == key:
-        msg = f"key_added={name!r} would replace the model in uns[{key!r}]. Choose another name."
-        raise ValueError(msg)
+    _adata.check_key_added(adata, name)
     if groupby is None:
         names = dimension_names(fitted.model.config.n_latent)
         group_of_cell = np.empty(0, dtype=object)

@@ -127,6 +127,7 @@ def interpolate(
     >>> sc_vaenb.tl.interpolate(adata, "type_0", "type_1", groupby="cell_type")
     >>> sc_vaenb.pl.interpolation(adata)
     """
+    _adata.check_key_added(adata, key_added)
     torch_device = resolve_device(device)
     names = [str(name) for name in (start, *([via] if isinstance(via, str) else via), end)]
     masks = [_cells_of(adata, name, groupby) for name in names]

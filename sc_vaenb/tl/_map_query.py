@@ -111,7 +111,9 @@ def map_query(
     `None`, or the copy if `copy`. Written are:
 
     `obsm["X_vae"]`
-        The embedding in the latent space of the reference, float32, cells x latent dimensions.
+        The embedding in the space of the reference, float32, cells x latent dimensions.
+    `varm["vae_loadings"]`
+        Its loadings, if the reference has them: genes x latent dimensions, 0 for genes that the model does not read.
     `obs["novelty"]`
         Mean distance of a cell to its nearest reference cells, divided by the mean distance of these to their own
         nearest cells: about 1 for cells like those of the reference. For cells of a new batch it is measured before
@@ -237,7 +239,9 @@ def map_query(
         "new_batches": np.array(new_batches, dtype=object),
     } | ({} if label_key is None else {"label_key": label_key})
     record = _query_record(record, query, mapped, counts, search_states, embedding, batch_index)
+    loadings = _adata.read_loadings(reference, key, mapped.genes, mapped.model.config.n_latent)
     added = _write(adata, key, mapped.model, latent, record, columns, tables)
+    _adata.write_loadings(adata, key, mapped.genes, loadings)
     if tables:
         logg.info(tables["verdict"])
     logg.info("    finished", time=start, deep="\n    ".join(["added", *added]))

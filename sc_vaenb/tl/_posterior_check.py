@@ -149,9 +149,7 @@ def posterior_check(
     >>> sc_vaenb.tl.posterior_check(adata, likelihoods=("nb", "zinb", "poisson"))
     >>> print(adata.uns["posterior_check"]["verdict"])
     """
-    if key_added == key:
-        msg = f"key_added={key_added!r} is the key of the model, which would be lost. Choose another name."
-        raise ValueError(msg)
+    _adata.check_key_added(adata, key_added)
     rng = seed_of(rng)
     check_seeds(rng, n_seeds)
     torch_device = resolve_device(device)

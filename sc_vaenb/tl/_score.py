@@ -118,6 +118,7 @@ def score(
     >>> sc_vaenb.tl.score(adata, ["X_pca", "X_pca_harmony"], batch_key="batch", label_key="cell_type")
     >>> adata.uns["scores"]["values"]["total"]
     """
+    _adata.check_key_added(adata, key_added)
     rng = seed_of(rng)
     graphs = _graphs(adata, neighbors_key)
     keys = [] if embeddings is None and graphs else _keys(adata, embeddings)

@@ -156,6 +156,7 @@ def tune(
     >>> sc_vaenb.tl.tune(adata, "batch", n_trials=10)
     >>> print(adata.uns["tune"]["verdict"])
     """
+    _adata.check_key_added(adata, key_added)
     rng = seed_of(rng)
     check_seeds(rng, n_seeds)
     if rank_and_size()[1] > 1:

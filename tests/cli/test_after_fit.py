@@ -19,7 +19,7 @@ from sc_vaenb.cli._writable import leave_out_unwritable
 from sc_vaenb.cli._write import write_adata
 from sc_vaenb.tl import _compare, _graph
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 FIT = ["--hidden", "8", "--n-latent", "4", "--n-steps", "10"]
 
 

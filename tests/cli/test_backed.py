@@ -12,6 +12,8 @@ import sc_vaenb
 from sc_vaenb import _adata, cli
 from sc_vaenb.cli import _fit, _read, _write
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--n-latent", "4", "--hidden", "16", "--quiet"]
 
 

@@ -13,7 +13,7 @@ from sc_vaenb import cli
 from sc_vaenb.cli import _compare as drawing
 from sc_vaenb.tl import _compare, _graph
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 METHODS = ["PCA", "HARMONY", "VAE_NB", "CVAE_NB"]
 
 

@@ -24,6 +24,7 @@ def folder_in(out):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
     typed = ["cvae", str(file), "--out", str(tmp_path), "--n-latent", "4", "--hidden", "16", "--rng", "3"]
@@ -55,6 +56,7 @@ def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
     np.testing.assert_allclose(adata.obsm["X_cvae"], latent, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_as_in_the_tutorial_with_counts_in_a_second_file(simulated, tmp_path):
     processed = ad.AnnData(np.log1p(simulated.X.toarray()), obs=simulated.obs[[]], var=simulated.var[[]])
@@ -71,6 +73,7 @@ def test_as_in_the_tutorial_with_counts_in_a_second_file(simulated, tmp_path):
     assert not list(folder.glob("*celltype*")) + list(folder.glob("*sample*")) + list(folder.glob("metrics.csv"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_mixture_as_prior_as_in_the_tutorial(file, tmp_path):
     typed = ["--adata", str(file), "cvae", "--recon", "nb", "--mog", "--n-components", "5", "--quiet"]
@@ -92,6 +95,7 @@ def test_a_file_without_counts_gets_the_advice_of_the_command_line(simulated, tm
     refuses("cvae", tmp_path / "log.h5ad", "--out", tmp_path / "out", text=text)
 
 
+@pytest.mark.slow
 def test_quiet_leaves_results_alone(file, tmp_path, capsys, quick):
     assert cli.main(["vae", str(file), "--quiet", "--hidden", "8", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
@@ -100,6 +104,7 @@ def test_quiet_leaves_results_alone(file, tmp_path, capsys, quick):
     assert said.out.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_more_categories_than_colours_cost_a_figure_and_no_results(file, tmp_path, log):
     adata = ad.read_h5ad(file)
@@ -113,6 +118,7 @@ def test_more_categories_than_colours_cost_a_figure_and_no_results(file, tmp_pat
     assert "sample.svg" not in names
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_scores_by_labels_that_the_fit_has_seen_come_with_a_warning(file, tmp_path, log):
     adata = ad.read_h5ad(file)
@@ -137,6 +143,7 @@ def test_half_a_fit_leaves_nothing(file, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monkeypatch, capsys, refuses, log):
     typed = ["vae", file, "--out", tmp_path, "--n-latent", "4", "--hidden", "16", "--resume"]

@@ -18,6 +18,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(_counts, "default_steps", lambda *_: 60)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_demo_prints_a_table_and_writes_figures_and_data(tmp_path, capsys):
     assert cli.main(["demo", "--out", str(tmp_path / "new" / "demo")]) == 0

@@ -13,6 +13,8 @@ from sc_vaenb.tl import _counts, _graph
 
 from .conftest import plane
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def _made(_file, tmp_path_factory):

@@ -67,6 +67,7 @@ def lazily(paths):
     return ad.concat([opened(path) for path in paths], label="sample", keys=["a", "b"])
 
 
+@pytest.mark.slow
 def test_files_joined_lazily_give_what_they_give_in_memory(files, fast, request):
     expected = in_memory(files)
     prepare(expected, "sample", n_top_genes=60)

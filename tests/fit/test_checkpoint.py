@@ -116,6 +116,7 @@ def assert_same(found, expected):
     assert verdict == other_verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_fit_that_breaks_off_ends_as_if_it_had_not(run, whole, case, tmp_path):
     for after in (2, 13, 4, 0):
@@ -173,6 +174,7 @@ def emptied(path):
     os.truncate(path, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flipped, cut_off, emptied])
 def test_a_damaged_state_falls_back_to_the_one_before(run, whole, damage, tmp_path):
     break_off(run, 31)
@@ -202,6 +204,7 @@ def test_without_any_good_state_the_fit_starts_again(run, whole, tmp_path):
     assert steps(tmp_path) == [57, 60]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["write", "fsync", "replace"])
 def test_a_full_disk_costs_the_fit_nothing(run, whole, broken, tmp_path, monkeypatch):
     break_off(run, 31)

@@ -16,7 +16,6 @@ from sc_vaenb.model.likelihood import LIKELIHOODS
 from sc_vaenb.model.vae import CountVAE
 
 CPU = torch.device("cpu")
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_without_cuda_counts_stay_where_they_are(counts):
     assert to_device(counts, CPU) == (counts, step_on_cpu)
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_cpu_and_cuda_agree(counts, likelihood):
     model = CountVAE(ModelConfig(n_genes=300, n_batches=3, batch_width=2, likelihood=likelihood))
@@ -104,7 +103,7 @@ def test_cpu_and_cuda_agree(counts, likelihood):
     torch.testing.assert_close(values[0][1], values[1][1], rtol=1e-3, atol=1e-4 * values[0][1].abs().max().item())
 
 
-@needs_cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_a_captured_step_does_what_the_plain_one_does(counts, likelihood):
     """Noise and minibatches are drawn the same way, so that the two fits differ by rounding alone."""

@@ -45,6 +45,7 @@ DESIGNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [0.1, 0.3])
 @pytest.mark.parametrize("design", DESIGNS)
 def test_groups_are_those_of_the_design(design, strength):
@@ -82,6 +83,7 @@ def test_small_batches_go_with_the_closest(cells):
     assert find_overlap(counts_of(cells, batch)).group.tolist() == [0, 1, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_of_many_batches_the_largest_are_compared():
     adata = sc_vaenb.datasets.simulate(3000, 200, n_types=3, n_batches=1, rng=0)
     batch = np.arange(3000) % (MAX_BATCHES + 36)

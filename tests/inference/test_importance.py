@@ -34,6 +34,7 @@ def rate(model, z, batch_index):
         return log1p_rate(model, torch.from_numpy(z), torch.from_numpy(batch_index)).double().expm1().log().numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"link": "softplus", "activation": "relu"}, {"link": "exp", "likelihood": "zinb"}], ids=str
 )

@@ -29,6 +29,7 @@ def build(**options):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
 @pytest.mark.parametrize("prior", ["normal", "conditional"])
 def test_the_bound_comes_close_to_the_integral(counts, likelihood, prior):

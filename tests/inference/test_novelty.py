@@ -55,6 +55,7 @@ def test_p_values_of_known_types_are_as_small_as_chance_makes_them(batch_effect)
     assert discoveries(p, 0.1).mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_effect", [0.0, 0.3])
 def test_a_new_type_on_a_known_one_is_found_by_its_expression_and_not_without(batch_effect):
     label = np.concatenate([KNOWN, np.full(60, 4)])
@@ -86,6 +87,7 @@ def test_few_cells_of_a_label_give_no_p_values():
     assert np.isfinite(p[KNOWN != 3]).all()
 
 
+@pytest.mark.slow
 def test_types_that_lie_apart_would_be_noticed_and_the_same_type_twice_would_not():
     left_out = Novelty(reference(), K, 0).left_out()
     assert (left_out.auroc > 0.95).all()
@@ -166,6 +168,7 @@ def test_discoveries_are_those_of_benjamini_and_hochberg():
     assert not discoveries(np.array([]), 0.1).any()
 
 
+@pytest.mark.slow
 def test_sentences_name_the_batch_the_label_and_the_numbers():
     label = np.concatenate([KNOWN, np.full(60, 4)])
     state, counts, _ = query(label)
@@ -189,6 +192,7 @@ def test_sentences_name_the_batch_the_label_and_the_numbers():
     assert f"In one batch, {low:.0%} to {high:.0%} of them may be right." in tables["verdict"]
 
 
+@pytest.mark.slow
 def test_relatives_that_would_hide_are_named_with_the_evidence():
     whole = reference()
     twins = np.where((whole.label == 0) & (np.arange(len(whole.label)) % 8 == 0), 4, whole.label)

@@ -12,6 +12,7 @@ def graph(two_types):
     return fuzzy_graph(knn(two_types[0], 15))
 
 
+@pytest.mark.slow
 def test_agrees_with_scib_metrics_over_seeds(case_and_stored):
     """One Leiden run depends on its random path; the means over 10 seeds agree within their spread."""
     case, stored = case_and_stored

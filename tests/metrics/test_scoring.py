@@ -15,6 +15,7 @@ def run(case, **kwargs):
     return score(case["embedding"], case["labels"], case["batch"], reference=case["reference"], **kwargs)
 
 
+@pytest.mark.slow
 def test_agrees_with_scib_metrics(case_and_stored):
     case, stored = case_and_stored
     values = run(case)
@@ -30,6 +31,7 @@ def test_keys_and_order(cases):
     assert all(type(value) is float for value in values.values())
 
 
+@pytest.mark.slow
 def test_cases_are_ranked(cases):
     mixed, moderate, apart = (run(cases[name]) for name in ("mixed", "moderate", "separated"))
     assert mixed["batch"] > 0.8 > moderate["batch"] > 0.4 > apart["batch"]
@@ -38,6 +40,7 @@ def test_cases_are_ranked(cases):
     assert np.isnan(mixed["private_purity"])
 
 
+@pytest.mark.slow
 def test_order_of_cells_and_names_do_not_matter(cases):
     case = cases["moderate"]
     values = run(case)
@@ -50,6 +53,7 @@ def test_order_of_cells_and_names_do_not_matter(cases):
             assert other[name] == pytest.approx(values[name], abs=0.1 if name in LEIDEN else 1e-9), name
 
 
+@pytest.mark.slow
 def test_rotation_and_scale_do_not_matter(cases):
     case = cases["moderate"]
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((10, 10)))[0]
@@ -95,6 +99,7 @@ def test_older_totals_are_scib_means():
     assert aggregate({}) == {}
 
 
+@pytest.mark.slow
 def test_a_graph_is_scored_by_what_needs_only_a_graph(cases):
     """The graph of an embedding says of its clusters and neighbourhoods what the embedding does."""
     case = cases["moderate"]
@@ -111,6 +116,7 @@ def test_a_graph_is_scored_by_what_needs_only_a_graph(cases):
     assert worse["cilisi"] < 0.1 < found["cilisi"]
 
 
+@pytest.mark.slow
 def test_draws_give_mean_and_spread(cases):
     case = cases["moderate"]
     whole, drawn = run(case, max_cells=700), run(case, max_cells=400)
@@ -148,6 +154,7 @@ def test_small_data_do_not_crash():
     assert 0 <= values["total"] <= 1
 
 
+@pytest.mark.slow
 def test_global_random_states_stay(cases):
     random.seed(4)
     np.random.seed(4)  # noqa: NPY002

@@ -94,6 +94,7 @@ def test_draws_have_the_moments_of_the_mixture():
     torch.testing.assert_close(near, prior.weight, rtol=0, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_kinds", [3, 6])  # a single kind is split into two or three
 def test_each_kind_has_a_component_of_its_own(n_kinds):
     prior = Mixture(6, 0, 20).train()

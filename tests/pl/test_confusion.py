@@ -101,6 +101,7 @@ def test_columns_that_were_never_categories_and_nothing_missing(adata):
     assert "left out" not in title(ax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, 45])
 def test_many_types_of_any_length_stay_within_the_page_and_on_the_diagonal(length):
     rng = np.random.default_rng(0)

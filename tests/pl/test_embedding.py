@@ -120,6 +120,7 @@ def test_computed_umap_keeps_groups_apart_and_leaves_everything_alone(adata):
     pd.testing.assert_frame_equal(adata.obs, before.obs)
 
 
+@pytest.mark.slow
 def test_umap_of_more_cells_than_scanpy_searches_exactly():
     n = 8_300
     rng = np.random.default_rng(0)

@@ -158,6 +158,7 @@ def test_title_is_the_verdict(status, collapse, headline):
     assert axes["loss"].figure.get_suptitle() == f"{headline}\nThe loss is flat."
 
 
+@pytest.mark.slow
 def test_epochs_are_on_top():
     axes = pl.history(fitted(), show=False)
     (top,) = axes["loss"].child_axes
@@ -167,6 +168,7 @@ def test_epochs_are_on_top():
     assert axes["learning_rate"].get_xlabel() == "step"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2])
 def test_short_fits_can_be_drawn(n):
     axes = pl.history(fitted(n), show=False)

@@ -1,5 +1,4 @@
 import io
-from pathlib import Path
 
 import anndata as ad
 import numpy as np
@@ -14,7 +13,6 @@ from sc_vaenb.pp import prepare
 # anndata and scanpy (with pandas 3) use deprecated options of pandas; not ours to fix.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(future.infer_string|mode.chained_assignment|inplace keyword)")
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 ADVICE = "Put the raw counts into adata.layers['counts'], or name their layer (layer=...)."
 
 
@@ -554,14 +552,7 @@ def test_round_trip(adata, tmp_path, form):
 # published data
 
 
-def published(name):
-    path = DATA / f"{name}.h5ad"
-    if not path.exists():
-        pytest.skip(f"{path} is absent: published data are not part of the project")
-    return ad.read_h5ad(path)
-
-
-def test_pbmc():
+def test_pbmc(published):
     adata = published("pbmc_3studies_10xv1")
     expected = sc.pp.highly_variable_genes(
         adata, n_top_genes=2000, flavor="seurat_v3", batch_key="batch", inplace=False
@@ -572,7 +563,7 @@ def test_pbmc():
     assert adata.var["highly_variable"].sum() == 2000
 
 
-def test_pancreas_falls_back(log):
+def test_pancreas_falls_back(published, log):
     adata = published("pancreas_5tech_small")
     prepare(adata, "batch", n_top_genes=1000)
     assert adata.uns["prepare"]["flavor"] == "seurat"

@@ -15,6 +15,7 @@ from sc_vaenb.tl import _compare
 from .conftest import fails, quick
 
 
+@pytest.mark.slow
 def test_the_call_makes_the_same_comparison(compared, tmp_path, monkeypatch):
     compared.write_h5ad(tmp_path / "a.h5ad")
     adata = anndata.read_h5ad(tmp_path / "a.h5ad")
@@ -52,6 +53,7 @@ def test_a_short_call_is_one_line(simulated, record):
     assert call_of(simulated, record, "compare") == expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The set_bad function")  # of matplotlib, within scanpy
 def test_the_way_on_goes(compared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -36,6 +36,7 @@ def page(path, read):
     return read(path)
 
 
+@pytest.mark.slow
 def test_the_page_has_its_parts_in_order(page):
     parts = ["design", "verdict", "data", "scores", "umaps", "fits", "failed", "again", "on"]
     assert [tag["id"] for tag in page.all("h2")] == parts
@@ -150,6 +151,7 @@ def test_a_file_of_a_comparison_gives_the_same_report(compared, tmp_path, read):
     assert repr(str(tmp_path / "kept.h5ad")) in second.all("code", id="way-on")[0]["text"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_without_labels(simulated, tmp_path, read, monkeypatch):
     adata = simulated.copy()

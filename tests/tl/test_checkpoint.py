@@ -12,6 +12,7 @@ def _always(monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
 
 
+@pytest.mark.slow
 def test_a_fit_that_broke_off_ends_as_if_it_had_not(adata, fast, tmp_path, refused, log):
     fitted = sc_vaenb.tl.cvae(adata, "batch", encode_batch=True, copy=True, **fast)
     options = fast | {"encode_batch": True, "checkpoint": tmp_path / "kept"}

@@ -50,6 +50,7 @@ def run(adata, **arguments):
     return sc_vaenb.tl.compare(adata, "batch", label_key="cell_type", device="cpu", **arguments)
 
 
+@pytest.mark.slow
 def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path, monkeypatch, unchanged):
     with unchanged(ready):
         result = run(ready, copy=True)
@@ -81,6 +82,7 @@ def test_everything_is_there_and_a_second_call_computes_nothing(ready, tmp_path,
     )
 
 
+@pytest.mark.slow
 def test_a_comparison_goes_on_where_it_was(ready, monkeypatch):
     run(ready)
     before = {key: ready.obsm[f"X_{key}"].copy() for key in KEYS}
@@ -101,6 +103,7 @@ def test_a_comparison_goes_on_where_it_was(ready, monkeypatch):
     assert methods["seconds"].tolist()[:4] == seconds
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_interrupted_loses_nothing(ready, monkeypatch):
     run(ready, variants={"linear": {"hidden": ()}})
     scores = ready.uns["compare"]["scores"]["values"]
@@ -121,6 +124,7 @@ def test_a_comparison_that_is_interrupted_loses_nothing(ready, monkeypatch):
     assert not [key for key in ready.obsm if key.endswith("_compare")]
 
 
+@pytest.mark.slow
 def test_an_interruption_between_fit_and_umap_loses_no_fit(ready, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(_graph.sc.tl, "umap", interrupted)
@@ -130,6 +134,7 @@ def test_an_interruption_between_fit_and_umap_loses_no_fit(ready, monkeypatch):
     assert ready.uns["compare"]["methods"]["embedding"].tolist() == [f"X_{key}" for key in KEYS]
 
 
+@pytest.mark.slow
 def test_half_a_fit_is_not_scored(ready, monkeypatch):
     """A fit alone keeps its best weights on Ctrl-C; a comparison ends there, and makes the fit anew the next time."""
     kept = history.History.is_due
@@ -148,6 +153,7 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_results_of_the_user_keep_their_names(ready):
     sc_vaenb.tl.cvae(ready, "batch", n_latent=3, n_steps=5, device="cpu")
     own = ready.obsm["X_vae"].copy()
@@ -163,6 +169,7 @@ def test_results_of_the_user_keep_their_names(ready):
     assert not set(first) & set(second)
 
 
+@pytest.mark.slow
 def test_clusters_and_planes_of_the_user_keep_their_names(ready):
     ready.obs["leiden_cvae"] = pd.Categorical(ready.obs["cell_type"])  # and they are the labels
     ready.obsm["X_umap_vae"] = np.zeros((300, 2))
@@ -175,6 +182,7 @@ def test_clusters_and_planes_of_the_user_keep_their_names(ready):
         sc_vaenb.tl.compare(ready, "batch", label_key="leiden_pca", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["batch", "counts", "rng", "own fit"])
 def test_what_has_changed_is_computed_again(ready, change):
     run(ready)
@@ -219,6 +227,7 @@ def test_seeds_and_no_labels(ready):
     assert record["findings"].loc[asked, "subject"].tolist() == ["VAE", "CVAE"]
 
 
+@pytest.mark.slow
 def test_a_case_with_many_cells():
     """Above 8,192 cells scanpy's own choice of neighbour search can fail (pynndescent 0.7)."""
     adata = sc_vaenb.datasets.simulate(8_300, 30, n_types=2, mean_depth=100, rng=0)

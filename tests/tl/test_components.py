@@ -14,6 +14,7 @@ def mixed(adata, prior="mog", **options):
     return sc_vaenb.tl.cvae(adata, "batch", prior=prior, n_components=6, copy=True, **options)
 
 
+@pytest.mark.slow
 @mixtures
 def test_components_are_kinds_of_cells(prior, log):
     types = sc_vaenb.datasets.simulate(1000, 200, n_types=5, n_batches=1, rng=0)
@@ -75,6 +76,7 @@ def test_every_function_works_with_it(adata, fast, prior, tmp_path):
     np.testing.assert_allclose(new.obsm["X_vae"], result.obsm["X_vae"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @mixtures
 @pytest.mark.parametrize(
     "options",

@@ -66,6 +66,7 @@ def own_donor(adata):
     return float((donor[knn(adata.obsm["X_vae"], 16).indices[:, 1:]] == donor[:, None]).mean())
 
 
+@pytest.mark.slow
 def test_the_disease_stays_and_the_donors_are_mixed(fitted_with_controls, donors):
     sc_vaenb.tl.cvae(donors, "batch", mask_var=None, device="cpu")
     assert tells_the_disease(donors) < 0.6  # two of five cells of other donors have the own condition
@@ -132,6 +133,7 @@ def test_known_batches_are_mapped_also_with_fewer_genes_and_new_ones_refused(fit
         sc_vaenb.tl.map_query(query, reference)
 
 
+@pytest.mark.slow
 def test_a_fit_that_broke_off_goes_on(donors, fast, tmp_path, monkeypatch, refused):
     options = fast | {"mask_var": None, "controls": "control"}
     whole = sc_vaenb.tl.cvae(donors, "batch", copy=True, **options)
@@ -186,6 +188,7 @@ def killed_in_the_second_fit(monkeypatch, error):
     return calls, broken_off
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_called_again_has_its_offsets(donors, fast, tmp_path, monkeypatch, refused):
     options = fast | {"mask_var": None, "controls": "control", "checkpoint": tmp_path / "kept"}
     monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
@@ -207,6 +210,7 @@ def test_a_fit_that_is_called_again_has_its_offsets(donors, fast, tmp_path, monk
         sc_vaenb.tl.cvae(donors, "batch", **other | {"align": False})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_fits", [1, 2])
 def test_too_little_memory_halves_the_cells_of_both_fits(donors, fast, log, monkeypatch, n_fits):
     """It fails in the first or in the second fit, which then has the batch size that there is memory for."""
@@ -247,6 +251,7 @@ def test_a_comparison_sees_other_controls(donors):
     assert len(found | {fingerprint(donors, "x", 0, {"controls": "control"}, 0)}) == 4
 
 
+@pytest.mark.slow
 def test_likelihoods_are_compared_with_the_offsets(fitted_with_controls, monkeypatch):
     given, fit = [], marginal.fit
     monkeypatch.setattr(marginal, "fit", lambda *args: given.append(args[-1]) or fit(*args))

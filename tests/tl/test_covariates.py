@@ -39,6 +39,7 @@ def told(measured):
     return sc_vaenb.tl.cvae(measured, "batch", covariate_keys=["score", "kit"], n_steps=250, n_latent=8, copy=True)
 
 
+@pytest.mark.slow
 def test_the_embedding_no_longer_says_what_the_model_is_told(measured, told):
     blind = sc_vaenb.tl.cvae(measured, "batch", n_steps=250, n_latent=8, copy=True)
     kit = (measured.obs["kit"] == "v3").to_numpy(dtype=float)

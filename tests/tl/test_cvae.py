@@ -59,6 +59,7 @@ def test_types_are_found_across_batches(integrated):
     assert adjusted_rand_score(integrated.obs["cell_type"], found) > 0.8
 
 
+@pytest.mark.slow
 def test_a_conditional_prior_mixes_less(integrated, latent_states):
     options = {"layer": None, "n_latent": 8, "hidden": (32,), "n_steps": 300, "device": "cpu"}
     adata = sc_vaenb.tl.cvae(
@@ -124,6 +125,7 @@ def test_many_small_batches(adata, fast):
 # choices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [

@@ -89,6 +89,7 @@ CONDITIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("expected", CONDITIONS)
 def test_conditions_are_told_from_batches_or_not(laid_out, expected):
     assign, text = CONDITIONS[expected]
@@ -141,6 +142,7 @@ UNITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", UNITS)
 @pytest.mark.parametrize("label_key", ["cell_type", None])
 def test_the_column_that_is_the_batch_is_found(laid_out, given, label_key):

@@ -200,17 +200,6 @@ def test_the_seed_changes_samples_and_nothing_else_random(fitted):
     assert 0 < np.abs(first["scores"] - second["scores"]).median() < 0.2
 
 
-def test_views_and_backed_files(adata, fast, tmp_path, unchanged):
-    sc_vaenb.tl.vae(adata, layer=None, **fast)
-    table = compared(adata)
-    with unchanged(adata):
-        compared(adata[:200])
-    adata.write_h5ad(tmp_path / "a.h5ad")
-    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
-    pd.testing.assert_frame_equal(compared(backed, key_added="again"), table)
-    backed.file.close()
-
-
 def test_the_log_says_what_was_done(fitted, log):
     compared(fitted, groups=["type_0"])
     assert "comparing 1 groups of obs['cell_type'] with 'rest', by uns['vae']" in log.getvalue()

@@ -72,6 +72,7 @@ DESIGNS = {
 POWER = {"nested": 0.4, "crossed": 0.6, "mixed": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 def test_false_discoveries_are_few_where_donors_differ_and_most_true_ones_are_found(model, design):
     """The test of cells calls many genes that do not differ between the populations of donors."""
@@ -163,6 +164,7 @@ def test_batches_of_several_donors_are_compared_within_themselves(fast):
 WARNING = "seems to hold"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "values", "warned"),
     [
@@ -234,9 +236,9 @@ def test_donors_that_cannot_tell_are_refused(nested, refused, options, error, te
         case_table(nested, **options)
 
 
-def test_knockout_airways_of_seven_animals(data_dir, fast):
+def test_knockout_airways_of_seven_animals(published, fast):
     """Published: among 3 and 4 animals only CFTR itself is sure to differ; a test of cells calls hundreds of genes."""
-    adata = ad.read_h5ad(data_dir / "de_pig_airway_cf_7animals.h5ad")
+    adata = published("de_pig_airway_cf_7animals")
     adata = with_model(adata[adata.obs["cell_type"] == "Secretory cell"].copy(), fast, "donor")
     sc_vaenb.tl.differential(adata, "condition", groups=["CFTRKO"], sample_key="donor", device="cpu")
     table = adata.uns["differential"]["table"]

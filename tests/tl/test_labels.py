@@ -61,6 +61,7 @@ def predictions(adata, name="vae"):
 # what is predicted
 
 
+@pytest.mark.slow
 def test_few_labels_say_as_much_as_their_neighbours_do(few):
     unknown = few.obs["known"].isna().to_numpy()
     truth = few.obs["cell_type"].to_numpy(str)
@@ -109,6 +110,7 @@ def test_the_history_knows_what_the_labels_cost(few):
 # how labels may look
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nothing", [np.nan, None, "unknown", pd.Categorical])
 def test_no_label_looks_many_ways(labelled, fast, nothing):
     other = labelled.copy()

@@ -46,12 +46,18 @@ def test_markers_lead_the_dimensions_that_tell_types_apart(fitted):
     assert marker[fitted.var["read"].to_numpy()].mean() < 0.5  # so the first assertion could fail
 
 
-def test_the_next_model_under_this_key_takes_the_loadings_away(fitted, fast):
+def test_the_next_model_under_this_key_has_loadings_of_its_own(fitted, fast):
     adata = fitted.copy()
     sc_vaenb.tl.vae(adata, layer=None, mask_var=None, **fast)
     assert adata.varm["vae_loadings"].shape == (200, 4)
     assert (np.abs(adata.varm["vae_loadings"]).max(1) > 0).all()
+
+
+def test_new_cells_have_the_loadings_of_their_reference(fitted):
     reference = fitted.copy()
-    sc_vaenb.tl.map_query(adata, reference, n_steps=2, layer=None, device="cpu")
-    assert "vae_loadings" not in adata.varm  # of a model that is no longer there
-    assert "vae_loadings" in reference.varm
+    query = fitted[:50, ::-1].copy()
+    sc_vaenb.tl.map_query(query, reference, n_steps=2, layer=None, device="cpu")
+    np.testing.assert_array_equal(query.varm["vae_loadings"], fitted.varm["vae_loadings"][::-1])
+    del reference.varm["vae_loadings"]
+    sc_vaenb.tl.map_query(query, reference, n_steps=2, layer=None, device="cpu")
+    assert "vae_loadings" not in query.varm  # those of another model

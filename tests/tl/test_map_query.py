@@ -111,6 +111,7 @@ def test_known_and_new_batches_come_together(three):
     assert result.uns["vae"]["params"]["batch_key"] == "sample"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

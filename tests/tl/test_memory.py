@@ -36,6 +36,7 @@ def room(monkeypatch):
     return limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_half_the_cells_are_tried_until_they_fit(adata, fast, room, log, error):
     expected = tl.cvae(adata, "batch", batch_size=16, copy=True, **fast)
@@ -48,6 +49,7 @@ def test_half_the_cells_are_tried_until_they_fit(adata, fast, room, log, error):
     assert adata.uns["vae"]["params"] == expected.uns["vae"]["params"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_there_is_an_end(adata, fast, room, refused, error):
     room(0, error)

@@ -104,18 +104,6 @@ def test_samples_of_the_posterior_surround_its_mean(fitted):
     assert np.abs(one - other).mean() > 0
 
 
-def test_nothing_else_changes(fitted, unchanged):
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
-    with unchanged(fitted):
-        result = sc_vaenb.tl.normalized(fitted, n_samples=2, device="cpu", copy=True)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
-    assert set(result.layers) - {None} == {"counts", "normalized"}
-    del result.layers["normalized"]
-    for slot in ("obs", "var", "obsm", "uns"):
-        assert set(getattr(result, slot)) == set(getattr(fitted, slot))
-
-
 def test_the_logs_name_what_was_added_and_replaced(fitted, log):
     import scanpy as sc
 

@@ -47,6 +47,7 @@ def never_whole(monkeypatch):
     monkeypatch.setattr(_adata, "read_matrix", lambda *args: pytest.fail("read all counts into memory"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["backed r", "backed r+", "zarr", "layer"])
 def test_the_fit_is_the_one_in_memory(adata, fast, opened, kind, request):
     adata.X = adata.X.toarray() if kind == "backed r+" else adata.X
@@ -99,6 +100,7 @@ def test_anndata_writes_the_result_into_the_file_and_leaves_x(adata, fast, opene
     np.testing.assert_array_equal(found.obsm["X_vae"], embedding)
 
 
+@pytest.mark.slow
 def test_many_cells_of_many_batches(opened, fast, request):
     adata = sc_vaenb.datasets.simulate(9000, 50, n_types=3, n_batches=5, mean_depth=100, rng=0)
     adata.var["highly_variable"] = np.arange(50) % 5 > 0

@@ -204,7 +204,7 @@ def test_a_model_whose_rates_cannot_follow_the_depth_is_not_refitted(adata, fast
         ({"n_seeds": 0}, r"n_seeds=0 is not possible\. Give a whole number at least 1"),
         ({"rng": -1}, r"rng=-1 is not possible"),
         ({"key_added": "a/b"}, r"key_added='a/b' is not possible"),
-        ({"key_added": "vae"}, r"key_added='vae' is the key of the model, which would be lost"),
+        ({"key_added": "vae"}, r"key_added='vae' names a model in uns, which would be lost"),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(fitted, refused, argument, text):

@@ -42,6 +42,7 @@ def with_proteins(_with_proteins):
     return _with_proteins.copy()
 
 
+@pytest.mark.slow
 def test_the_embedding_tells_apart_what_only_proteins_do(with_proteins):
     own = with_proteins[with_proteins.obs["cell_type"] == "type_0"]
     label = own.obs["half"].to_numpy(str)
@@ -79,6 +80,7 @@ def test_history_and_record_know_proteins(with_proteins):
     assert "protein_key" not in with_proteins.uns["genes"]["params"]
 
 
+@pytest.mark.slow
 def test_the_same_counts_in_any_form_give_the_same(adata, fast):
     table, _ = measure(adata)
     adata.obsm["protein"] = table
@@ -234,6 +236,7 @@ def mapped():
     return reference, both[new].copy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("proteins", [True, False])
 def test_cells_with_and_without_proteins_are_mapped_on_a_reference_with_both(mapped, proteins):
     reference, query = mapped[0], mapped[1].copy()

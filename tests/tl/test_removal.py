@@ -84,6 +84,7 @@ def same_share(adata, rep, key):
     return (code[near] == code[:, None]).mean()
 
 
+@pytest.mark.slow
 def test_mmd_mixes_batches_that_were_not():
     """With a prior that lets the batches lie apart, and no alignment: what is mixed is mixed by the dial."""
     adata = sc_vaenb.datasets.simulate(400, 200, n_types=4, batch_strength=0.8, mean_depth=1500, rng=1)
@@ -95,6 +96,7 @@ def test_mmd_mixes_batches_that_were_not():
     assert same_share(adata, "X_on", "cell_type") > 0.9
 
 
+@pytest.mark.slow
 def test_the_adversary_mixes_batches_that_were_not(latent_states):
     adata = sc_vaenb.datasets.simulate(800, 200, n_types=4, batch_strength=0.8, mean_depth=1500, rng=1)
     options = {"layer": None, "n_latent": 8, "hidden": (32,), "n_steps": 300, "prior": "conditional", "align": False}

@@ -61,6 +61,7 @@ def test_a_trial_has_the_scores_of_the_fit_that_it_names(searched, simulated):
     assert row["mixed"] == pytest.approx(found["ilisi"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_search_in_two_calls_is_that_in_one(searched, adata, tmp_path, log):
     storage = str(tmp_path / "tune.log")
     tuned(adata, n_trials=1, storage=storage)
@@ -72,6 +73,7 @@ def test_a_search_in_two_calls_is_that_in_one(searched, adata, tmp_path, log):
     assert len(tuned(other, n_trials=1, storage=storage)["trials"]) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_trial_is_not_counted(adata, tmp_path, monkeypatch, unchanged):
     storage, whole = f"sqlite:///{tmp_path / 'tune.db'}", sc_vaenb.tl._tune_study.fit_and_score
     calls = []

@@ -1,7 +1,5 @@
 """`tl.vae`, and through it what it shares with `tl.cvae`: what goes in, what comes out, and what is refused."""
 
-import random
-
 import anndata as ad
 import numpy as np
 import pytest
@@ -115,31 +113,9 @@ def test_fractions_are_fitted_on_request(adata, fast):
 # what is written
 
 
-def test_only_the_embedding_and_the_record_are_written(adata, fast, unchanged):
-    result = sc_vaenb.tl.vae(adata, **fast)
-    assert result is None
-    assert list(adata.obsm) == ["X_vae"]
-    assert set(adata.uns) == {"truth", "vae"}
-    assert set(adata.uns["vae"]) == {"params", "history", "verdict", "model"}
-    assert adata.obsm["X_vae"].dtype == np.float32
-    del adata.obsm["X_vae"], adata.uns["vae"]
-    pristine = sc_vaenb.datasets.simulate(300, 100, n_types=3, n_batches=2, mean_depth=500, rng=0)
-    pristine.layers["counts"] = pristine.X.copy()
-    with unchanged(pristine):  # as the fixture was before any fit
-        sc_vaenb.tl.vae(pristine, copy=True, **fast)
-    for name in ("obs", "var"):
-        assert getattr(adata, name).equals(getattr(pristine, name))
-    for ours, theirs in [(adata.X, pristine.X), (adata.layers["counts"], pristine.layers["counts"])]:
-        assert type(ours) is type(theirs)
-        for part in ("data", "indices", "indptr"):
-            np.testing.assert_array_equal(getattr(ours, part), getattr(theirs, part), strict=True)
-
-
-def test_copy_returns_the_result_and_leaves_the_original(adata, fast, expected, unchanged):
-    with unchanged(adata):
-        result = sc_vaenb.tl.vae(adata, copy=True, **fast)
-    np.testing.assert_array_equal(result.obsm["X_vae"], expected.obsm["X_vae"])
-    np.testing.assert_array_equal(result.X.toarray(), adata.X.toarray())
+def test_the_embedding_is_float32_and_the_record_has_four_parts(expected):
+    assert expected.obsm["X_vae"].dtype == np.float32
+    assert set(expected.uns["vae"]) == {"params", "history", "verdict", "model"}
 
 
 def test_results_are_kept_side_by_side_and_replaced_with_a_word(adata, fast, log):
@@ -178,6 +154,7 @@ def leaves(value, path=""):
         yield path, value
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data will no longer be the default")  # anndata 0.12's default
 @pytest.mark.parametrize(
     "options",
@@ -257,23 +234,6 @@ def test_a_generator_or_none_gives_a_seed_that_is_recorded(adata, fast):
     assert np.abs(embedding(adata, rng=None, **fast) - one).max() > 0.01
 
 
-def test_global_random_states_and_threads_stay(adata, fast):
-    def state():
-        numpy = np.random.get_state()  # noqa: NPY002
-        return [random.getstate(), numpy[1].tolist(), numpy[2], torch.get_rng_state().tolist(), torch.get_num_threads()]
-
-    before = state()
-    sc_vaenb.tl.vae(adata, dropout=0.2, **fast)
-    sc_vaenb.tl.embed(adata, device="cpu")
-    assert state() == before
-    assert torch.get_default_dtype() == torch.float32
-    assert torch.is_grad_enabled()
-    torch.manual_seed(123)
-    first = embedding(adata, **fast).copy()
-    torch.manual_seed(321)
-    np.testing.assert_array_equal(embedding(adata, **fast), first)
-
-
 # history and verdict
 
 
@@ -351,6 +311,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_learns_matters_and_is_stored(adata, fast, expected, choice):
     options = fast | {"n_steps": 40, "learning_rate": 0.01} | choice
@@ -455,6 +416,7 @@ def test_a_loss_that_leaves_the_numbers_is_an_error(adata, fast, refused):
         sc_vaenb.tl.vae(adata, learning_rate=1e9, **fast)
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_is_much_too_high_is_lowered(adata, fast, log):
     options = fast | {"n_steps": 400}
     sc_vaenb.tl.vae(adata, learning_rate=3.0, **options)

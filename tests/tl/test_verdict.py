@@ -45,6 +45,7 @@ def said(findings, question, subject=None):
     return rows["answer"].iloc[0]
 
 
+@pytest.mark.slow
 def test_where_nothing_is_to_be_corrected_nothing_is_best():
     x, labels, batch = made()
     noisy = x + np.random.default_rng(1).normal(0, 0.1, x.shape)
@@ -56,6 +57,7 @@ def test_where_nothing_is_to_be_corrected_nothing_is_best():
     assert "No type is lost by Harmony and VAE." in text
 
 
+@pytest.mark.slow
 def test_the_best_is_one_that_does_no_harm_and_the_rest_is_told_why():
     """Merged scores as high as can be in mixing, and has lost a private type of 14 cells."""
     x, labels, batch = made(shift=20, private=14)
@@ -74,6 +76,7 @@ def test_the_best_is_one_that_does_no_harm_and_the_rest_is_told_why():
     assert alone[alone["question"] == ADVICE]["sentence"].iloc[0] == "Use Merged, but compare T4 in the PCA."
 
 
+@pytest.mark.slow
 def test_a_method_that_loses_most_is_not_best():
     x, labels, batch = made(shift=20)
     noise = np.random.default_rng(0).normal(0, 1, x.shape)
@@ -93,6 +96,7 @@ def test_what_is_left_and_what_is_lost_are_reconciled():
     assert "with other cells. These are not the cells that stay separated: more correction would lose more" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label_key", ["cell_type", None])
 @pytest.mark.parametrize("batches", [2, 3])
 def test_batches_without_a_type_in_common_cannot_be_judged(label_key, batches):
@@ -136,6 +140,7 @@ def test_composition_is_no_batch_effect():
         assert correction_needed(Judged(known, batch, {"PCA": [x]}, "PCA")).answer in {"no", "hardly"}
 
 
+@pytest.mark.slow
 def test_a_tie_is_called_a_tie():
     x, labels, batch = made(shift=20)
     clean, rng = made()[0], np.random.default_rng(0)
@@ -148,6 +153,7 @@ def test_a_tie_is_called_a_tie():
     assert findings["confidence"].iloc[0] != "high"
 
 
+@pytest.mark.slow
 def test_a_fit_that_was_told_the_labels_is_left_out():
     x, labels, batch = made(shift=20)
     clean = made()[0]

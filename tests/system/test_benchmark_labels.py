@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 
+@pytest.mark.slow
 def test_labels(simulated, tmp_path):
-    spec = spec_from_file_location("labels", Path(__file__).parents[1] / "benchmarks" / "labels.py")
+    spec = spec_from_file_location("labels", Path(__file__).parents[2] / "benchmarks" / "labels.py")
     benchmark = module_from_spec(spec)
     spec.loader.exec_module(benchmark)
     simulated.write_h5ad(tmp_path / "cells.h5ad")

@@ -8,7 +8,7 @@ import pytest
 
 import sc_vaenb
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def benchmark_of(monkeypatch):
     return load
 
 
+@pytest.mark.slow
 def test_out_of_core(benchmark_of, tmp_path, monkeypatch):
     benchmark = benchmark_of("out_of_core")
     adata = sc_vaenb.datasets.simulate(200, 80, n_types=2, rng=0)

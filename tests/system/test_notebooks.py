@@ -11,7 +11,9 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 
 PROBES = {  # appended to a notebook: what its text relies on, as JSON

@@ -18,6 +18,8 @@ from sc_vaenb import cli
 from sc_vaenb.fit import distributed
 from sc_vaenb.fit.checkpoint import NAME
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 300  # seconds, for what takes ten on an idle machine
 FIT = ["--n-latent", 4, "--hidden", 16, "--n-steps", 1000, "--batch-size", 33, "--device", "cpu"]
 SCRIPT = Path(__file__).with_name("several.py")

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "spatial.py"
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import scanpy as sc
 
+pytestmark = pytest.mark.slow
+
 FILE = Path(__file__).parents[2] / "benchmarks" / "truth" / "verdict.py"
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,20 +16,60 @@ import pandas as pd
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import calls
+import sc_vaenb
+from sc_vaenb import metrics
 
-QUICK = [name for name in calls.CALLS if name != "posterior_check likelihoods"]
+from . import table
+
+pytestmark = pytest.mark.slow
+
+VARIANTS = {  # parts of a model that the rows of the table do not use
+    "tl.vae mog": {"prior": "mog", "n_components": 3, "dropout": 0.2},
+    "tl.vae vamp": {"prior": "vamp", "n_components": 3, "dropout": 0.1},
+    "tl.vae zinb": {"likelihood": "zinb", "norm": "batch"},
+    "tl.vae protein": {"protein_key": "proteins", "patience": 1},
+    "tl.cvae penalties": {"prior": "conditional", "dispersion": "gene-batch", "adversary": 1.0, "mmd": 1.0},
+    "tl.cvae labels": {"labels_key": "cell_type", "covariate_keys": ["score"], "encode_batch": True},
+    "tl.interpolate manifold": {"path": "manifold"},
+    "tl.sample prior": {"source": "prior"},
+    "tl.map_query new batch": {"batch_key": "all"},
+}
+QUICK = [name for name in table.FUNCTIONS if name[:3] in {"pp.", "tl."} and name not in {"tl.compare", "tl.tune"}]
 
 
 @pytest.fixture(scope="module")
 def adata():
-    return calls.prepared()
+    adata = table.small(200, whole=False)
+    adata.obs["all"] = "one"
+    return adata
 
 
 @pytest.fixture(scope="module")
-def expected(adata):
-    return {name: calls.run(name, adata) for name in QUICK}
+def calls(adata, tmp_path_factory):
+    """Every call of this file by its name: a function of an AnnData; the results as bytes."""
+    rows = table.rows(adata, tmp_path_factory.mktemp("rows"))
+
+    def with_anndata(name, changes):
+        return lambda adata: table.run(name, rows[name].call | changes, adata)
+
+    def scored(adata):
+        labels, batch = (adata.obs[name].to_numpy(str) for name in ("cell_type", "batch"))
+        return table.snapshot({"scores": metrics.score(adata.obsm["X_vae"], labels, batch, k=30)})
+
+    def clustered(adata):
+        return table.snapshot(metrics.leiden(metrics.fuzzy_graph(metrics.knn(adata.obsm["X_vae"], 15)), (0.5, 1.0)))
+
+    return (
+        {name: with_anndata(name, {}) for name in QUICK}
+        | {name: with_anndata(name.split()[0], changes) for name, changes in VARIANTS.items()}
+        | {"metrics.score": scored, "metrics.leiden": clustered}
+        | {"datasets.simulate": lambda _: table.snapshot(sc_vaenb.datasets.simulate(100, 30))}
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(adata, calls):
+    return {name: call(adata) for name, call in calls.items()}
 
 
 @contextmanager
@@ -73,39 +112,26 @@ def differing(found, expected):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_results_do_not_depend_on_what_the_session_has_set(state, adata, expected):
+def test_results_do_not_depend_on_what_the_session_has_set(state, adata, calls, expected):
     with STATES[state]():
-        found = {name: calls.run(name, adata) for name in QUICK}
+        found = {name: call(adata) for name, call in calls.items()}
     assert differing(found, expected) == []
 
 
-def session():
-    """What must be as it was."""
-    return {
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": repr(np.random.get_state()),  # noqa: NPY002
-        "threads": torch.get_num_threads(),
-        "dtype": torch.get_default_dtype(),
-        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
-        "filters": list(warnings.filters),
-        "errors": np.geterr(),
-        "environment": dict(os.environ),
-    }
-
-
-def test_threads_give_what_one_call_after_the_other_gives(adata, expected):
+def test_threads_give_what_one_call_after_the_other_gives(adata, calls, expected):
     """Each call beside others of all kinds, and beside itself."""
-    before = session()
-    order = [name for pair in zip(QUICK, [*QUICK[5:], *QUICK[:5]], strict=True) for name in pair]
+    before = table.session()
+    names = list(calls)
+    order = [name for pair in zip(names, [*names[5:], *names[:5]], strict=True) for name in pair]
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda name: calls.run(name, adata), order))
+        found = list(pool.map(lambda name: calls[name](adata), order))
     assert [name for name, result in zip(order, found, strict=True) if result != expected[name]] == []
-    assert {name for name, value in session().items() if value != before[name]} == set()
+    assert {name for name, value in table.session().items() if value != before[name]} == set()
 
 
 def python(code, **environment):
     """Run a program in a process of its own, which must end in time; what it printed."""
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(Path(sc_vaenb.__file__).parents[1]), str(Path(__file__).parent)])
     variables = {**os.environ, "PYTHONPATH": paths, **environment}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
@@ -116,20 +142,21 @@ def python(code, **environment):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_process_computes_after_its_parent_has():
+def test_a_forked_process_computes_after_its_parent_has(tmp_path):
     """With two threads it would wait for ever for those that were not copied."""
     out = python(
-        """
-        import multiprocessing, torch
+        f"""
+        import multiprocessing, pathlib, torch
         torch.set_num_threads(1)
-        import calls
-        adata = calls.prepared()
-        names = ["vae", "cvae", "normalized", "sample"]
-        expected = [calls.run(name, adata) for name in names]
+        import table
+        adata = table.small(200, whole=False)
+        rows = table.rows(adata, pathlib.Path({str(tmp_path)!r}))
+        names = ["tl.vae", "tl.cvae", "tl.normalized", "tl.sample"]
+        expected = [table.run(name, rows[name].call, adata) for name in names]
         torch.set_num_threads(2)
         (torch.ones(2000, 2000) @ torch.ones(2000, 2000)).log()  # starts a second thread
         def work(name):
-            return calls.run(name, adata)
+            return table.run(name, rows[name].call, adata)
         with multiprocessing.get_context("fork").Pool(2) as pool:
             found = pool.map_async(work, names).get(250)
         print([name for name, a, b in zip(names, found, expected) if a != b])
