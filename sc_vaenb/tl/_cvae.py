@@ -69,8 +69,9 @@ def cvae(
     """Embed cells with a conditional variational autoencoder of their counts, leaving batch effects out.
 
     The decoder p(x | z, s) knows the batch s of each cell, so the latent state z does not have to encode it (Sohn, Lee
-    & Yan 2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), aligned over the batches, is
-    the embedding. Use it in place of PCA or Harmony. If batches have no cells of the same kind, no method can tell
+    & Yan 2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), in coordinates in
+    which distances are those of log expression, and aligned over the batches, is the embedding. Use it in place of PCA
+    or Harmony. If batches have no cells of the same kind, no method can tell
     biology from batch effects: see `overlap`, and compare with :func:`sc_vaenb.tl.vae`.
 
     The parameters are in four groups:
