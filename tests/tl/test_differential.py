@@ -183,6 +183,7 @@ def test_the_larger_delta_the_fewer_genes(fitted):
     assert called[0] > called[-1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["poisson", "zinb", "gaussian"])
 def test_every_likelihood_finds_the_same(fitted, fast, likelihood):
     own = of(compared(fitted), "type_0")
