@@ -234,6 +234,7 @@ def test_only_one_file_of_the_package_renames_and_removes():
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the size of files")
 @pytest.mark.parametrize("limit", [0, 20_000, 170_000])
 def test_a_full_disk_ends_a_command_with_one_line(tmp_path, limit):

@@ -206,6 +206,7 @@ def test_errors(change, message):
         score(**inputs | change)
 
 
+@pytest.mark.slow
 def test_no_anndata_scanpy_or_jax_and_a_light_import():
     code = (
         "import sys, sc_vaenb.metrics as m, numpy as np\n"

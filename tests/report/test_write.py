@@ -17,6 +17,8 @@ import sc_vaenb
 
 from .conftest import BATCHES, ERROR, TYPES, quick
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TITLE = "Blood & <em>marrow</em> " + 90 * "x"
 

@@ -71,6 +71,7 @@ np.testing.assert_array_equal(adata.obsm["X_vae"], fitted.obsm["X_vae"])
 """
 
 
+@pytest.mark.slow
 def test_the_result_goes_into_a_file_of_its_own(adata, fast, opened, tmp_path):
     """As docs/scaling.md says: the file with the counts stays what it was, and a new process goes on from both."""
     there = opened(adata, "backed r")
