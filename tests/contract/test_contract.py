@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 
 import anndata as ad
 import matplotlib.pyplot as plt
@@ -13,7 +13,7 @@ import scanpy as sc
 
 from sc_vaenb.report import _page
 from sc_vaenb.report._figures import Figure
-from sc_vaenb.tl import _counts, _graph
+from sc_vaenb.tl import _counts
 
 from . import table
 
@@ -45,10 +45,11 @@ def draw(plot, *_, alt, caption, **__):
 
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
-    """Fits, planes and pages are quick, because here only what is written counts."""
+    """Fits, graphs, planes and pages are quick, because here only what is written counts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_counts, "default_steps", lambda *_: 5)
-        patch.setattr(_graph.sc.tl, "umap", umap)
+        patch.setattr(sc.pp, "neighbors", partial(sc.pp.neighbors, method="gauss"))  # umap-learn compiles for long
+        patch.setattr(sc.tl, "umap", umap)
         patch.setattr(_page, "draw", draw)
         yield
 
