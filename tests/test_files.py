@@ -81,6 +81,7 @@ def test_no_write_follows_a_link_or_touches_what_lies_in_the_folder(tmp_path, na
     assert target.is_dir() == (name == "a.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAYS)
 def test_names_as_long_as_a_file_system_takes_are_written(tmp_path, name):
     suffix = Path(name).suffix
@@ -217,6 +218,7 @@ def test_states_of_a_fit_are_removed_and_nothing_else(tmp_path):
     assert names(tmp_path) == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_only_one_file_of_the_package_renames_and_removes():
     root = Path(sc_vaenb.__file__).parent
     found = []
@@ -232,6 +234,7 @@ def test_only_one_file_of_the_package_renames_and_removes():
     assert found == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of the size of files")
 @pytest.mark.parametrize("limit", [0, 20_000, 170_000])
 def test_a_full_disk_ends_a_command_with_one_line(tmp_path, limit):

@@ -124,6 +124,7 @@ def test_the_import_check_sees_imports(tmp_path, monkeypatch):
     assert set(imports(path)) == expected
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_torch_and_nothing_else_that_is_heavy():
     code = (
         "import sys, sc_vaenb\n"

@@ -28,6 +28,7 @@ def test_simulate_refuses(tmp_path, refuses):
     assert not (tmp_path / "b.h5ad").exists()
 
 
+@pytest.mark.slow
 def test_scores_are_printed_and_written(adata, tmp_path, capsys, refuses):
     adata.obsm["X_noise"] = np.random.default_rng(0).normal(size=(300, 4))
     adata.obsm["X_true"] = np.eye(3)[adata.obs["cell_type"].cat.codes] + 0.1 * adata.obsm["X_noise"][:, :3]

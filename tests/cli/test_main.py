@@ -109,6 +109,7 @@ def test_errors_are_one_line_with_an_exit_code(monkeypatch, tmp_path, capsys, er
     assert capsys.readouterr().err == text
 
 
+@pytest.mark.slow
 def test_python_m_answers():
     answer = subprocess.run([sys.executable, "-m", "sc_vaenb", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == sc_vaenb.__version__

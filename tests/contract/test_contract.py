@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, partial
 
 import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import scanpy as sc
+
+from sc_vaenb.report import _page
+from sc_vaenb.report._figures import Figure
+from sc_vaenb.tl import _counts
 
 from . import table
 
@@ -24,6 +30,45 @@ def each(names):
 every_function = each(table.FUNCTIONS)
 every_writer = each(WITH_COPY)
 every_result = each([*WITH_COPY, *NEW_ANNDATA])
+
+
+def umap(adata, *, key_added, **_):
+    """In the place of a UMAP: as many coordinates, under the same keys."""
+    adata.obsm[key_added] = np.random.default_rng(0).normal(size=(adata.n_obs, 2)).astype(np.float32)
+    adata.uns[key_added] = {"params": {"a": 1.0, "b": 1.0}}
+
+
+def draw(plot, *_, alt, caption, **__):
+    """In the place of a figure of a page, which takes seconds."""
+    return Figure(alt, caption, problem="not drawn")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    """Fits, graphs, planes and pages are quick, because here only what is written counts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_counts, "default_steps", lambda *_: 5)
+        patch.setattr(sc.pp, "neighbors", partial(sc.pp.neighbors, method="gauss"))  # umap-learn compiles for long
+        patch.setattr(sc.tl, "umap", umap)
+        patch.setattr(_page, "draw", draw)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def whole(_quick):
+    """An AnnData in which every function finds what it needs; not to be changed."""
+    return table.small()
+
+
+@pytest.fixture(scope="module")
+def rows(whole, tmp_path_factory):
+    return table.rows(whole, tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +188,7 @@ def test_a_backed_anndata_gives_what_one_in_memory_gives(name, start, call, rows
 
 
 @pytest.mark.filterwarnings("ignore:Writing zarr v2", "ignore::UserWarning:zarr")
-@pytest.mark.parametrize("kind", ["h5ad", "zarr"])
+@pytest.mark.parametrize("kind", ["h5ad", pytest.param("zarr", marks=pytest.mark.slow)])
 @every_result
 def test_results_survive_a_file(name, kind, rows, result, tmp_path):
     adata, returned, _ = result(name)

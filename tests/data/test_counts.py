@@ -51,6 +51,7 @@ def test_no_validation_on_request():
     assert len(validation) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cells", [np.array([3, 0, 3, 5]), np.array([5]), slice(1, 5), slice(None), slice(2, 2)], ids=str
 )

@@ -175,6 +175,7 @@ def test_raw_that_is_not_in_memory_is_not_looked_at(adata):
         prepare(adata)
 
 
+@pytest.mark.slow
 def test_tables_read_lazily_are_asked_for_in_memory(files, fast):
     pytest.importorskip("xarray")
     there = ad.concat([ad.experimental.read_lazy(path) for path in files], label="sample", keys=["a", "b"])

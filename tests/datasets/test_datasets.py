@@ -57,6 +57,7 @@ def test_written_file_is_the_same(name, request, tmp_path):
     assert again.uns.get("source") == adata.uns.get("source")
 
 
+@pytest.mark.slow
 def test_import_does_not_load_scanpy():
     code = "import sys, sc_vaenb.datasets\nassert not {'scanpy', 'anndata'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -197,6 +197,7 @@ def test_shallow_cells_are_drawn_again(assert_raw_counts):
     assert_raw_counts(adata)
 
 
+@pytest.mark.slow
 def test_hopeless_depth_is_an_error():
     with pytest.raises(
         ValueError, match=r"cell_\d+ has no count after 1000 draws: raise mean_depth .*or lower dropout"

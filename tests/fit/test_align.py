@@ -38,6 +38,7 @@ def test_unfitted_it_changes_nothing():
     np.testing.assert_array_equal(apply(Alignment(5, 2, 6), z, batch), z)
 
 
+@pytest.mark.slow
 def test_batches_are_laid_over_each_other_type_by_type():
     z, batch, kind = states()
     result = apply(fitted(z, batch), z, batch)

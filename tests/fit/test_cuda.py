@@ -53,6 +53,7 @@ def test_counts_take_the_smallest_type_that_holds_them(values, expected):
     assert smallest_type(np.array(values, np.float32)) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_padding_counts_nothing(counts, likelihood):
     model = CountVAE(ModelConfig(n_genes=300, n_batches=3, batch_width=2, likelihood=likelihood))

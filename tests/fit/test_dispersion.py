@@ -29,6 +29,7 @@ def model_of(counts, **config):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
 def test_dispersions_become_those_of_the_cells(likelihood):
     adata = sc_vaenb.datasets.simulate(1000, 60, n_types=1, n_batches=1, marker_share=0, mean_depth=600, theta=6.0)

@@ -26,6 +26,7 @@ def counts():
     return Counts(sparse.csr_matrix(dense), (size / size.mean()).astype(np.float32), np.zeros(200, np.int64))
 
 
+@pytest.mark.slow
 def test_a_fit_finds_two_kinds_of_cells(counts):
     model, history, verdict = fit(CONFIG, counts, FitConfig(weight_decay=0.1, n_steps=200, batch_size=64), CPU, seed=0)
     z = latent_states(model, counts, CPU)
@@ -66,6 +67,7 @@ def test_the_best_weights_come_back():
     assert (model.depth.item(), best.step) == (1.0, 1)
 
 
+@pytest.mark.slow
 def test_a_fit_that_gets_worse_stops_early_and_goes_back(counts):
     few = Counts(counts.matrix[:40], counts.size_factor[:40], counts.batch_index[:40])
     options = FitConfig(

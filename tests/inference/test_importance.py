@@ -50,6 +50,7 @@ def test_slopes_are_those_of_finite_differences(fit, options):
     assert np.abs(slopes).max() > 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"link": "exp"}, {"link": "softmax"}, {"likelihood": "gaussian"}], ids=str)
 def test_slopes_of_a_linear_decoder_are_its_weights(fit, options):
     model, counts = fit(decoder_hidden=(), **options)
@@ -65,6 +66,7 @@ def test_slopes_of_a_linear_decoder_are_its_weights(fit, options):
     np.testing.assert_allclose(constant, np.tile(expected, (100, 1)), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"encode_batch": False, "norm": "batch", "activation": "relu"}], ids=str)
 def test_attributions_add_up_to_the_way_of_the_state(fit, options):
     model, counts = fit(**options)

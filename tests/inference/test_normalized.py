@@ -1,6 +1,7 @@
 import tracemalloc
 
 import numpy as np
+import pytest
 import torch
 
 from sc_vaenb.inference.normalized import as_in_all, as_in_one, as_it_is, collect
@@ -25,6 +26,7 @@ def test_cells_are_decoded_in_their_own_batch_one_or_all_of_their_group():
     assert decoded_in(as_in_all(groups), [0, 1, 3, 4, 5]) == [[0, 2, 4], [1, 5], [3], [0, 2, 4], [1, 5]]
 
 
+@pytest.mark.slow
 def test_collecting_holds_no_more_than_a_block_besides_the_result():
     def blocks():
         for start in range(0, 2000, 10):

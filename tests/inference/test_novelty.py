@@ -45,6 +45,7 @@ def query(label, seed=50, batch_effect=0.0):
 KNOWN = np.arange(240) % 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_effect", [0.0, 0.3])
 def test_p_values_of_known_types_are_as_small_as_chance_makes_them(batch_effect):
     p, enough_types, _, differs = Novelty(reference(batch_effect=batch_effect), K, 0)(*query(KNOWN, 50, batch_effect))
@@ -73,6 +74,7 @@ def test_two_types_do_not_tell_a_batch_effect_from_what_is_new():
     assert not Novelty(reference(), K, 0)(*query(KNOWN % 2)).enough_types
 
 
+@pytest.mark.slow
 def test_few_cells_of_a_label_give_no_p_values():
     whole = reference()
     kept = np.flatnonzero((whole.label != 3) | (np.arange(len(whole.label)) < 60))  # 15 cells of label 3

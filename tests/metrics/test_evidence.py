@@ -33,6 +33,7 @@ def reordered(case):
     return x, batch, labels
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_where_batches_are_alike():
     p = [batch_separation(*reordered(cells(0.0, seed, n=80)), n_permutations=39, rng=seed).p for seed in range(40)]
     assert 0.3 < np.mean(p) < 0.7

@@ -24,6 +24,7 @@ def test_agrees_with_scib_metrics(case_and_stored):
             assert values[name] == pytest.approx(expected, abs=1e-3 if name == "kbet" else 1e-8), name
 
 
+@pytest.mark.slow
 def test_keys_and_order(cases):
     values = run(cases["moderate"])
     assert list(values) == [*METRICS, *(name + end for end in ("", "_scib") for name in ("bio", "batch", "total"))]
@@ -64,6 +65,7 @@ def test_rotation_and_scale_do_not_matter(cases):
     assert rotated["ilisi"] == pytest.approx(values["ilisi"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_inputs_decide_what_is_scored(cases):
     case = cases["moderate"]
     x, labels, batch = case["embedding"], case["labels"], case["batch"]
@@ -164,6 +166,7 @@ def test_global_random_states_stay(cases):
     np.testing.assert_array_equal(np.random.get_state()[1], numpy)  # noqa: NPY002
 
 
+@pytest.mark.slow
 def test_inputs_are_not_changed(cases):
     case = cases["moderate"]
     copies = {name: array.copy() for name, array in case.items()}
@@ -203,6 +206,7 @@ def test_errors(change, message):
         score(**inputs | change)
 
 
+@pytest.mark.slow
 def test_no_anndata_scanpy_or_jax_and_a_light_import():
     code = (
         "import sys, sc_vaenb.metrics as m, numpy as np\n"

@@ -38,6 +38,7 @@ def value_of(model, name, batch, z=None, **options):
 # all of them
 
 
+@pytest.mark.slow
 @every
 def test_the_weight_and_the_warmth_scale_the_penalty(batch, name):
     def value(weight, **options):
@@ -49,6 +50,7 @@ def test_the_weight_and_the_warmth_scale_the_penalty(batch, name):
     assert value(6.0, kl_warmup=torch.tensor(0.0)) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 @every
 def test_what_the_encoder_is_told_scales_too(batch, name):
     def gradient(weight, **options):
@@ -75,6 +77,7 @@ def test_batches_of_different_groups_are_let_be(batch, name):
     assert z.grad[~apart].abs().max() > 1e-5
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "gaussian"])
 def test_a_step_is_finite_at_a_large_weight_and_with_one_batch(counts, name, likelihood):
@@ -89,6 +92,7 @@ def test_a_step_is_finite_at_a_large_weight_and_with_one_batch(counts, name, lik
             assert terms.penalties.item() == 0
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize(
     "options", [{"link": "exp", "size_factor_as": "covariate"}, {"batch_width": 2, "encode_batch": False}]
@@ -99,6 +103,7 @@ def test_it_works_with_every_kind_of_model(counts, name, options):
     assert torch.isfinite(terms.loss)
 
 
+@pytest.mark.slow
 @every
 def test_no_step_waits_for_the_device_or_branches_on_its_number(counts, name):
     """Padded minibatches and tensors in place of numbers, as a captured step has them, give what plain ones do."""
@@ -112,6 +117,7 @@ def test_no_step_waits_for_the_device_or_branches_on_its_number(counts, name):
         torch.testing.assert_close(plain, padded, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @every
 def test_the_fit_warms_it_up_with_the_kl(counts, name):
     def penalty(kl_warmup):
@@ -136,6 +142,7 @@ def test_new_batches_leave_it_behind(batch, name):
 # the adversary
 
 
+@pytest.mark.slow
 def test_the_guess_learns_and_the_encoder_unlearns(batch):
     """A step along the gradient: the guess gets better in its own parameters, and worse in the encoder's."""
     model = build("adversary", 1.0).eval()
@@ -228,6 +235,7 @@ def test_mmd_is_that_of_its_definition(counts):
     assert value_of(model, "mmd", batch, z).item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_mmd_is_about_zero_for_batches_that_are_alike_and_leaves_single_cells_out(counts):
     rng = np.random.default_rng(0)
     many = Counts(counts.matrix[np.zeros(900, int)], np.ones(900, np.float32), np.arange(900) % 3)

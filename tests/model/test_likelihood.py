@@ -85,6 +85,7 @@ def test_gaussian(batch, raw, dispersions):
     np.testing.assert_allclose(found, stats.norm.logpdf(y, mean.double().numpy(), sd).sum(1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [False, True])
 @pytest.mark.parametrize("dispersions", [1, 3])
 @pytest.mark.parametrize("cells", [slice(0, 60), slice(0, 1)], ids=["table", "no table"])
@@ -188,6 +189,7 @@ def test_dispersions_start_near_the_truth():
     np.testing.assert_allclose(bias.exp().numpy(), 4.0, rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nb", "zinb", "poisson"])
 @pytest.mark.parametrize("link", LINKS)
 def test_draws_have_the_moments_of_the_distribution(name, link):

@@ -74,6 +74,7 @@ def test_the_encoder_sees_the_logarithm_of_scaled_counts(batch):
     assert torch.equal(batch.at_nonzeros(batch.dense(batch.count)), batch.count)
 
 
+@pytest.mark.slow
 def test_fitting_the_decoder_recovers_known_rates(batch):
     """With everything else fixed, the maximum of the likelihood is where the rates are the means."""
     model = build(link="exp", likelihood="poisson")

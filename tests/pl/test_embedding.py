@@ -96,6 +96,7 @@ def test_stored_umap_is_used(adata, monkeypatch):
     np.testing.assert_array_equal(np.sort(xy, axis=0), np.sort(adata.obsm["X_umap_pca"], axis=0))
 
 
+@pytest.mark.slow
 def test_computed_umap_keeps_groups_apart_and_leaves_everything_alone(adata):
     before = adata.copy()
     state, threads, verbosity = np.random.get_state()[1].copy(), numba.get_num_threads(), sc.settings.verbosity  # noqa: NPY002
@@ -135,6 +136,7 @@ def test_umap_of_more_cells_than_scanpy_searches_exactly():
     assert gap > max(xy[blue].std(axis=0).max(), xy[~blue].std(axis=0).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_cells", "n_dims"), [(4, 3), (10, 1), (20, 10)])
 def test_umap_of_few_cells(n_cells, n_dims):
     adata = ad.AnnData(np.zeros((n_cells, 1), np.float32))

@@ -108,6 +108,7 @@ def test_axes_are_alike_and_never_zoom_in_on_a_small_difference(scores):
     assert ((xy >= [left, low]) & (xy <= [right, high])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.02, 0.1])
 def test_labels_of_eight_methods_cover_nothing(spread):
     rng = np.random.default_rng(0)

@@ -531,6 +531,7 @@ def test_view(adata, log1p):
     assert_unchanged(adata, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["h5ad", "zarr"])
 @pytest.mark.filterwarnings("ignore::UserWarning:zarr", "ignore:Writing zarr v2:UserWarning")
 def test_round_trip(adata, tmp_path, form):

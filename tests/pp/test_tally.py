@@ -86,6 +86,7 @@ def test_a_small_batch_has_no_say(cells, backed, log):
     assert said in log.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.sort_values")  # scanpy 1.12's, with pandas 3.1
 def test_where_loess_fails_a_sample_decides(cells, backed, monkeypatch, log):
     adata = cells.copy()

@@ -41,12 +41,13 @@ def fails(*_, **__):
 
 
 def quick(patch):
-    """Models of a tenth of a second, as in the tests of tl.compare, and planes that need no compiler."""
+    """Models of a tenth of a second, as in the tests of tl.compare, and graphs and planes that need no compiler."""
 
     def umap(adata, *, key_added, **_):
         adata.obsm[key_added] = np.random.default_rng(0).normal(size=(adata.n_obs, 2))
 
     patch.setattr(_graph.sc.tl, "umap", umap)
+    patch.setattr(_graph.sc.pp, "neighbors", partial(_graph.sc.pp.neighbors, method="gauss"))
     for name in ("vae", "cvae"):
         for parameter, value in {"n_latent": 4, "hidden": (16,), "n_steps": 20}.items():
             patch.setitem(getattr(_compare, name).__kwdefaults__, parameter, value)

@@ -17,6 +17,8 @@ import sc_vaenb
 
 from .conftest import BATCHES, ERROR, TYPES, quick
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TITLE = "Blood & <em>marrow</em> " + 90 * "x"
 
@@ -138,6 +140,7 @@ def test_the_anndata_stays_as_it_is(compared, unchanged, tmp_path, log):
     assert str(tmp_path / "a.html") in log.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_a_file_of_a_comparison_gives_the_same_report(compared, tmp_path, read):
     compared.write_h5ad(tmp_path / "kept.h5ad")

@@ -203,6 +203,7 @@ def test_what_has_changed_is_computed_again(ready, change):
         assert np.abs(ready.obsm["X_cvae"] - before).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_takes_no_other_down(ready, monkeypatch, log):
     refuses_to_run(monkeypatch, "vae", RuntimeError("no memory for this"))
     run(ready)
@@ -212,6 +213,7 @@ def test_a_method_that_fails_takes_no_other_down(ready, monkeypatch, log):
     assert "vae failed and is left out" in log.getvalue()
 
 
+@pytest.mark.slow
 def test_seeds_and_no_labels(ready):
     sc_vaenb.tl.compare(ready, "batch", n_seeds=2, device="cpu", key_added="mine")
     record = ready.uns["mine"]

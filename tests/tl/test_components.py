@@ -60,6 +60,7 @@ def test_a_later_fit_without_components_leaves_none(adata, fast, unchanged):
     assert (result.obs["vae_component"] == "mine").all()
 
 
+@pytest.mark.slow
 @mixtures
 def test_every_function_works_with_it(adata, fast, prior, tmp_path):
     result = mixed(adata, prior, **fast)

@@ -76,6 +76,7 @@ def test_the_disease_stays_and_the_donors_are_mixed(fitted_with_controls, donors
     assert cross_batch_accuracy(fitted_with_controls.obsm["X_vae"], labels, batch) > 0.97
 
 
+@pytest.mark.slow
 def test_a_series_is_taken_by_its_index_and_one_without_by_its_order(donors, fast):
     options = fast | {"mask_var": None}
     control = donors.obs["control"]
@@ -87,6 +88,7 @@ def test_a_series_is_taken_by_its_index_and_one_without_by_its_order(donors, fas
         sc_vaenb.tl.cvae(donors, "batch", controls=control[::-1], **options)
 
 
+@pytest.mark.slow
 def test_a_column_and_an_array_are_the_same_and_both_can_be_written(donors, fast, tmp_path):
     options = fast | {"mask_var": None}
     sc_vaenb.tl.cvae(donors, "batch", controls="control", **options)
@@ -101,6 +103,7 @@ def test_a_column_and_an_array_are_the_same_and_both_can_be_written(donors, fast
         np.testing.assert_array_equal(again.obsm["X_again"], donors.obsm["X_vae"])
 
 
+@pytest.mark.slow
 def test_counts_on_disk_give_the_same(donors, fast, tmp_path):
     donors.write_h5ad(tmp_path / "a.h5ad")
     backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")

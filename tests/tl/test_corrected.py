@@ -50,6 +50,7 @@ def test_it_is_what_the_model_says_by_hand(adata, fast, likelihood):
     assert (counts.data == np.rint(counts.data)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "dispersion"), [(None, "gene-batch"), ("batch_0", "gene")])
 def test_drawn_counts_have_the_expected_mean_at_each_cells_depth(adata, fast, batch, dispersion):
     sc_vaenb.tl.cvae(adata, "batch", dispersion=dispersion, **fast)
@@ -89,6 +90,7 @@ def test_blocks_do_not_matter(fitted, monkeypatch):
     assert corrected(fitted, counts=True).shape == whole.shape
 
 
+@pytest.mark.slow
 def test_it_is_closer_to_the_truth_and_batches_agree():
     adata = sc_vaenb.datasets.simulate(400, 100, n_types=3, batch_strength=0.6, mean_depth=1000, rng=1)
     sc_vaenb.tl.cvae(adata, "batch", layer=None, n_latent=5, hidden=(32,), n_steps=250, device="cpu")

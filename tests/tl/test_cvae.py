@@ -74,6 +74,7 @@ def test_a_conditional_prior_mixes_less(integrated, latent_states):
 # labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "relabel",
     [
@@ -157,6 +158,7 @@ def test_every_choice_learns_matters_and_is_stored(adata, fast, expected, choice
         np.testing.assert_array_equal(adata.uns["vae"]["params"][name], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [
@@ -264,6 +266,7 @@ def test_what_vae_refuses_is_refused_here_too(adata, refused, options, text):
         sc_vaenb.tl.cvae(adata, "batch", **options)
 
 
+@pytest.mark.slow
 def test_fits_that_break_down_leave_everything_as_it_was(adata, fast, refused, monkeypatch):
     with refused(adata, FloatingPointError, r"the loss is .*\. Lower learning_rate \(1e\+09\)"):
         sc_vaenb.tl.cvae(adata, "batch", learning_rate=1e9, **fast)

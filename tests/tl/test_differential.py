@@ -132,6 +132,7 @@ def test_what_is_written(fitted, unchanged):
             assert part[column].sum() == pytest.approx(1e4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_scanpy_reads_it_also_from_a_file_and_in_a_fresh_process(fitted, tmp_path):
     table = of(compared(fitted), "type_1")
     fitted.write_h5ad(tmp_path / "a.h5ad")
@@ -183,6 +184,7 @@ def test_the_larger_delta_the_fewer_genes(fitted):
     assert called[0] > called[-1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["poisson", "zinb", "gaussian"])
 def test_every_likelihood_finds_the_same(fitted, fast, likelihood):
     own = of(compared(fitted), "type_0")

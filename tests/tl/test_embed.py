@@ -103,6 +103,7 @@ def test_batches_need_not_be_there_for_an_encoder_that_does_not_know_them(adata,
     np.testing.assert_allclose(embedded(adata, key_added="again"), adata.obsm["X_vae"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_numbers(fitted, tmp_path):
     fitted.write_h5ad(tmp_path / "a.h5ad")
     code = (

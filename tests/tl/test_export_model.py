@@ -18,6 +18,7 @@ def file(fitted, tmp_path):
     return tmp_path / "model.safetensors"
 
 
+@pytest.mark.slow
 def test_a_model_goes_to_other_cells_without_the_data(fitted, adata, file, tmp_path):
     part = adata[100:, ::-1].copy()
     part.write_h5ad(tmp_path / "part.h5ad")

@@ -180,6 +180,7 @@ def test_an_exported_model_predicts(labelled, tmp_path):
     np.testing.assert_allclose(predictions(fresh)[2], predictions(labelled)[2], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mapped_query_is_predicted_by_embedding_it(labelled, adata):
     labelled = labelled[:, ::-1].copy()
     query = sc_vaenb.datasets.simulate(300, 100, n_types=3, n_batches=2, mean_depth=500, rng=0)[:80].copy()

@@ -46,6 +46,7 @@ def test_cells_of_the_reference_land_where_they_are(fitted, unchanged):
     assert list(result.uns["vae"]["query"]["new_batches"]) == []
 
 
+@pytest.mark.slow
 def test_a_new_batch_lands_on_its_types(three, unchanged):
     query, reference = three
     state = torch.get_rng_state()
@@ -86,6 +87,7 @@ def test_only_the_new_batch_is_fitted(three):
     assert after.alignment.shift[:, 2].abs().max() > 0
 
 
+@pytest.mark.slow
 def test_the_written_model_embeds_both(three, tmp_path):
     query, reference = three
     result = mapped(query, reference)
@@ -99,6 +101,7 @@ def test_the_written_model_embeds_both(three, tmp_path):
     np.testing.assert_allclose(reference.obsm["X_vae"], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_known_and_new_batches_come_together(three):
     query, reference = three
     both = ad.concat([reference, query], merge="same")
@@ -145,6 +148,7 @@ def test_a_model_without_batches_needs_none(adata, fast):
     np.testing.assert_allclose(result.obsm["X_vae"], adata.obsm["X_vae"][:50], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_missing_genes_count_as_their_mean(three, log):
     query, reference = three
     part = query[:, np.random.default_rng(0).permutation(100)[:70]].copy()
@@ -179,6 +183,7 @@ def test_the_model_of_some_genes_takes_the_mean_for_the_others(three):
     torch.testing.assert_close(some.sum(1), batch.size_factor * stored.model.depth * share)
 
 
+@pytest.mark.slow
 def test_a_type_that_the_reference_lacks_is_novel(three):
     query, reference = three
     reference = reference[reference.obs["cell_type"] != "type_1"].copy()
@@ -187,6 +192,7 @@ def test_a_type_that_the_reference_lacks_is_novel(three):
     assert novelty[~other].median() > novelty[other].quantile(0.75)
 
 
+@pytest.mark.slow
 def test_cells_without_a_label_have_no_vote(three):
     query, reference = three
     reference.obs["cell_type"] = reference.obs["cell_type"].where(reference.obs["cell_type"] == "type_0")
@@ -195,6 +201,7 @@ def test_cells_without_a_label_have_no_vote(three):
     assert (result.obs["cell_type_uncertainty"] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_embedding_of_the_reference_is_computed_where_it_is_not(three, unchanged):
     query, reference = three
     expected = mapped(query, reference)
@@ -204,6 +211,7 @@ def test_the_embedding_of_the_reference_is_computed_where_it_is_not(three, uncha
     np.testing.assert_allclose(found.obs["novelty"], expected.obs["novelty"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_counts_are_found_in_the_layer_of_the_fit_or_in_x(three):
     query, reference = three
     expected = mapped(query, reference).obsm["X_vae"]
@@ -273,6 +281,7 @@ def test_what_is_wrong_with_the_new_cells_is_said(three, refused):
 # what is said of labels and of what is new
 
 
+@pytest.mark.slow
 def test_what_is_said_of_labels_and_novelty_survives_a_file(three, tmp_path, log):
     query, reference = three
     result = mapped(query, reference, label_key="cell_type")
@@ -289,6 +298,7 @@ def test_what_is_said_of_labels_and_novelty_survives_a_file(three, tmp_path, log
     assert "No type that the reference lacks was noticed in batch_2" in said["verdict"]
 
 
+@pytest.mark.slow
 def test_with_two_types_it_is_said_that_new_ones_cannot_be_told(three):
     query, reference = three
     reference = reference[reference.obs["cell_type"] != "type_1"].copy()
@@ -297,6 +307,7 @@ def test_with_two_types_it_is_said_that_new_ones_cannot_be_told(three):
     assert not said["query"]["new"].any()
 
 
+@pytest.mark.slow
 def test_a_reference_without_counts_is_judged_in_the_latent_space(three, log):
     query, reference = three
     reference.layers["counts"] = reference.layers["counts"] * 0.5
@@ -306,6 +317,7 @@ def test_a_reference_without_counts_is_judged_in_the_latent_space(three, log):
     assert result.uns["vae_transfer"]["query"]["difference"].isna().all()
 
 
+@pytest.mark.slow
 def test_labels_of_one_batch_are_said_to_be_of_one_batch(three):
     query, reference = three
     reference.obs["cell_type"] = reference.obs["cell_type"].where(reference.obs["batch"] == "batch_0")
@@ -313,6 +325,7 @@ def test_labels_of_one_batch_are_said_to_be_of_one_batch(three):
     assert "calibrated on random halves of the reference, which has labels in one batch only" in verdict
 
 
+@pytest.mark.slow
 def test_without_labels_nothing_is_left_of_what_was_said_of_them(three):
     query, reference = three
     result = mapped(query, reference, label_key="cell_type")

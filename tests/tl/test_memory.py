@@ -64,6 +64,7 @@ def test_another_error_is_no_reason(adata, fast, room, refused, log):
     assert "memory" not in log.getvalue()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_remembers_it(adata, fast, room, refused, log, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "MAX_SHARE_OF_TIME", float("inf"))
     options = fast | {"batch_size": 64, "checkpoint": tmp_path}

@@ -71,6 +71,7 @@ np.testing.assert_array_equal(adata.obsm["X_vae"], fitted.obsm["X_vae"])
 """
 
 
+@pytest.mark.slow
 def test_the_result_goes_into_a_file_of_its_own(adata, fast, opened, tmp_path):
     """As docs/scaling.md says: the file with the counts stays what it was, and a new process goes on from both."""
     there = opened(adata, "backed r")
@@ -133,6 +134,7 @@ def test_genes_in_another_order_are_embedded_alike(fitted, opened):
     np.testing.assert_allclose(there.obsm["X_vae"], fitted.obsm["X_vae"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_long_fit_finds_the_types_in_windows(adata, opened, monkeypatch):
     monkeypatch.setattr(stored, "WINDOW", 96)
     options = {"n_latent": 4, "hidden": (16,), "n_steps": 60, "batch_size": 16, "device": "cpu"}

@@ -77,6 +77,7 @@ def test_without_the_cells_held_out_all_are_checked_and_a_warning_says_so(fitted
     assert checked(fitted)["params"]["cells"] == "given"
 
 
+@pytest.mark.slow
 def test_a_file_read_again_gives_the_same_check(fitted, tmp_path):
     expected = checked(fitted, likelihoods=("nb", "zinb"), n_seeds=1)
     fitted.write_h5ad(tmp_path / "a.h5ad")
@@ -89,6 +90,7 @@ def test_a_file_read_again_gives_the_same_check(fitted, tmp_path):
             pd.testing.assert_frame_equal(found, expected[name], check_dtype=False, check_index_type=False)
 
 
+@pytest.mark.slow
 def test_every_kind_of_model_can_be_checked(adata, fast):
     sc_vaenb.tl.vae(adata, likelihood="gaussian", **fast)
     assert np.isfinite(checked(adata)["coverage"].loc["mean", "90%"])
@@ -99,6 +101,7 @@ def test_every_kind_of_model_can_be_checked(adata, fast):
     assert record["by_batch"]["batch"].tolist() == ["batch_0", "batch_0", "batch_1", "batch_1"]
 
 
+@pytest.mark.slow
 def test_a_model_of_its_own_data_is_calibrated_and_one_of_too_little_variance_is_not():
     adata = sc_vaenb.datasets.simulate(600, 60, n_types=2, n_batches=1, mean_depth=300, rng=0)
     options = {"layer": None, "n_latent": 3, "hidden": (32,), "n_steps": 150, "device": "cpu"}

@@ -93,6 +93,7 @@ def test_the_same_counts_in_any_form_give_the_same(adata, fast):
         np.testing.assert_array_equal(adata.obsm["X_vae"], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vae", "cvae"])
 def test_zeros_in_all_of_a_batch_and_gaps_are_the_same_and_other_zeros_are_not(adata, fast, log, method):
     table, _ = measure(adata)

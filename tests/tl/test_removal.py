@@ -23,6 +23,7 @@ def test_what_is_no_weight_is_refused(adata, refused, name, value):
         sc_vaenb.tl.cvae(adata, "batch", **{name: value})
 
 
+@pytest.mark.slow
 def test_weights_of_zero_change_nothing(adata, fast):
     plain = sc_vaenb.tl.cvae(adata, "batch", copy=True, **fast)
     zeros = sc_vaenb.tl.cvae(adata, "batch", copy=True, **fast, adversary=0, mmd=np.float32(0))
@@ -31,6 +32,7 @@ def test_weights_of_zero_change_nothing(adata, fast):
     assert not any(name.startswith("penalties") for name in zeros.uns["vae"]["model"]["weights"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCH_PENALTIES)
 def test_each_dial_changes_the_fit_and_is_written_down(adata, fast, name):
     plain = sc_vaenb.tl.cvae(adata, "batch", copy=True, **fast)
@@ -45,6 +47,7 @@ def test_each_dial_changes_the_fit_and_is_written_down(adata, fast, name):
     np.testing.assert_allclose(history["validation_loss"], whole, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BATCH_PENALTIES)
 def test_a_large_weight_stays_finite_with_two_batches_and_with_many(adata, fast, name):
     adata.obs["sample"] = [f"s{i % 40:02d}" for i in range(300)]

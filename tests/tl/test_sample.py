@@ -240,6 +240,7 @@ def test_a_model_read_from_a_file_draws_the_same_cells(learned, tmp_path):
     np.testing.assert_array_equal(dense(sampled(ad.read_h5ad(tmp_path / "a.h5ad"))), dense(sampled(learned)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["poisson", "zinb", "gaussian"])
 def test_every_likelihood_draws_whole_numbers(adata, fast, likelihood):
     sc_vaenb.tl.vae(adata, likelihood=likelihood, **fast)

@@ -18,6 +18,7 @@ def scored(adata):
     return adata
 
 
+@pytest.mark.slow
 def test_values_are_those_of_the_metrics(scored, unchanged, log):
     with unchanged(scored):
         result = sc_vaenb.tl.score(scored, batch_key="batch", label_key="cell_type", copy=True)
@@ -53,6 +54,7 @@ def test_without_labels_the_batch_metrics_remain(scored):
     assert not {"nmi", "total", "kbet"} & set(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["bbknn", "bbknn_connectivities"])
 def test_a_graph_is_scored(scored, key):
     """By the key of uns that scanpy gives it, or that of obsp."""
@@ -68,6 +70,7 @@ def test_a_graph_is_scored(scored, key):
     assert values.loc[key, "total"] > values.loc["X_noise", "total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "told", ["the labels", "a copy", "other names", "a refinement", "half of the cells", "something else"]
 )
@@ -98,6 +101,7 @@ def test_cells_without_a_label_are_left_out(scored):
     assert scored.uns["scores"]["params"]["n_cells"] == known.sum()
 
 
+@pytest.mark.slow
 def test_scores_survive_a_file(scored, tmp_path):
     import anndata
 

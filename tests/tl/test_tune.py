@@ -105,6 +105,7 @@ def test_a_fit_that_breaks_down_is_left_out_and_one_of_the_defaults_ends_it(adat
         tuned(adata, None, n_trials=1)
 
 
+@pytest.mark.slow
 def test_without_batches_vae_is_tuned_and_a_file_keeps_the_search(adata, tmp_path):
     adata.layers["raw"] = adata.layers.pop("counts")
     record = tuned(adata, None, layer="raw", n_trials=2, space=SPACE | {"dropout": (0, 0.2)})
@@ -227,6 +228,7 @@ def test_without_optuna_the_command_to_install_it_is_named(adata, refused, monke
         tuned(adata)
 
 
+@pytest.mark.slow
 def test_covariates_are_of_every_trial(adata, refused):
     adata.obs["kit"] = np.where(np.arange(adata.n_obs) % 2, "v2", "v3")
     record = tuned(adata, n_trials=2, space={**SPACE, "covariate_keys": [("kit",)]})

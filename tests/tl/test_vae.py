@@ -223,6 +223,7 @@ def test_same_seed_same_bits_other_seed_other_result(adata, fast, expected):
     assert np.abs(embedding(adata, rng=1, **fast) - expected.obsm["X_vae"]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_a_generator_or_none_gives_a_seed_that_is_recorded(adata, fast):
     generator = np.random.default_rng(5)
     first = embedding(adata, rng=generator, **fast)
@@ -324,6 +325,7 @@ def test_every_choice_learns_matters_and_is_stored(adata, fast, expected, choice
     np.testing.assert_allclose(again, result, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     [
@@ -349,6 +351,7 @@ def test_n_latent_is_the_width(adata, fast):
     assert (adata.obsm["X_vae"].std(axis=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_simulated_types_are_found_again():
     adata = sc_vaenb.datasets.simulate(400, 150, n_types=4, n_batches=1, mean_depth=800, rng=2)
     sc_vaenb.tl.vae(adata, layer=None, n_latent=8, hidden=(32,), n_steps=200, device="cpu")
@@ -356,6 +359,7 @@ def test_simulated_types_are_found_again():
     assert adjusted_rand_score(adata.obs["cell_type"], found) > 0.8
 
 
+@pytest.mark.slow
 def test_many_cells_go_through_in_parts_and_on_to_scanpy():
     adata = sc_vaenb.datasets.simulate(8500, 40, n_types=3, n_batches=1, mean_depth=1000, rng=0)
     sc_vaenb.tl.vae(adata, layer=None, n_latent=4, hidden=(16,), n_steps=60, learning_rate=0.01, device="cpu")
@@ -430,6 +434,7 @@ def test_a_learning_rate_that_is_much_too_high_is_lowered(adata, fast, log):
     assert history["validation_loss"][-1] < 1.1 * adata.uns["good"]["history"]["validation_loss"][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.05, 5.0])
 def test_beta_is_changed_until_the_kl_is_as_asked_for(adata, fast, beta):
     sc_vaenb.tl.vae(adata, beta=beta, target_kl=3.0, **fast | {"n_steps": 200})
@@ -440,6 +445,7 @@ def test_beta_is_changed_until_the_kl_is_as_asked_for(adata, fast, beta):
     np.testing.assert_allclose(history["validation_loss"], judged, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_an_error_with_advice(adata, fast, refused, monkeypatch):
     def fit(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")

@@ -86,6 +86,7 @@ def test_a_method_that_loses_most_is_not_best():
     assert "keep the batch in every test" in text
 
 
+@pytest.mark.slow
 def test_what_is_left_and_what_is_lost_are_reconciled():
     x, labels, batch = made(shift=20, private=30)
     half = made(shift=3, private=30)[0]
@@ -111,6 +112,7 @@ def test_batches_without_a_type_in_common_cannot_be_judged(label_key, batches):
         assert "because no cluster is in two batches: this is a strong batch effect, or batches without a type" in text
 
 
+@pytest.mark.slow
 def test_what_a_fit_found_of_groups_decides_where_clusters_cannot():
     x, labels, _ = made(n_types=4)
     batch = np.array([f"b{int(name[1:]) // 2}" for name in labels])
