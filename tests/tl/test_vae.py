@@ -271,7 +271,7 @@ def test_verdict_says_how_it_ended(adata, fast, log):
     verdict, history = adata.uns["vae"]["verdict"], adata.uns["vae"]["history"]
     assert set(verdict) == {"status", "posterior_collapse", "best_step", "kept_step", "setbacks", "message"}
     assert verdict["status"] in {"not_judged", "still_improving"}  # 60 steps are fewer than the default
-    assert "60 steps are fewer than the 133 that these data get by default" in verdict["message"]
+    assert "60 steps are fewer than the 161 that these data get by default" in verdict["message"]
     assert verdict["posterior_collapse"] is False
     assert verdict["setbacks"] == 0
     assert verdict["best_step"] == history["step"][history["validation_loss"].argmin()]
