@@ -1,8 +1,8 @@
-"""Fit the alignment of batches in the latent space.
+"""Fit the alignment of batches in the embedding.
 
 The method is Harmony's (Korsunsky et al. 2019, Nature Methods). It repeats two steps: assign cells to clusters in which
 every batch has its share, then shift the batches so that their means in each cluster agree. Two things differ. The
-result is a function of latent state and batch, so later cells are aligned as the fitted cells were. And only batches of
+result is a function of embedding and batch, so later cells are aligned as the fitted cells were. And only batches of
 one group (`fit.overlap`) are aligned with each other, because only they have cells of the same kinds.
 """
 
@@ -30,7 +30,7 @@ DIVERSITY = 1.0  # exponent of (expected / observed) cells of a batch in a clust
 # The shift of a batch in a cluster is halved where the batch has RIDGE * expected + PSEUDO_CELLS cells.
 RIDGE, PSEUDO_CELLS = 0.5, 1.0
 MAX_ROUNDS, N_INNER_ROUNDS, N_PARTS = 10, 4, 20
-TOLERANCE = 1e-3  # change of the latent states, relative to their size, at which the rounds end
+TOLERANCE = 1e-3  # change of the embedding, relative to its size, at which the rounds end
 
 
 def n_clusters(n_cells: int) -> int:
@@ -43,7 +43,7 @@ def n_clusters(n_cells: int) -> int:
 def align(
     alignment: Alignment, latent: NDArray[np.float32], batch: NDArray[np.int64], group: NDArray[np.int64], seed: int
 ) -> None:
-    """Fit the alignment to latent states (cells x dimensions), their batch codes, and the group of each batch."""
+    """Fit the alignment to an embedding (cells x dimensions), the cells' batch codes, and the group of each batch."""
     alignment.cpu()
     rng = np.random.default_rng(seed)
     cells = draw_cells(batch, rng)

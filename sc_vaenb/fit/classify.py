@@ -1,4 +1,4 @@
-"""Classify latent states of a fitted model: fit its classifier again, calibrate it and measure its accuracy."""
+"""Classify cells by their embedding: fit the classifier of a model again, calibrate it and measure its accuracy."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def classify(
     seed: int,
     batch: NDArray[np.int64] | None = None,
 ) -> dict[str, float | int]:
-    """Fit the classifier to the final (aligned) latent states, and measure how good it is.
+    """Fit the classifier to the final (aligned) embedding, and measure how good it is.
 
-    The fit of the model shapes the latent space, but its classifier is for states before alignment, and was fitted in
-    few noisy steps. This function replaces it by a logistic regression on the states, with a temperature (Guo et al.
+    The fit of the model shapes the latent space, but its classifier is for latent states, and was fitted in
+    few noisy steps. This function replaces it by a logistic regression on the embedding, with a temperature (Guo et al.
     2017) fitted to the labels held back. Labels predict cells of another batch less well than cells of their own batch.
     So the labels held back are predicted a second time: those of each batch from the labels of the other batches. These
     predictions determine the temperature if most cells without a label are in batches without any label.
@@ -61,7 +61,7 @@ def classify(
     Parameters
     ----------
     latent, label
-        Latent states (cells x dimensions) and label codes (-1 for none) of all cells.
+        The embedding (cells x dimensions) and label codes (-1 for none) of all cells.
     calibration_cells
         Cells whose labels were held back.
     batch

@@ -147,9 +147,9 @@ def align_new(
     Parameters
     ----------
     reference, reference_batch
-        Aligned latent states of the reference cells (cells x dimensions), and their batch codes.
+        The aligned embedding of the reference cells (cells x dimensions), and their batch codes.
     latent, batch
-        Latent states of the cells of the new batches, and their batch codes.
+        The embedding of the cells of the new batches, not aligned, and their batch codes.
     """
     alignment.cpu()
     rng = np.random.default_rng(seed)
