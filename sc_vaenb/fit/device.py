@@ -14,6 +14,7 @@ import torch
 from .._session import counting
 
 T = TypeVar("T")
+SMALL_STEP = 2**20  # cells times genes of a minibatch up to which a step has one thread
 
 
 def resolve_device(name: str) -> torch.device:
@@ -36,13 +37,22 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cpu")
 
 
+def threads_of_a_step(n_cells: int, n_genes: int) -> int | None:
+    """The most threads of a training step: one for usual minibatches, None (no limit) for large ones.
+
+    The threads of a small step wait for each other many times. Where another process needs a processor, such a step
+    takes several times as long as on one thread. On one thread, results do not depend on the number of processors.
+    """
+    return 1 if n_cells * n_genes <= SMALL_STEP else None
+
+
 def _count(device: torch.device) -> int:
     return torch.cuda.device_count() if device.type == "cuda" else 1
 
 
 @contextmanager
-def threads_as_asked() -> Iterator[None]:
-    """Limit torch, in a block, to the threads that the process may use.
+def threads_as_asked(at_most: int | None = None) -> Iterator[None]:
+    """Limit torch, in a block, to the threads that the process may use, or to fewer.
 
     numba, which scanpy uses, shares torch's thread pool and resizes it to all processors, in the thread that calls it.
     If there are more threads than the job may use processors, small steps are many times slower and round differently.
@@ -52,7 +62,7 @@ def threads_as_asked() -> Iterator[None]:
     with counting():
         n_default = _enter()
     n_max = int(environment) if environment.isdecimal() and int(environment) else n_default
-    if (n_threads := min(n_before, n_default, n_max)) != n_before:
+    if (n_threads := min(n_before, n_default, n_max, at_most or n_max)) != n_before:
         torch.set_num_threads(n_threads)
     try:
         yield

@@ -19,7 +19,7 @@ from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .checkpoint import Checkpoint
 from .convergence import scoring_steps, training_share
-from .device import generator, generators, normal_like, threads_as_asked
+from .device import generator, generators, normal_like, threads_as_asked, threads_of_a_step
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
 from .schedule import default_steps, one_cycle, warm_up
@@ -105,7 +105,7 @@ def fit(
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     generator_of = generators(seed, device)
     noise = generator_of[device.type]
-    with threads_as_asked(), bar:
+    with threads_as_asked(threads_of_a_step(batch_size, config.n_genes)), bar:
         model = CountVAE(config, generator_of["cpu"]).to(device)
         init_batch = counts.minibatch(split_of_cells.first, device)
         init_batch.generator = noise
@@ -164,6 +164,8 @@ def fit(
             best.restore()
         history.rows[-1]["neighbors_explained"] = explained()  # of the weights that are kept
         refit_dispersion(model, counts, device, noise)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()  # a step may have ordered its memory in another way
         train_step.broadcast(model.state_dict().values())
     verdict = history.verdict(
         state.status, best.step, adapt.setbacks, options.learning_rate, n_default_steps, len(counts)

@@ -17,7 +17,9 @@ from torch.nn.functional import gelu, linear
 from ..data.counts import Counts
 from ..model.likelihood import NegativeBinomial
 from ..model.nb_kernel import value_and_gradients
+from ..model.minibatch import Minibatch
 from ..model.network import MLP
+from ..model.sparse_linear import is_sparse, product, weight_gradient
 from ..model.vae import LOG_VAR, CountVAE, Terms
 from .loop import CLIP, Step
 from .state import FitConfig
@@ -42,10 +44,12 @@ class ExplicitStep(Step):
         super().__init__(model, counts, options, n_cells, generator)
         assert isinstance(model.likelihood, NegativeBinomial)
         self.likelihood = model.likelihood
+        by_gene = model.encoder.first.weight  # a sparse product reads the weights of a gene together
+        by_gene.data = by_gene.data.t().contiguous().t()
         sizes = [parameter.numel() for parameter in model.parameters()]
         self.all_gradients = torch.zeros(sum(sizes), dtype=torch.float32)
         for parameter, part in zip(model.parameters(), self.all_gradients.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
+            parameter.grad = part.as_strided(parameter.shape, parameter.stride(), part.storage_offset())
         self.encoder, self.decoder = Layers(model.encoder), Layers(model.decoder)
 
     def clip(self) -> None:
@@ -56,7 +60,8 @@ class ExplicitStep(Step):
     @torch.no_grad()
     def gradients(self, cells: Any, beta: float, kl_warmup: float) -> Terms:
         model, batch = self.model, self.minibatch_with_noise(cells)
-        mean, log_var = self.encoder.forward(batch.log_normalised(), model.encoder_side(batch)).chunk(2, dim=1)
+        x, side = batch.log_normalised(), model.encoder_side(batch)
+        mean, log_var = self.encoder.forward(x, side, batch).chunk(2, dim=1)
         bounded = log_var.clamp(*LOG_VAR)
         noise, sd = batch.random(torch.randn, mean.shape[1]), (0.5 * bounded).exp()
         raw = self.decoder.forward(torch.addcmul(mean, sd, noise), model.decoder_side(batch))
@@ -91,10 +96,13 @@ class Layers:
         self.linears = [mlp.first, *(layer for layer in mlp.rest if isinstance(layer, nn.Linear))]
         self.side = mlp.side
 
-    def forward(self, x: Tensor, side: Sequence[Tensor]) -> Tensor:
-        """Compute the output, and save what the backward pass needs."""
-        self.x, self.saved = x, []
-        h = linear(x, self.linears[0].weight, self.linears[0].bias)
+    def forward(self, x: Tensor, side: Sequence[Tensor], batch: Minibatch | None = None) -> Tensor:
+        """Compute the output, and save what the backward pass needs. With a minibatch, `x` are its non-zeros."""
+        if batch is not None and not is_sparse(batch):
+            x, batch = batch.dense(x), None
+        self.x, self.batch, self.saved = x, batch, []
+        first = self.linears[0]
+        h = linear(x, first.weight, first.bias) if batch is None else product(x, first.weight, first.bias, batch)
         if self.side is not None:
             self.side_inputs = torch.cat(list(side), dim=1)
             h.addmm_(self.side_inputs, self.side.weight.t())
@@ -117,7 +125,11 @@ class Layers:
             set_grad(norm.weight, grad_weight)
             set_grad(norm.bias, grad_bias)
         first = self.linears[0]
-        torch.mm(grad.t(), self.x, out=first.weight.grad)
+        if self.batch is None:
+            torch.mm(grad.t(), self.x, out=first.weight.grad)
+        else:
+            assert first.weight.grad is not None
+            weight_gradient(self.x, grad, self.batch, out=first.weight.grad.t())
         torch.sum(grad, 0, out=first.bias.grad)
         if self.side is not None:
             torch.mm(grad.t(), self.side_inputs, out=self.side.weight.grad)

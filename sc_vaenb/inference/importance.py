@@ -40,7 +40,7 @@ def states(
             batch = counts.minibatch(cells, device)
             latent[cells] = mean.cpu().numpy()
             kl += model.prior.kl(mean, 2 * sd.log(), batch.batch_index).sum(0).cpu().numpy()
-            mean_cell += model.encoder_input(batch).sum(0).cpu().numpy()
+            mean_cell += batch.dense(model.encoder_input(batch)).sum(0).cpu().numpy()
     return latent, finite(kl / len(counts)), mean_cell / len(counts)
 
 
@@ -160,7 +160,7 @@ def integrated_gradients(
         for start in range(0, len(cells), CELLS_PER_BLOCK):
             batch = counts.minibatch(cells[start : start + CELLS_PER_BLOCK], device)
             side = [vector.detach() for vector in model.encoder_side(batch)]
-            path = model.encoder_input(batch) - start_x
+            path = batch.dense(model.encoder_input(batch)) - start_x
 
             def state(x: Tensor, side: list[Tensor] = side) -> Tensor:
                 return model.encoder(x, side).chunk(2, dim=1)[0] @ projection

@@ -173,7 +173,7 @@ class Gaussian(nn.Module):
     def log_prob(self, raw: Tensor, offset: Tensor, batch: Minibatch) -> Tensor:
         log_variance = self.log_variance.clamp(-9.2, 9.2)
         log_variance = log_variance if len(log_variance) == 1 else log_variance[batch.batch_index]
-        squares = (batch.log_normalised() - raw) ** 2 * (-log_variance).exp()
+        squares = (batch.dense(batch.log_normalised()) - raw) ** 2 * (-log_variance).exp()
         return -0.5 * (squares + log_variance).sum(1) - HALF_LOG_2PI * batch.n_genes
 
     def log_mean(self, raw: Tensor, offset: Tensor) -> Tensor:

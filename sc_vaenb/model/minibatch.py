@@ -73,12 +73,12 @@ class Minibatch:
         return numbers[before : before + self.n_cells]
 
     def log_normalised(self, offset: Tensor | None = None) -> Tensor:
-        """Dense log1p of the counts, every cell normalised to the size factor 1 (the mean depth).
+        """log1p of the counts, one per non-zero, every cell normalised to the size factor 1 (the mean depth).
 
         `offset`, one per non-zero, is subtracted from the log of the counts.
         """
         count = self.count if offset is None else self.count * (-offset).exp()
-        return self.dense(torch.log1p(count / self.size_factor.index_select(0, self.row)))
+        return torch.log1p(count / self.size_factor.index_select(0, self.row))
 
 
 class ForwardState(NamedTuple):

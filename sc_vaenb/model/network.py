@@ -123,7 +123,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, side: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         """The output. In training mode, dropout needs the generator."""
-        h = self.first(x)
+        return self.after_first(self.first(x), side, generator)
+
+    def after_first(self, h: Tensor, side: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """The output, given that of the first linear layer for the main input."""
         if self.side is not None:
             h = h + self.side(torch.cat(list(side), dim=1))
         for layer in self.rest:

@@ -19,6 +19,7 @@ from .network import MLP, BatchEmbedding, draw_weights
 from .penalty import PENALTIES
 from .prior import PRIORS
 from .protein import Protein
+from .sparse_linear import sparse_linear
 
 LOG_VAR = (-12.0, 6.0)  # bounds of the log-variance of the posterior
 
@@ -97,12 +98,12 @@ class CountVAE(nn.Module):
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
-        x = self.encoder_input(batch)
-        mean, log_var = self.encoder(x, self.encoder_side(batch), batch.generator).chunk(2, dim=1)
+        first = sparse_linear(self.encoder.first, self.encoder_input(batch), batch)
+        mean, log_var = self.encoder.after_first(first, self.encoder_side(batch), batch.generator).chunk(2, dim=1)
         return mean, log_var.clamp(*LOG_VAR)
 
     def encoder_input(self, batch: Minibatch) -> Tensor:
-        """Log-normalised counts, (n_cells, n_genes); batch offsets, if any, are subtracted."""
+        """Log-normalised counts, one per non-zero; batch offsets, if any, are subtracted."""
         if self.batch_offset is None:
             return batch.log_normalised()
         return batch.log_normalised(self.batch_offset[batch.batch_index[batch.row], batch.gene])
