@@ -92,9 +92,11 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
 
 
 def read_counts(
-    adata: AnnData, layer: str | None, mask: NDArray[np.bool_], *, allow_non_integer: bool = False
+    adata: AnnData, layer: str | None, mask: NDArray[np.bool_], *, allow_non_integer: bool = False, copy: bool = True
 ) -> sparse.csr_matrix:
     """Counts of the chosen genes as float32 CSR without explicit zeros, after every check.
+
+    Without `copy`, they may share memory with the AnnData, so they must not be changed.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def read_counts(
 
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
-    counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer, logg.info)
+    counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer, logg.info, copy)
     check_no_empty_cells(np.diff(counts.indptr) == 0, matrix, where, adata.obs_names, len(genes))
     return counts
 

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
+from .clean import clean_counts
 from .sparse import OnDisk, native, sound
 
 ROWS_AT_ONCE = 16_384  # cells read together, so that memory never holds a dense or backed matrix twice
@@ -121,8 +122,14 @@ def read_matrix(
     mask: NDArray[np.bool_],
     allow_non_integer: bool,
     log: Callable[[str], object],
+    copy: bool = True,
 ) -> sparse.csr_matrix:
-    """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked."""
+    """The chosen genes (named `genes`) of a matrix as float32 CSR without explicit zeros, every value checked.
+
+    Without `copy`, the result may share memory with the matrix, so it must not be changed.
+    """
+    if (clean := clean_counts(matrix, mask, copy)) is not None:
+        return clean
     n_cells, n_read, filled, n_rounded = matrix.shape[0], 0, 0, 0
     lengths = np.zeros(n_cells, np.int64)
     # Allocate arrays of the size that the first cells suggest: joining blocks at the end would hold the counts twice.

@@ -39,7 +39,7 @@ def n_clusters(n_cells: int) -> int:
 
 
 @torch.no_grad()
-@threads_as_asked()
+@threads_as_asked(1)  # small operations, for which threads would wait for each other
 def align(
     alignment: Alignment, latent: NDArray[np.float32], batch: NDArray[np.int64], group: NDArray[np.int64], seed: int
 ) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
 
 from .._session import counting
 
+S = TypeVar("S")
 T = TypeVar("T")
 SMALL_STEP = 2**20  # cells times genes of a minibatch up to which a step has one thread
 
@@ -94,6 +96,27 @@ def _leave(changed: bool) -> None:
     if not _Blocks.n_running and _Blocks.changed:
         _in_new_thread(lambda: torch.set_num_threads(_Blocks.n_default))
         _Blocks.changed = False
+
+
+def in_parallel(function: Callable[[S], T], items: Iterable[S], device: torch.device) -> Iterator[T]:
+    """Results of a function for each item, in order; on a CPU, several items at a time, each on one thread.
+
+    So the results do not depend on the number of threads, and no thread waits for another.
+    """
+    with threads_as_asked():
+        n_threads = 1 if device.type != "cpu" else torch.get_num_threads()
+    with threads_as_asked(1 if device.type == "cpu" else None), ExitStack() as stack:
+        if n_threads == 1:
+            yield from map(function, items)
+            return
+        pool = stack.enter_context(ThreadPoolExecutor(n_threads))
+        running: deque[Future[T]] = deque()
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > n_threads:
+                yield running.popleft().result()
+        for future in running:
+            yield future.result()
 
 
 def _in_new_thread(call: Callable[[], T]) -> T:

@@ -185,11 +185,12 @@ def _cluster_batch(
         cluster = leiden(fuzzy_graph(knn(scores, min(N_NEIGHBORS, n_cells // 3))))[0]
     cluster = np.unique(cluster, return_inverse=True)[1]
     sizes = np.bincount(cluster)
-    # estimate the slopes of depth within clusters, because real kinds of cells may differ in depth
+    # Estimate the slopes of depth within clusters, because real kinds of cells may differ in depth. The expression need
+    # not be centred: its means per cluster are at right angles to the depth within clusters.
     weights = np.eye(len(sizes))[cluster] / sizes[cluster, None]
     depth_within = depth - (weights.T @ depth)[cluster]
-    values_within = values - (weights.T @ values)[cluster]
-    values = values - depth @ np.linalg.lstsq(depth_within, values_within, rcond=None)[0]
+    slopes = np.linalg.pinv(depth_within).astype(np.float32) @ values
+    values = values - depth.astype(np.float32) @ slopes
     large = np.flatnonzero(sizes >= max(MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER * n_cells))
     if not len(large):  # use the whole batch as one cluster
         cluster, sizes, large = np.zeros(n_cells, np.int64), np.array([n_cells]), np.zeros(1, np.int64)

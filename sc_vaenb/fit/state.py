@@ -116,11 +116,13 @@ class State:
         moments = {int(part.split("/")[1]): values for part, values in parts.items() if part.startswith("optimizer/")}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for index, values in moments.items():  # the optimizer needs them in the order of its parameter in memory
-            values.update({
-                name: torch.empty_like(parameters[index]).copy_(value)
-                for name, value in values.items()
-                if value.shape == parameters[index].shape
-            })
+            values.update(
+                {
+                    name: torch.empty_like(parameters[index]).copy_(value)
+                    for name, value in values.items()
+                    if value.shape == parameters[index].shape
+                }
+            )
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         self.history.rows, self.history.kl_per_dim = facts["rows"], list(parts["history"]["kl_per_dim"].numpy())
         if facts["rows"]:  # empty if the first evaluation was a setback

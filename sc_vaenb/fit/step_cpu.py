@@ -16,8 +16,8 @@ from torch.nn.functional import gelu, linear
 
 from ..data.counts import Counts
 from ..model.likelihood import NegativeBinomial
-from ..model.nb_kernel import value_and_gradients
 from ..model.minibatch import Minibatch
+from ..model.nb_kernel import value_and_gradients
 from ..model.network import MLP
 from ..model.sparse_linear import is_sparse, product, weight_gradient
 from ..model.vae import LOG_VAR, CountVAE, Terms

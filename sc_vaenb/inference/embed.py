@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.counts import ALL_CELLS, CELLS_AT_ONCE, Counts
-from ..fit.device import threads_as_asked
+from ..fit.device import in_parallel
 from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
@@ -30,11 +30,15 @@ def latent_states(
 def to_embedding(model: CountVAE, latent: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
     """Latent states in the coordinates of the embedding, not aligned."""
     model, out = model.to(device), np.empty_like(latent)
-    with threads_as_asked():
-        for start in range(0, len(latent), CELLS_AT_ONCE):
-            cells = slice(start, start + CELLS_AT_ONCE)
-            # A copy in torch's own memory: with another memory layout, products may round differently.
-            out[cells] = model.to_embedding(torch.from_numpy(latent[cells]).clone().to(device)).cpu().numpy()
+
+    @torch.inference_mode()  # each thread has its own mode
+    def write(start: int) -> None:
+        cells = slice(start, start + CELLS_AT_ONCE)
+        # A copy in torch's own memory: with another memory layout, products may round differently.
+        out[cells] = model.to_embedding(torch.from_numpy(latent[cells]).clone().to(device)).cpu().numpy()
+
+    for _ in in_parallel(write, range(0, len(latent), CELLS_AT_ONCE), device):
+        pass
     return finite(out)
 
 
@@ -57,10 +61,14 @@ def _in_one_pass(
 ) -> NDArray[np.float32]:
     """Apply a function to minibatches of these cells (cells x `width`)."""
     out, done = np.empty((len(range(len(counts))[cells]), width), np.float32), 0
-    with threads_as_asked():
-        for minibatch in counts.in_order(device, cells):
-            rows = slice(done, done := done + minibatch.n_cells)
-            out[rows] = function(minibatch).cpu().numpy()
+
+    @torch.inference_mode()  # each thread has its own mode
+    def values(minibatch: Minibatch) -> NDArray[np.float32]:
+        return function(minibatch).cpu().numpy()
+
+    for part in in_parallel(values, counts.in_order(device, cells), device):
+        out[done : done + len(part)] = part
+        done += len(part)
     return finite(out)
 
 
@@ -73,10 +81,14 @@ def aligned(
         return embedding
     alignment, out = model.alignment.to(device), np.empty_like(embedding)
     order = np.argsort(batch, kind="stable")  # few batches at a time: each needs one matrix product
-    with threads_as_asked():
-        for start in range(0, len(embedding), CELLS_AT_ONCE):
-            cells = order[start : start + CELLS_AT_ONCE]
-            # A copy in torch's own memory: with another memory layout, products may round differently.
-            x, codes = torch.from_numpy(embedding[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
-            out[cells] = alignment(x, codes).cpu().numpy()
+
+    @torch.inference_mode()  # each thread has its own mode
+    def write(start: int) -> None:
+        cells = order[start : start + CELLS_AT_ONCE]
+        # A copy in torch's own memory: with another memory layout, products may round differently.
+        x, codes = torch.from_numpy(embedding[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
+        out[cells] = alignment(x, codes).cpu().numpy()
+
+    for _ in in_parallel(write, range(0, len(embedding), CELLS_AT_ONCE), device):
+        pass
     return finite(out)

@@ -117,7 +117,7 @@ def _digamma(x: float) -> float:
 
 
 @numba.njit(**OPTIONS)
-def _theta_rests(theta: float) -> tuple[float, float]:
+def _theta_rests(theta: float) -> tuple[Any, Any]:
     """What Stirling's formulas leave at theta: of log gamma(theta + 1), and of digamma(theta) - log(theta).
 
     Float64 is needed for small theta only, and only once for all cells.
@@ -175,7 +175,7 @@ def _large(
 
 
 @numba.njit(**OPTIONS)
-def _not_integer(x: float, odds: float, theta: float) -> tuple[float, float]:
+def _not_integer(x: float, odds: float, theta: float) -> tuple[Any, Any]:
     """As `_large` for a value that is no integer, by the textbook formula in float64."""
     x, odds, theta = np.float64(x), np.float64(odds), np.float64(theta)
     total, log1p = x + theta, math.log1p(odds)

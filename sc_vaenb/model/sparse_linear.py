@@ -68,9 +68,7 @@ def _add(out: NDArray, x: Any, a: NDArray) -> None:
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)
-def _add_four(
-    out: NDArray, x: Any, a: NDArray, y: Any, b: NDArray, z: Any, c: NDArray, u: Any, d: NDArray
-) -> None:
+def _add_four(out: NDArray, x: Any, a: NDArray, y: Any, b: NDArray, z: Any, c: NDArray, u: Any, d: NDArray) -> None:
     for j in range(len(out)):
         out[j] += x * a[j] + y * b[j] + z * c[j] + u * d[j]
 

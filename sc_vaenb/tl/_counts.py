@@ -54,7 +54,7 @@ def counts_to_fit(
     processes.check_same({"whether counts are on disk": is_on_disk})
     if is_on_disk:
         return _on_disk_to_fit(adata, params, mask, codes, side_inputs, seed, processes)
-    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"])
+    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"], copy=False)
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
     mean = size_factor.mean()
@@ -155,7 +155,7 @@ def read_counts(
         )
 
     allowed = bool(params.get("allow_non_integer", False))
-    matrix = _adata.read_counts(adata, params.get("layer"), mask, allow_non_integer=allowed)
+    matrix = _adata.read_counts(adata, params.get("layer"), mask, allow_non_integer=allowed, copy=False)
     if position is not None:
         matrix = matrix[:, position]
     size_factor = _adata.read_size_factor(adata, column, matrix) / fitted.size_factor_mean
