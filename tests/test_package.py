@@ -5,7 +5,6 @@ import inspect
 import re
 import subprocess
 import sys
-import tomllib
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -136,11 +135,6 @@ def test_importing_the_package_loads_torch_and_nothing_else_that_is_heavy():
         "assert {'torch', 'scanpy'} <= set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_the_version_is_that_of_the_project():
-    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
-    assert sc_vaenb.__version__ == project["version"]
 
 
 def test_the_package_offers_its_public_parts():
