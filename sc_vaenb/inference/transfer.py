@@ -91,11 +91,15 @@ class Reference:
     def n_labels(self) -> int:
         return len(self.names)
 
-    def n_batches(self) -> NDArray[np.int64]:
-        """The number of batches that have each label."""
+    def n_cells(self) -> NDArray[np.int64]:
+        """The number of cells (batches x labels)."""
         table = np.zeros((self.batch.max() + 1, self.n_labels), np.int64)
         np.add.at(table, (self.batch, self.label), 1)
-        return (table >= MIN_CELLS_PER_LABEL).sum(0)
+        return table
+
+    def n_batches(self) -> NDArray[np.int64]:
+        """The number of batches that have each label."""
+        return (self.n_cells() >= MIN_CELLS_PER_LABEL).sum(0)
 
     def parts(self) -> list[NDArray[np.int64]]:
         """Positions in the sample, batch by batch."""

@@ -83,8 +83,7 @@ def losses(
     groups = check_groups(labels, len(before), "labels")
     generator = np.random.default_rng(rng)
     results = []
-    for code, name in enumerate(groups.names):
-        cells = np.flatnonzero(groups.codes == code)
+    for name, cells in zip(groups.names, groups.cells(), strict=True):
         if len(cells) < max(2, min_cells):
             continue
         fall = before[cells] - after[cells]

@@ -69,9 +69,7 @@ def batch_separation(
     batches = check_groups(batch, len(x), "batch")
     groups = check_groups(strata, len(x), "strata")
     generator = np.random.default_rng(rng)
-    table = np.zeros((len(groups.names), len(batches.names)), dtype=np.intp)
-    np.add.at(table, (groups.codes, batches.codes), 1)
-    usable = table >= _MIN_CELLS
+    usable = groups.crosstab(batches) >= _MIN_CELLS
     usable &= (usable.sum(axis=1) > 1)[:, None]
     used_cells = np.flatnonzero(usable[groups.codes, batches.codes])
     if not len(used_cells):
@@ -112,10 +110,8 @@ def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN
     """
     batches = check_groups(batch, len(np.asarray(batch)), "batch")
     groups = check_groups(strata, len(batches.codes), "strata")
-    table = np.zeros((len(batches.names), len(groups.names)), dtype=np.intp)
-    np.add.at(table, (batches.codes, groups.codes), 1)
     min_counts = np.minimum(np.maximum(min_cells, 0.02 * batches.sizes), batches.sizes)[:, None]
-    is_present = (table >= min_counts).astype(np.intp)
+    is_present = (batches.crosstab(groups) >= min_counts).astype(np.intp)
     return np.asarray(connected_components(is_present @ is_present.T > 0, directed=False)[1], dtype=np.intp)
 
 
@@ -133,8 +129,8 @@ def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float
     x = check_embedding(embedding)
     batches = check_groups(batch, len(x), "batch")
     centroids = []
-    for code in range(len(batches.names)):
-        cells = x[batches.codes == code]
+    for cells_of_batch in batches.cells():
+        cells = x[cells_of_batch]
         cluster_codes = (
             clusters(cells, resolution=resolution, seed=seed)
             if len(cells) > 2 * _K_GRAPH
