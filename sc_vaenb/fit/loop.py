@@ -18,7 +18,7 @@ from ..model.config import ModelConfig
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .checkpoint import Checkpoint
-from .convergence import scoring_steps, training_share
+from .convergence import fit_length, scoring_steps
 from .device import generator, generators, normal_like, threads_as_asked
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
@@ -118,9 +118,9 @@ def fit(
         neighborhoods = Neighborhoods(counts, np.union1d(split_of_cells.first, validation), device)
         evaluation_steps = [step for step in range(options.n_steps) if history.is_due(step)]
         n_default_steps = default_steps(len(counts), config.n_genes, counts.typical_depth())
-        training = training_share(options.n_steps, options.learning_rate, n_default_steps)
+        length = fit_length(options.n_steps, options.learning_rate, n_default_steps)
         n_epochs = options.n_steps * history.per_step
-        steps_scored = scoring_steps(evaluation_steps, options.n_steps, training, n_epochs)
+        steps_scored = scoring_steps(evaluation_steps, options.n_steps, length, n_epochs)
 
         def explained() -> float:
             score = torch.tensor([neighborhoods.explained(model)], dtype=torch.float32, device=device)

@@ -135,8 +135,8 @@ def align_new(
     alignment: Alignment,
     reference: NDArray[np.float32],
     reference_batch: NDArray[np.int64],
-    latent: NDArray[np.float32],
-    batch: NDArray[np.int64],
+    query: NDArray[np.float32],
+    query_batch: NDArray[np.int64],
     seed: int,
 ) -> None:
     """Set the shifts of new batches; the clusters do not change.
@@ -148,23 +148,23 @@ def align_new(
     ----------
     reference, reference_batch
         The aligned embedding of the reference cells (cells x dimensions), and their batch codes.
-    latent, batch
+    query, query_batch
         The embedding of the cells of the new batches, not aligned, and their batch codes.
     """
     alignment.cpu()
     rng = np.random.default_rng(seed)
     reference_sample = draw_cells(reference_batch, rng)
-    z, code = torch.from_numpy(reference[reference_sample]), torch.from_numpy(reference_batch[reference_sample])
-    assignment = torch.softmax(SHARPNESS * normalize(z) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
+    x, code = torch.from_numpy(reference[reference_sample]), torch.from_numpy(reference_batch[reference_sample])
+    assignment = torch.softmax(SHARPNESS * normalize(x) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
     n_in_cluster = assignment.sum(0) * len(reference) / len(reference_sample)
-    center = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
+    center = assignment.T @ x / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
 
-    for cells in cells_by_code(batch):
-        new = batch[cells[0]]
+    for cells in cells_by_code(query_batch):
+        new = query_batch[cells[0]]
         sample = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
-        z, code = torch.from_numpy(latent[sample]), torch.from_numpy(batch[sample])
+        x, code = torch.from_numpy(query[sample]), torch.from_numpy(query_batch[sample])
         scale, share = len(cells) / len(sample), len(cells) / (len(cells) + len(reference))
-        aligned = z
+        aligned = x
         for _ in range(MAX_ROUNDS):
             logit = SHARPNESS * normalize(aligned) @ alignment.centroid.T
             for _ in range(N_INNER_ROUNDS):
@@ -173,8 +173,8 @@ def align_new(
                 expected = share * (observed + n_in_cluster)
                 alignment.log_weight[:, new] = DIVERSITY * ((expected + 1) / (observed + 1)).log()
             shrinkage = (observed / (observed + RIDGE * expected + PSEUDO_CELLS)).unsqueeze(1)
-            mean = assignment.T @ z / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
+            mean = assignment.T @ x / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
             alignment.shift[:, new] = shrinkage * (mean - center)
-            previous, aligned = aligned, alignment(z, code)
-            if (aligned - previous).abs().mean() < TOLERANCE * z.abs().mean():
+            previous, aligned = aligned, alignment(x, code)
+            if (aligned - previous).abs().mean() < TOLERANCE * x.abs().mean():
                 break
