@@ -64,14 +64,14 @@ class Reference:
     Attributes
     ----------
     embedding
-        Aligned latent states of all labelled cells (cells x dimensions); neighbours are searched among them.
+        Aligned embedding of all labelled cells (cells x dimensions); neighbours are searched among them.
     label, batch
         Label and batch codes of these cells. If only one batch has labels, `batch` holds random halves of the cells,
         and `across_batches` is False.
     sample
         The cells (rows of `embedding`, sorted) that play the query, one batch at a time (see `parts`).
-    state
-        Latent states of the sample: not aligned if the query has new batches and the counts are known, else aligned.
+    sample_embedding
+        Embedding of the sample: not aligned if the query has new batches and the counts are known, else aligned.
     counts
         Counts of the sample (cells x genes), None if they are not known.
     names
@@ -83,7 +83,7 @@ class Reference:
     batch: NDArray[np.int64]
     across_batches: bool
     sample: NDArray[np.int64]
-    state: NDArray[np.float32]
+    sample_embedding: NDArray[np.float32]
     counts: csr_matrix | None
     names: list[str]
 
@@ -110,7 +110,7 @@ class Reference:
         label, share = np.full(len(self.sample), -1), np.full(len(self.sample), np.nan)
         for part in self.parts():
             others = np.flatnonzero(self.batch != self.batch[self.sample[part[0]]])
-            distance, neighbors = nearest(self.state[part], self.embedding[others], k)
+            distance, neighbors = nearest(self.sample_embedding[part], self.embedding[others], k)
             label[part], uncertainty = vote(distance, self.label[others][neighbors])
             share[part] = 1 - uncertainty
         return label, share

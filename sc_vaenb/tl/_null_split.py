@@ -13,6 +13,7 @@ from .. import _adata
 from ..metrics import knn
 from ..metrics.loss import Loss, losses, purity_per_cell
 from ..metrics.separation import clusters
+from ._runs import Run, stop_if_interrupted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +29,7 @@ COLUMNS = ("method", "made_from", *Loss._fields)
 def null_split(
     adata: AnnData,
     batch_key: str,
-    make_runs: Callable[[AnnData, str, int], list[Any]],
+    make_runs: Callable[[AnnData, str, int], list[Run]],
     known: pd.DataFrame | None,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, list[Loss]]]:
@@ -83,7 +84,7 @@ def _slim(adata: AnnData, cells: Any) -> AnnData:
     )
 
 
-def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> list[Mapping[str, Any]]:
+def _compare_clusters(null: AnnData, runs: list[Run], missing: list[str]) -> list[Mapping[str, Any]]:
     """Rows of the table for these methods: how much of each cluster is lost by the correction."""
     models = [method for method in missing if method != "Harmony"]
     needed = {"PCA", *missing, *(["VAE"] if models else [])}
@@ -96,8 +97,7 @@ def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> lis
                 run.compute()
             except Exception:  # for example if one half has no labels: this method then has no rows
                 continue
-            if null.uns.get(run.key, {}).get("verdict", {}).get("status") == "interrupted":
-                raise KeyboardInterrupt
+            stop_if_interrupted(null, run.key)
             embeddings[run.method] = _adata.read_embedding(null, f"X_{run.key}")
     if "PCA" not in embeddings:
         return []

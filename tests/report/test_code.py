@@ -10,7 +10,7 @@ import scanpy as sc
 
 import sc_vaenb
 from sc_vaenb.report._code import call_of, way_on
-from sc_vaenb.tl import _compare
+from sc_vaenb.tl import _compare, _runs
 
 from .conftest import fails, quick
 
@@ -22,7 +22,7 @@ def test_the_call_makes_the_same_comparison(compared, tmp_path, monkeypatch):
     call = call_of(adata, adata.uns["compare"], "compare")
     before = adata.uns["compare"]
     quick(monkeypatch)
-    monkeypatch.setattr(_compare, "harmony", fails)
+    monkeypatch.setattr(_runs, "harmony", fails)
     monkeypatch.setattr(_compare, "score_embeddings", lambda *_: before["scores"])
     exec(call, {"sc_vaenb": sc_vaenb, "adata": adata})
     after = adata.uns["compare"]
