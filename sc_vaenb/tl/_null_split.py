@@ -45,7 +45,7 @@ def null_split(
         return table, {}
     rng = np.random.default_rng(seed)
     cells = np.sort(rng.permutation(cells)[:MAX_CELLS])
-    null = _slim(adata, cells)
+    null = _without_results(adata, cells)
     null.obs[HALF] = pd.Categorical.from_codes(rng.permutation(np.arange(len(cells)) % 2), ["a", "b"])
     runs = make_runs(null, HALF, MAX_STEPS)
     fingerprints = {run.method: run.fingerprint for run in runs}
@@ -71,7 +71,7 @@ def null_split(
     return table, by_method
 
 
-def _slim(adata: AnnData, cells: Any) -> AnnData:
+def _without_results(adata: AnnData, cells: Any) -> AnnData:
     """A copy of these cells, without the results that the comparison wrote before."""
     view = adata[cells]
     return type(adata)(
