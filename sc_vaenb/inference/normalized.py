@@ -77,12 +77,7 @@ def all_batches_of_group(group: NDArray[np.int64]) -> TargetBatches:
 
 
 def expected(
-    model: CountVAE,
-    counts: Counts,
-    targets: TargetBatches,
-    n_samples: int,
-    device: torch.device,
-    noise: torch.Generator,
+    model: CountVAE, counts: Counts, target: TargetBatches, n_samples: int, device: torch.device, noise: torch.Generator
 ) -> Blocks:
     """Share of each gene in the expected counts, averaged over the batches and samples; rows sum to 1.
 
@@ -92,19 +87,14 @@ def expected(
         cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
         total = mean.new_zeros(len(mean), model.config.n_genes)
         for _ in range(max(n_samples, 1)):
-            z = targets.states(model, mean, sd if n_samples else None, cell_batch, noise)
-            for rows, batch_index in targets.rounds(cell_batch):
+            z = target.states(model, mean, sd if n_samples else None, cell_batch, noise)
+            for rows, batch_index in target.rounds(cell_batch):
                 total.index_add_(0, rows, expression(model, z[rows], batch_index))
-        yield cells, total / (targets.n_batches(cell_batch) * max(n_samples, 1))
+        yield cells, total / (target.n_batches(cell_batch) * max(n_samples, 1))
 
 
 def drawn(
-    model: CountVAE,
-    counts: Counts,
-    targets: TargetBatches,
-    n_samples: int,
-    device: torch.device,
-    noise: torch.Generator,
+    model: CountVAE, counts: Counts, target: TargetBatches, n_samples: int, device: torch.device, noise: torch.Generator
 ) -> Blocks:
     """Counts drawn at each cell's own size factor, each count from the likelihood of one of the batches at random.
 
@@ -115,11 +105,11 @@ def drawn(
     for cells, mean, sd in posterior(model, counts, device):
         cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
         size_factor = torch.from_numpy(counts.size_factor[cells]).to(device)
-        z = targets.states(model, mean, sd if n_samples else None, cell_batch, noise)
+        z = target.states(model, mean, sd if n_samples else None, cell_batch, noise)
         out = mean.new_zeros(len(mean), model.config.n_genes)
         uniform = torch.rand(out.shape, generator=noise, dtype=out.dtype, device=device)
-        choice = (uniform * targets.n_batches(cell_batch)).floor()
-        for turn, (rows, batch_index) in enumerate(targets.rounds(cell_batch)):
+        choice = (uniform * target.n_batches(cell_batch)).floor()
+        for turn, (rows, batch_index) in enumerate(target.rounds(cell_batch)):
             values = model.draw(z[rows], size_factor[rows], batch_index, noise)
             out[rows] = torch.where(choice[rows] == turn, values, out[rows])
         yield cells, out
