@@ -18,7 +18,7 @@ from scipy import sparse
 from ._obs import check_column, check_obs_key, read_mask
 from ._session import shared
 from .data.matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
-from .data.sparse import dense, sound
+from .data.sparse import checked_matrix, dense
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -68,7 +68,7 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
         matrix, where = matrix_of(parent, layer)
         if sparse.issparse(matrix):  # checked before scipy subsets it, because scipy trusts the indices
             check_kind(matrix, where)
-            repaired = sound(matrix, where)
+            repaired = checked_matrix(matrix, where)
             if repaired is not matrix:  # scipy cannot subset the original
                 return repaired[adata._oidx][:, adata._vidx], where
     if layer is None:

@@ -29,7 +29,7 @@ import pandas as pd
 import scanpy as sc
 
 import sc_vaenb
-from sc_vaenb.fit.convergence import training_share
+from sc_vaenb.fit.convergence import fit_length
 from sc_vaenb.fit.schedule import DEFAULT_RATE, default_steps
 from sc_vaenb.metrics import knn
 from sc_vaenb.tl._pca import log_pca
@@ -94,7 +94,7 @@ def judge(name: str, seed: int, adata: ad.AnnData) -> list[dict[str, Any]]:
     """A row for each fit: what it says, and what is true."""
     labels = adata.obs["cell_type"].astype(str).to_numpy()
     mask = "highly_variable" if "highly_variable" in adata.var else None
-    found, said, training = {}, {}, {}
+    found, said, length = {}, {}, {}
     counts = adata.layers["counts"] if mask is None else adata.layers["counts"][:, adata.var[mask].to_numpy()]
     usual = default_steps(*counts.shape, float(np.median(np.asarray(counts.sum(1)))))
     for fit, arguments in plan(adata.n_obs, usual).items():
@@ -105,13 +105,13 @@ def judge(name: str, seed: int, adata: ad.AnnData) -> list[dict[str, Any]]:
             sc_vaenb.tl.vae(adata, **options)
         found[fit], said[fit] = worth(adata.obsm["X_vae"], labels), adata.uns["vae"]["verdict"]
         steps = arguments.get("n_steps", usual)
-        training[fit] = training_share(steps, arguments.get("learning_rate", DEFAULT_RATE), usual)
+        length[fit] = fit_length(steps, arguments.get("learning_rate", DEFAULT_RATE), usual)
     pca = worth(log_pca(adata, "counts", mask, 0), labels)
     rows = []
     for fit, own in found.items():
-        sane = [other for other in found if other != fit and training[other] < 5]  # not of too high a rate
-        longer = [found[other] for other in sane if training[other] > 1.5 * training[fit] or training[fit] > 5]
-        shorter = [found[other] for other in sane if training[other] < training[fit] / 1.5]
+        sane = [other for other in found if other != fit and length[other] < 5]  # not of too high a rate
+        longer = [found[other] for other in sane if length[other] > 1.5 * length[fit] or length[fit] > 5]
+        shorter = [found[other] for other in sane if length[other] < length[fit] / 1.5]
         truth = {"longer": better(longer, own), "shorter": better(shorter, own), "pca": better([pca], own)}
         status, message = said[fit]["status"], said[fit]["message"]
         rows.append({

@@ -26,7 +26,7 @@ from ._options import explicit_options
 from ._read import choose_key, read
 from ._results import write_results
 from ._stranger import DATA, REPORT, RUN, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
-from ._write import check_room, echo, make_folder, only_warn, save_figure, timestamp, write_adata, write_json
+from ._write import check_space, echo, make_folder, only_warn, save_figure, timestamp, write_adata, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,7 +98,7 @@ def _read_and_check(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any
     label_key = labels_to_score(adata, batch_key, label_key, options)
     make_folder(options.out)
     prepare(adata, batch_key, options)
-    check_room(adata, options.out)
+    check_space(adata, options.out)
     arguments = {
         "batch_key": batch_key,
         **explicit_options(options, tl.compare),

@@ -16,7 +16,7 @@ from ._options import explicit_options
 from ._read import beyond_memory, choose_key, read, with_counts
 from ._results import params_of, write_results
 from ._writable import leave_out_unwritable
-from ._write import check_room, echo, in_memory, leave_matrices, make_folder, only_warn, timestamp, write_adata
+from ._write import check_space, drop_matrices_on_disk, echo, in_memory, make_folder, only_warn, timestamp, write_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -49,7 +49,7 @@ def run_fit(options: argparse.Namespace) -> None:
         make_folder(options.out)
     prepare(adata, batch_key, options)
     if is_first_process:
-        check_room(adata, options.out)
+        check_space(adata, options.out)
     key = options.method
     arguments = {**explicit_options(options, function), "layer": layer_of(adata), "key_added": key}
     with _checkpoint_of(options) as checkpoint_folder:
@@ -118,7 +118,7 @@ def _write_fit(
     with work_folder(options.out) as work:
         name = f"{method}_{timestamp()}"
         write_results(adata, method, key, work / name, columns, adata.uns.get(f"{key}_scores"), about(options))
-        leave_matrices(adata)
+        drop_matrices_on_disk(adata)
         write_adata(adata, work / name / f"{method}.h5ad")
         return move_new(work / name, options.out / name)
 

@@ -177,9 +177,10 @@ def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[Ann
     )
     adata = adata if cells.all() and genes.all() else adata[cells, genes].copy()
     rows, columns = counts.obs_names.get_indexer(adata.obs_names), counts.var_names.get_indexer(adata.var_names)
-    from ..data.sparse import sound
+    from ..data.sparse import checked_matrix
 
-    matrix = sound(*((counts.X, "--counts: X") if layer is None else (counts.layers[layer], f"--counts: {layer!r}")))
+    matrix, where = (counts.X, "X") if layer is None else (counts.layers[layer], repr(layer))
+    matrix = checked_matrix(matrix, f"--counts: {where}")
     adata.layers["counts"] = matrix[rows][:, columns]
     return adata, message
 

@@ -40,8 +40,8 @@ def write_results(
         Further content of params.json, beside the parameters of the fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    latent = np.asarray(adata.obsm[f"X_{key}"], np.float32)
-    for name, array in (("latents.npy", latent), ("latents_z.npy", standardised(latent))):
+    embedding = np.asarray(adata.obsm[f"X_{key}"], np.float32)
+    for name, array in (("latents.npy", embedding), ("latents_z.npy", standardised(embedding))):
         with atomic_path(folder / name) as path:
             np.save(path, array)
     write_json({"method": method, **about, "params": params_of(adata, key)}, folder / "params.json")
@@ -52,7 +52,7 @@ def write_results(
     if "history" in adata.uns.get(key, ()):
         save_figure(partial(losses, adata, key), folder / "training_losses.svg")
     if columns["celltype"] is not None:
-        save_table(partial(_silhouette, latent, adata, columns["celltype"]), folder / "silhouette_celltype.txt")
+        save_table(partial(_silhouette, embedding, adata, columns["celltype"]), folder / "silhouette_celltype.txt")
     if scores is not None:
         save_table(lambda: metrics_of(scores, f"X_{key}").to_csv(), folder / "metrics.csv")
 
@@ -78,9 +78,9 @@ def _umap(adata: AnnData, method: str, key: str, column: str) -> Any:
     return axes[0, 0]
 
 
-def standardised(latent: NDArray[np.float32]) -> NDArray[np.float32]:
+def standardised(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale each dimension to mean 0 and standard deviation 1; a constant dimension becomes 0."""
-    centred = latent - latent.mean(0)
+    centred = embedding - embedding.mean(0)
     sd = centred.std(0)
     return centred / np.where(sd > 0, sd, 1)
 
@@ -94,7 +94,7 @@ def metrics_of(scores: dict[str, Any], embedding: str) -> pd.DataFrame:
     return table
 
 
-def _silhouette(latent: NDArray[np.float32], adata: AnnData, label_key: str) -> str:
+def _silhouette(embedding: NDArray[np.float32], adata: AnnData, label_key: str) -> str:
     """The unscaled silhouette of the cell types, from -1 to 1 (metrics.csv has it scaled to 0 to 1)."""
     from ..metrics import silhouette_samples
 
@@ -102,5 +102,5 @@ def _silhouette(latent: NDArray[np.float32], adata: AnnData, label_key: str) -> 
     labelled = np.flatnonzero(labels.notna())
     cells = np.sort(np.random.default_rng(0).permutation(labelled)[:MAX_CELLS_FOR_SILHOUETTE])
     names = labels.iloc[cells].astype(str).to_numpy()
-    mean = float(np.mean(silhouette_samples(latent[cells], names))) if len(set(names)) > 1 else float("nan")
+    mean = float(np.mean(silhouette_samples(embedding[cells], names))) if len(set(names)) > 1 else float("nan")
     return f"{mean:.6f}\n"

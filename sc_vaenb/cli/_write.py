@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SPACE, SPACE_PER_CELL = 3e7, 3e3  # bytes: models and figures; embeddings and neighbours of all methods, for each cell
 
 
-def leave_matrices(adata: AnnData) -> None:
+def drop_matrices_on_disk(adata: AnnData) -> None:
     """Remove the matrices on disk from an AnnData, so that no copy of them is written."""
     for name in [name for name in adata.layers if name is not None and not in_memory(adata.layers[name])]:
         del adata.layers[name]
@@ -45,10 +45,10 @@ def write_adata(adata: AnnData, path: Path) -> None:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    write_text(json.dumps(content, indent=2, default=_listed) + "\n", path)
+    write_text(json.dumps(content, indent=2, default=_to_json) + "\n", path)
 
 
-def _listed(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -121,7 +121,7 @@ def make_folder(out: Path) -> None:
         raise OSError(f"{out} cannot be written to ({error.strerror}). Pass another --out.") from error
 
 
-def check_room(adata: AnnData, out: Path) -> None:
+def check_space(adata: AnnData, out: Path) -> None:
     """Refuse to start if the disk has too little space for the results."""
     needed = 1.2 * sum(_size(matrix) for matrix in [adata.X, *adata.layers.values(), *adata.obsm.values()])
     needed += SPACE_PER_CELL * adata.n_obs + SPACE

@@ -107,7 +107,7 @@ class Counts:
 
     def typical_depth(self) -> float:
         """The median total count per cell, of at most 512 cells."""
-        cells = self.matrix[self.rows(evenly(len(self)))]
+        cells = self.matrix[self.rows(evenly_spread(len(self)))]
         return float(np.median(np.asarray(cells.sum(1, dtype=np.float64))))
 
 
@@ -143,7 +143,7 @@ def checksum(*arrays: NDArray) -> int:
     return value
 
 
-def evenly(n_cells: int) -> NDArray[np.int64]:
+def evenly_spread(n_cells: int) -> NDArray[np.int64]:
     """At most 512 cells, evenly spread over all."""
     return np.arange(0, n_cells, -(-n_cells // MAX_SPREAD_CELLS))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from .clean import clean_counts
-from .sparse import OnDisk, native, sound
+from .sparse import OnDisk, checked_matrix, native
 
 ROWS_AT_ONCE = 16_384  # cells read together, so that memory never holds a dense or backed matrix twice
 LARGEST = 3e38  # value that float32 holds
@@ -35,7 +35,7 @@ def row_blocks(
 ) -> Iterator[sparse.csr_matrix]:
     """The rows of a slice of any supported matrix, some at a time, as canonical CSR of the chosen genes."""
     check_kind(matrix, where)
-    matrix = sound(matrix, where)
+    matrix = checked_matrix(matrix, where)
     if is_by_genes(matrix):  # in memory or on disk: convert it once, because reading its rows is slow
         chosen = np.flatnonzero(genes)
         if is_dask(matrix):
@@ -225,7 +225,7 @@ def computed(matrix: Any, where: str, slices: Iterable[slice]) -> Iterator[Any]:
 
 def _compute(row: Iterable[Any], where: str, first_row: int) -> Any:
     """Compute a row of chunks, and join them side by side."""
-    parts = [sound(chunk.compute(scheduler="synchronous"), where, first_row) for chunk in row]
+    parts = [checked_matrix(chunk.compute(scheduler="synchronous"), where, first_row) for chunk in row]
     if all(map(sparse.issparse, parts)):
         return sparse.hstack(parts, format="csr") if len(parts) > 1 else parts[0].tocsr()
     if all(isinstance(part, np.ndarray) for part in parts):

@@ -49,7 +49,7 @@ class DeviceCounts(Counts):
         length = pointer[rows + 1] - start
         end = length.cumsum(0)
         entry = torch.arange(n_entries, device=rows.device)
-        nonzero = entry % end[-1]  # padding repeats the non-zeros from the first, so that no address is written often
+        nonzero = entry % end[-1]  # padding repeats all non-zeros: many writes to one address are slow
         row = torch.searchsorted(end, nonzero, right=True)
         index = nonzero - (end - length)[row] + start[row]
         return Minibatch(

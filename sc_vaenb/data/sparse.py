@@ -26,7 +26,7 @@ def native(values: Any) -> NDArray:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def sound(matrix: Any, where: str, first_row: int = 0) -> Any:
+def checked_matrix(matrix: Any, where: str, first_row: int = 0) -> Any:
     """A CSR or CSC matrix, checked and in native byte order; any other matrix is returned as it is.
 
     Raises ValueError for an invalid matrix. `first_row` is the row of `where` in which a CSR matrix begins.
@@ -86,7 +86,7 @@ def dense(matrix: Any, where: str) -> Any:
     """A small sparse matrix as an array, with duplicate entries summed; any other matrix or table as it is."""
     if not sparse.issparse(matrix):
         return matrix
-    matrix = sound(matrix, where)
+    matrix = checked_matrix(matrix, where)
     return (matrix.astype(np.float64) if matrix.dtype.kind in "iub" else matrix).toarray()
 
 

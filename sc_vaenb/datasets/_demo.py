@@ -77,8 +77,8 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
 
     # Batches are assigned in turn to cells sorted by label: evenly within each label, and over all cells.
     batch = np.empty(len(labels), dtype=int)
-    deck = np.lexsort((generator.random(len(labels)), labels.cat.codes))
-    batch[deck] = np.arange(len(labels)) % n_batches
+    order = np.lexsort((generator.random(len(labels)), labels.cat.codes))
+    batch[order] = np.arange(len(labels)) % n_batches
 
     efficiency = 1 / (1 + np.exp(-generator.normal(0, EFFICIENCY_SPREAD, (n_batches, len(genes)))))
     thinned = counts.tocoo()

@@ -70,13 +70,12 @@ def read_metadata(path: Path) -> pd.DataFrame:
             table = pd.read_csv(text, sep="\t", dtype=str)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise ValueError(f"{path.name} is no table separated by tabs ({error}).") from error
-    if isinstance(
-        table.index, pd.RangeIndex
-    ):  # otherwise the header has one field less, and pandas takes the first column as index
+    # if the header has one field less than the rows, pandas has taken the first column as index
+    if isinstance(table.index, pd.RangeIndex):
         table = table.set_index("Cell" if "Cell" in table else table.columns[0])
-    lacking = [name for name in ("sample", "celltype") if name not in table]
-    if lacking:
-        raise ValueError(f"{path.name} has no column {lacking[0]!r}. Its columns are {list(table.columns)}.")
+    missing = [name for name in ("sample", "celltype") if name not in table]
+    if missing:
+        raise ValueError(f"{path.name} has no column {missing[0]!r}. Its columns are {list(table.columns)}.")
     if not table.index.is_unique:
         raise ValueError(f"{path.name} has more than one row for cell {table.index[table.index.duplicated()][0]!r}.")
     return table.rename_axis(None)
@@ -108,10 +107,10 @@ def _check_cells(cells: Sequence[str], name: str, known: pd.Index, known_from: s
     index = pd.Index(cells)
     if not index.is_unique:
         raise ValueError(f"{name} has more than one column for cell {index[index.duplicated()][0]!r}.")
-    lacking = index[~index.isin(known)]
-    if len(lacking):
+    missing = index[~index.isin(known)]
+    if len(missing):
         raise ValueError(
-            f"{known_from} has no row for {len(lacking)} of the {len(cells)} cells of {name} (first: {lacking[0]!r}). "
+            f"{known_from} has no row for {len(missing)} of the {len(cells)} cells of {name} (first: {missing[0]!r}). "
             "Pass the metadata of the same cells."
         )
 

@@ -41,21 +41,21 @@ def n_clusters(n_cells: int) -> int:
 @torch.no_grad()
 @threads_as_asked(1)  # small operations, for which threads would wait for each other
 def align(
-    alignment: Alignment, latent: NDArray[np.float32], batch: NDArray[np.int64], group: NDArray[np.int64], seed: int
+    alignment: Alignment, embedding: NDArray[np.float32], batch: NDArray[np.int64], group: NDArray[np.int64], seed: int
 ) -> None:
     """Fit the alignment to an embedding (cells x dimensions), the cells' batch codes, and the group of each batch."""
     alignment.cpu()
     rng = np.random.default_rng(seed)
     cells = draw_cells(batch, rng)
     # Copy to memory that torch allocates: products may round differently with another memory layout.
-    z, code = torch.from_numpy(latent[cells]).clone(), torch.from_numpy(batch[cells])
+    x, code = torch.from_numpy(embedding[cells]).clone(), torch.from_numpy(batch[cells])
     max_clusters = len(alignment.centroid)
     with shared(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # some clusters are empty if there are few distinct states
-        kmeans = KMeans(min(max_clusters, len(z)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
-            normalize(z).numpy()
+        warnings.simplefilter("ignore", ConvergenceWarning)  # some clusters are empty if few cells are distinct
+        kmeans = KMeans(min(max_clusters, len(x)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
+            normalize(x).numpy()
         )
-    centroid = torch.zeros(max_clusters, z.shape[1], dtype=z.dtype)
+    centroid = torch.zeros(max_clusters, x.shape[1], dtype=x.dtype)
     centroid[: kmeans.n_clusters] = torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
     centroid = normalize(centroid)
 
@@ -74,13 +74,13 @@ def align(
     def log_weight(observed: Tensor) -> Tensor:
         return DIVERSITY * ((expected(observed) + 1) / (observed + 1)).log()
 
-    aligned, assignment = z, torch.softmax(SHARPNESS * normalize(z) @ centroid.T, 1)
+    aligned, assignment = x, torch.softmax(SHARPNESS * normalize(x) @ centroid.T, 1)
     observed = sum_by_batch(assignment, code)  # number of cells, clusters x batches
     for _ in range(MAX_ROUNDS):
         direction = normalize(aligned)
         for _ in range(N_INNER_ROUNDS):
             centroid = normalize(assignment.T @ direction)
-            for part in torch.from_numpy(rng.permutation(len(z))).tensor_split(N_PARTS):
+            for part in torch.from_numpy(rng.permutation(len(x))).tensor_split(N_PARTS):
                 # one part after the other, so that cells depend on the new clusters of other cells of their batch
                 observed = observed - sum_by_batch(assignment[part], code[part])
                 similarity = SHARPNESS * direction[part] @ centroid.T
@@ -88,9 +88,9 @@ def align(
                 observed += sum_by_batch(assignment[part], code[part])
         alignment.centroid.copy_(centroid)
         alignment.log_weight.copy_(log_weight(observed.clamp(min=0)))
-        alignment.shift.copy_(shifts(z, code, assignment, group_of_batch, expected(observed)))
-        previous, aligned = aligned, alignment(z, code)
-        if (aligned - previous).abs().mean() < TOLERANCE * z.abs().mean():
+        alignment.shift.copy_(shifts(x, code, assignment, group_of_batch, expected(observed)))
+        previous, aligned = aligned, alignment(x, code)
+        if (aligned - previous).abs().mean() < TOLERANCE * x.abs().mean():
             break
 
 
@@ -109,16 +109,16 @@ def group_sums(values: Tensor, group: Tensor) -> Tensor:
     return sums.index_add_(1, group, values)[:, group]
 
 
-def shifts(z: Tensor, code: Tensor, assignment: Tensor, group: Tensor, expected: Tensor) -> Tensor:
+def shifts(x: Tensor, code: Tensor, assignment: Tensor, group: Tensor, expected: Tensor) -> Tensor:
     """Difference of each batch's mean from its group's mean in each cluster (clusters x batches x dimensions).
 
     The difference is shrunk if a cluster has few cells of the batch, compared with an equal share. If a batch lacks a
     cell type, a few wrongly assigned cells must not shift the other batches.
     """
     order, sizes = code.argsort(stable=True), torch.bincount(code, minlength=len(group)).tolist()
-    batches = list(zip(assignment[order].split(sizes), z[order].split(sizes), strict=True))
+    batches = list(zip(assignment[order].split(sizes), x[order].split(sizes), strict=True))
     n_cells = torch.stack([weight.sum(0) for weight, _ in batches], 1).unsqueeze(2)
-    mean = torch.stack([weight.T @ x for weight, x in batches], 1) / n_cells.clamp(min=1e-8)
+    mean = torch.stack([weight.T @ cells for weight, cells in batches], 1) / n_cells.clamp(min=1e-8)
     shrinkage = n_cells / (n_cells + RIDGE * expected.unsqueeze(2) + PSEUDO_CELLS)
     group_mean = group_sums(shrinkage * mean, group) / group_sums(shrinkage, group).clamp(min=1e-8)
     return shrinkage * (mean - group_mean)

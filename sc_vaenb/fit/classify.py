@@ -44,13 +44,13 @@ def hold_back(label: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 def classify(
     labels: Labels,
-    latent: NDArray[np.float32],
+    embedding: NDArray[np.float32],
     label: NDArray[np.int64],
     calibration_cells: NDArray[np.int64],
     seed: int,
     batch: NDArray[np.int64] | None = None,
 ) -> dict[str, float | int]:
-    """Fit the classifier to the final (aligned) embedding, and measure how good it is.
+    """Fit the classifier to the embedding, and measure how good it is.
 
     The fit of the model shapes the latent space, but its classifier is for latent states, and was fitted in
     few noisy steps. This function replaces it by a logistic regression on the embedding, with a temperature (Guo et al.
@@ -60,8 +60,8 @@ def classify(
 
     Parameters
     ----------
-    latent, label
-        The embedding (cells x dimensions) and label codes (-1 for none) of all cells.
+    embedding, label
+        The aligned embedding (cells x dimensions) and label codes (-1 for none) of all cells.
     calibration_cells
         Cells whose labels were held back.
     batch
@@ -79,12 +79,12 @@ def classify(
     n_labels, rng = len(labels.classifier.bias), np.random.default_rng(seed)
     if len(calibration_cells):
         training_cells = np.setdiff1d(known, calibration_cells)
-        weight, bias = _regression(latent, label, training_cells, n_labels, rng)
-        logits = latent[calibration_cells] @ weight.T + bias
+        weight, bias = _regression(embedding, label, training_cells, n_labels, rng)
+        logits = embedding[calibration_cells] @ weight.T + bias
         scores["temperature"] = temperature(logits, label[calibration_cells])
         across = None
         if batch is not None:
-            across = _logits_across_batches(latent, label, training_cells, calibration_cells, batch, n_labels, rng)
+            across = _logits_across_batches(embedding, label, training_cells, calibration_cells, batch, n_labels, rng)
         if across is not None and batch is not None:
             cells, logits_across = across
             in_unlabelled_batch = ~np.isin(batch[label == UNKNOWN], batch[known])
@@ -98,7 +98,7 @@ def classify(
         probabilities = softmax(logits / scores["temperature"], 1)
         scores["accuracy"] = float((probabilities.argmax(1) == label[calibration_cells]).mean())
         scores["calibration_error"] = calibration_error(probabilities, label[calibration_cells])
-    weight, bias = _regression(latent, label, known, n_labels, rng)
+    weight, bias = _regression(embedding, label, known, n_labels, rng)
     with torch.no_grad():
         labels.classifier.weight.copy_(torch.from_numpy(weight / scores["temperature"]))
         labels.classifier.bias.copy_(torch.from_numpy(bias / scores["temperature"]))
@@ -106,7 +106,7 @@ def classify(
 
 
 def _logits_across_batches(
-    latent: NDArray[np.float32],
+    embedding: NDArray[np.float32],
     label: NDArray[np.int64],
     training_cells: NDArray[np.int64],
     calibration_cells: NDArray[np.int64],
@@ -121,16 +121,16 @@ def _logits_across_batches(
         others = training_cells[batch[training_cells] != batch[left_out[0]]]
         left_out = left_out[np.isin(label[left_out], label[others])]
         if len(left_out) and len(np.unique(label[others])) > 1:
-            weight, bias = _regression(latent, label, others, n_labels, rng)
+            weight, bias = _regression(embedding, label, others, n_labels, rng)
             cells.append(left_out)
-            logits.append(latent[left_out] @ weight.T + bias)
+            logits.append(embedding[left_out] @ weight.T + bias)
     if sum(map(len, cells)) < MIN_CALIBRATION_CELLS // 2:
         return None
     return np.concatenate(cells), np.concatenate(logits)
 
 
 def _regression(
-    latent: NDArray[np.float32],
+    embedding: NDArray[np.float32],
     label: NDArray[np.int64],
     cells: NDArray[np.int64],
     n_labels: int,
@@ -140,13 +140,13 @@ def _regression(
     chosen = cells[draw_cells(label[cells], rng)]
     with shared():  # because it sets the threads of BLAS
         fitted = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(
-            latent[chosen].astype(np.float64), label[chosen]
+            embedding[chosen].astype(np.float64), label[chosen]
         )
     weight, bias = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:  # there is one row only, for the second label against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     # of labels not in `cells`
-    all_weights, all_biases = (np.zeros((n_labels, latent.shape[1])), np.full(n_labels, -30.0))
+    all_weights, all_biases = (np.zeros((n_labels, embedding.shape[1])), np.full(n_labels, -30.0))
     all_weights[fitted.classes_], all_biases[fitted.classes_] = weight, bias
     return all_weights, all_biases
 

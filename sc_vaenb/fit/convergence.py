@@ -22,21 +22,21 @@ MIN_SHARE_OF_BEST_IF_GOOD = 0.7  # unless the score fell below this share of its
 MIN_SHARE_OF_BEST = 0.82  # of the highest score: embeddings that fell below were worse than those of shorter fits
 MIN_SHARE_OF_BEST_UNLEARNED = 0.9  # the same, if the loss of held-out cells has risen, too
 MIN_RISE = 0.03  # of the score since the two scores before; a smaller rise counts as none
-STEEP_RISE = 0.15  # of the last score; a fit with less than the default training that rises by more must go on
+STEEP_RISE = 0.15  # of the last score; a fit shorter than the default that rises by more must go on
 SCORED_AT = 0.4, 0.7  # shares of the cumulative learning rate at which every fit is scored
-SCORED_EARLY_AT = 0.4, 1.0  # the same for fits of many epochs, but as shares of the default training
+SCORED_EARLY_AT = 0.4, 1.0  # the same for fits of many epochs, but as shares of the default fit
 MANY_EPOCHS = 20
-ENOUGH_TRAINING = 0.95  # share of the default training that counts as all of it
+MIN_LENGTH = 0.95  # a fit of a smaller length (`fit_length`) is shorter than the default
 
 
-def training_share(n_steps: int, learning_rate: float, n_default_steps: int) -> float:
-    """The cumulative learning rate of a fit, divided by that of the default fit."""
+def fit_length(n_steps: int, learning_rate: float, n_default_steps: int) -> float:
+    """Length of a fit: its cumulative learning rate, divided by that of the default fit."""
     return n_steps * learning_rate / (n_default_steps * DEFAULT_RATE)
 
 
-def scoring_steps(evaluation_steps: list[int], n_steps: int, training: float, n_epochs: float) -> set[int]:
+def scoring_steps(evaluation_steps: list[int], n_steps: int, length: float, n_epochs: float) -> set[int]:
     """The evaluations (by step) at which neighbours are scored during a fit; its end is scored, too."""
-    early = [share / max(training, 1.0) for share in SCORED_EARLY_AT] if n_epochs >= MANY_EPOCHS else []
+    early = [share / max(length, 1.0) for share in SCORED_EARLY_AT] if n_epochs >= MANY_EPOCHS else []
     cumulative_rate = np.cumsum([one_cycle(step, n_steps) for step in range(n_steps)])
     return {
         next(step for step in evaluation_steps if cumulative_rate[step] >= share * cumulative_rate[-1])
@@ -69,11 +69,11 @@ def judge(
     unlearned
         Whether the loss of held-out cells is higher at the end than at the first evaluation.
     """
-    training = training_share(n_steps, learning_rate, n_default_steps)
-    less_training = _less_than_default(n_steps, learning_rate, n_default_steps) if training < ENOUGH_TRAINING else ""
+    is_short = fit_length(n_steps, learning_rate, n_default_steps) < MIN_LENGTH
+    short_fit = _why_short(n_steps, learning_rate, n_default_steps) if is_short else ""
     if not np.isfinite(explained[-1]):
         few_cells = f"no batch has the {MIN_CELLS_PER_BATCH} cells that a search for neighbours needs"
-        return "not_judged", f"Whether the fit has converged was not judged: {less_training or few_cells}."
+        return "not_judged", f"Whether the fit has converged was not judged: {short_fit or few_cells}."
     is_scored = np.isfinite(explained)
     steps, explained = steps[is_scored], explained[is_scored]
     last, best = explained[-1], int(explained.argmax())
@@ -102,25 +102,25 @@ def judge(
         )
     if last < LOW and high_rate:
         return "worse_than_pca", f"The embedding is worse than PCA: {high_rate}. {numbers}."
-    steep = bool(less_training) and last < GOOD and last - before > STEEP_RISE * last
-    if steep or (last < LOW and (less_training or (last - before > MIN_RISE and not unlearned))):
+    steep = is_short and last < GOOD and last - before > STEEP_RISE * last
+    if steep or (last < LOW and (is_short or (last - before > MIN_RISE and not unlearned))):
         low_rate = learning_rate < DEFAULT_RATE / 2 and n_steps >= n_default_steps
         return "still_improving", (
-            f"More training will improve the embedding: raise {'learning_rate' if low_rate else 'n_steps'}. {numbers}; "
-            + (f"{less_training}." if less_training else f"it was {before:.0%} at the two scores before.")
+            f"The embedding is still improving: raise {'learning_rate' if low_rate else 'n_steps'}. {numbers}; "
+            + (f"{short_fit}." if short_fit else f"it was {before:.0%} at the two scores before.")
         )
     if last < LOW:
         return "worse_than_pca", (
-            f"The embedding is worse than PCA, and more training will not mend it: use PCA (sc.pp.pca). {numbers}."
+            f"The embedding is worse than PCA, and a longer fit will not mend it: use PCA (sc.pp.pca). {numbers}."
         )
-    if less_training or high_rate:
-        reason = less_training or high_rate
+    if short_fit or high_rate:
+        reason = short_fit or high_rate
         return "not_judged", f"Whether the fit has converged was not judged: {reason}. {numbers}."
     return "converged", f"The fit has converged. {numbers}."
 
 
-def _less_than_default(n_steps: int, learning_rate: float, n_default_steps: int) -> str:
-    """Say why a fit trains less than the default."""
+def _why_short(n_steps: int, learning_rate: float, n_default_steps: int) -> str:
+    """Say why a fit is shorter than the default."""
     if n_steps < n_default_steps:
         return f"{n_steps:,} steps are fewer than the {n_default_steps:,} that these data get by default"
     return f"the learning rate {learning_rate:g} is lower than the default {DEFAULT_RATE:g}"

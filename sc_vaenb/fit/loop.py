@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.counts import Counts, evenly
+from ..data.counts import Counts, evenly_spread
 from ..model.config import ModelConfig
 from ..model.minibatch import Minibatch
 from ..model.vae import CountVAE, Terms
 from .checkpoint import Checkpoint
-from .convergence import scoring_steps, training_share
+from .convergence import fit_length, scoring_steps
 from .device import generator, generators, normal_like, threads_as_asked, threads_of_a_step
 from .history import History, Verdict
 from .neighborhoods import Neighborhoods
@@ -107,7 +107,7 @@ def fit(
     noise = generator_of[device.type]
     with threads_as_asked(threads_of_a_step(batch_size, config.n_genes)), bar:
         model = CountVAE(config, generator_of["cpu"]).to(device)
-        init_batch = counts.minibatch(split_of_cells.first, device)
+        init_batch = counts.minibatch(split_of_cells.init, device)
         init_batch.generator = noise
         if batch_offset is not None:
             model.set_batch_offset(batch_offset)
@@ -115,12 +115,12 @@ def fit(
         train_step = make_step(model, counts, options, batch_size, noise)
         best, adapt = Best(model), Adaptation(model, options.beta, options.target_kl, history.interval)
         state = State(model, train_step.optimizer, history, best, adapt, generator_of)
-        neighborhoods = Neighborhoods(counts, np.union1d(split_of_cells.first, validation), device)
+        neighborhoods = Neighborhoods(counts, np.union1d(split_of_cells.init, validation), device)
         evaluation_steps = [step for step in range(options.n_steps) if history.is_due(step)]
         n_default_steps = default_steps(len(counts), config.n_genes, counts.typical_depth())
-        training = training_share(options.n_steps, options.learning_rate, n_default_steps)
+        length = fit_length(options.n_steps, options.learning_rate, n_default_steps)
         n_epochs = options.n_steps * history.per_step
-        steps_scored = scoring_steps(evaluation_steps, options.n_steps, training, n_epochs)
+        steps_scored = scoring_steps(evaluation_steps, options.n_steps, length, n_epochs)
 
         def explained() -> float:
             score = torch.tensor([neighborhoods.explained(model)], dtype=torch.float32, device=device)
@@ -200,7 +200,7 @@ def refit_dispersion(model: CountVAE, counts: Counts, device: torch.device, gene
     if log_theta is None or not log_theta.requires_grad or len(counts) < MIN_CELLS_FOR_DISPERSION:
         return
     model.eval()
-    batch = counts.minibatch(evenly(len(counts)), device)
+    batch = counts.minibatch(evenly_spread(len(counts)), device)
     with torch.no_grad():
         mean, log_var = model.encode(batch)
         raw = model.decode(mean + (0.5 * log_var).exp() * normal_like(mean, generator), batch)

@@ -34,7 +34,7 @@ class Neighborhoods:
     def __init__(self, counts: Counts, cells: NDArray[np.int64], device: torch.device) -> None:
         """Draw from these cells, which `counts` must hold, with a generator that the fit does not use."""
         rng = np.random.default_rng(0)
-        cells = draw(counts.batch_index, cells, rng)
+        cells = draw_cells(counts.batch_index, cells, rng)
         self.device, codes = device, counts.batch_index[cells]
         self.groups = [group for group in cells_by_code(codes) if len(group) >= MIN_CELLS_PER_BATCH]
         self.n_cells = sum(len(group) for group in self.groups)
@@ -80,7 +80,7 @@ class Neighborhoods:
         return total / (self.n_cells * len(embeddings))
 
 
-def draw(batch_index: NDArray[np.int64], cells: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+def draw_cells(batch_index: NDArray[np.int64], cells: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Draw some cells of the largest batches; with few cells from each of many batches there would be no neighbours."""
     groups = sorted(cells_by_code(batch_index[cells]), key=len, reverse=True)[:MAX_BATCHES]
     return np.sort(rng.permutation(cells[np.concatenate(groups)])[:MAX_CELLS])

@@ -65,12 +65,12 @@ class Overlap:
         return replace(self, group=np.zeros_like(self.group))
 
 
-def sample_per_batch(batch_index: NDArray[np.int64], seed: int = 0) -> list[NDArray[np.int64]]:
+def sample_per_batch(batch_index: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """Draw cells of each batch to compare; only a few of a batch that is not compared."""
     sizes = np.bincount(batch_index)
     if len(sizes) < 2:
         return []
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     is_compared = np.isin(np.arange(len(sizes)), _batches_to_compare(sizes))
     max_cells = max(MAX_CELLS // max(is_compared.sum(), 1), MIN_CELLS_DRAWN)
     shuffled = rng.permutation(len(batch_index))
@@ -86,11 +86,11 @@ def _batches_to_compare(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     return largest[sizes[largest] >= MIN_CELLS_PER_BATCH]
 
 
-def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
+def find_overlap(counts: Counts) -> Overlap:
     """Link batches that have a kind of cell in common, and group those that are linked, directly or through others."""
     batch_index = counts.batch_index
     n_batches = int(batch_index.max()) + 1
-    cells = sample_per_batch(batch_index, seed)
+    cells = sample_per_batch(batch_index)
     if not cells:
         return nothing_to_compare(n_batches)
     expression = _log_expression(counts, np.concatenate(cells))
@@ -99,7 +99,7 @@ def find_overlap(counts: Counts, seed: int = 0) -> Overlap:
     if not len(compared):  # every batch has too few cells
         return nothing_to_compare(n_batches)
     kinds = _cluster_batches(
-        expression, [rows[b] for b in compared], [cells[b] for b in compared], np.random.default_rng(seed)
+        expression, [rows[b] for b in compared], [cells[b] for b in compared], np.random.default_rng(0)
     )
     share, linked = np.full((len(compared), len(compared)), np.nan), DisjointSet(range(n_batches))
     np.fill_diagonal(share, 1.0)

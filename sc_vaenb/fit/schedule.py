@@ -7,6 +7,7 @@ import math
 DEFAULT_RATE = 6e-3  # peak of the learning rate
 MIN_STEPS, MAX_STEPS = 40, 700
 ENOUGH_GENES = 500  # with fewer genes of the same total depth a fit takes more steps
+RISE = 0.15  # share of the steps in which the learning rate rises
 PASSES = 28  # over the cells, with 128 cells per step
 
 
@@ -30,15 +31,15 @@ def default_weight_decay(n_cells: int) -> float:
     return min(1800 / n_cells, 2.0)
 
 
-def one_cycle(step: int, n_steps: int, rise: float = 0.15) -> float:
-    """Learning rate as a share of its peak: linear from 1/25 over the first `rise` of steps, then a cosine to nearly 0.
+def one_cycle(step: int, n_steps: int) -> float:
+    """Learning rate as a share of its peak: linear from 1/25 over the first 15 % of steps, then a cosine to nearly 0.
 
     Smith & Topin 2019, "Super-convergence".
     """
     progress = (step + 1) / n_steps
-    if progress < rise:
-        return 0.04 + 0.96 * progress / rise
-    return max(0.5 * (1 + math.cos(math.pi * (progress - rise) / (1 - rise))), 1e-3)
+    if progress < RISE:
+        return 0.04 + 0.96 * progress / RISE
+    return max(0.5 * (1 + math.cos(math.pi * (progress - RISE) / (1 - RISE))), 1e-3)
 
 
 def warm_up(step: int, n_steps: int, share: float) -> float:

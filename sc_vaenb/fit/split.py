@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.counts import cells_by_code, evenly, shuffled
+from ..data.counts import cells_by_code, evenly_spread, shuffled
 from ..data.on_disk import WINDOW
 from .overlap import sample_per_batch
 from .state import FitConfig
@@ -22,7 +22,7 @@ class Split(NamedTuple):
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
-    first: NDArray[np.int64]
+    init: NDArray[np.int64]
     rng: np.random.Generator
 
 
@@ -51,8 +51,8 @@ def cells_seen(batch_index: NDArray[np.int64], options: FitConfig, seed: int) ->
 
     They are drawn in the same way as in the fit, `find_overlap` and `refit_dispersion`.
     """
-    train, validation, first, rng = split_cells(batch_index, options, seed)
-    cells = [validation, first, evenly(len(batch_index)), *sample_per_batch(batch_index)]
+    train, validation, init, rng = split_cells(batch_index, options, seed)
+    cells = [validation, init, evenly_spread(len(batch_index)), *sample_per_batch(batch_index)]
     complete = min(options.n_steps * options.batch_size, len(train)) <= WINDOW
     if complete:
         cells += islice(shuffled(train, options.batch_size, rng), options.n_steps)

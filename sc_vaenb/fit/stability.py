@@ -34,8 +34,8 @@ class Adaptation:
         fit that is long enough the KL then reaches `target_kl`, whatever beta was at the start.
     """
 
-    def __init__(self, model: CountVAE, beta: float, target_kl: float | None, steps: int) -> None:
-        self.beta, self.target_kl, self.steps = beta, target_kl, steps  # steps between evaluations
+    def __init__(self, model: CountVAE, beta: float, target_kl: float | None, steps_per_evaluation: int) -> None:
+        self.beta, self.target_kl, self.steps_per_evaluation = beta, target_kl, steps_per_evaluation
         self.lr_divisor, self.setbacks = 1.0, 0
         self.looks: list[tuple[float, float]] = []  # reconstruction and KL at each evaluation
         self.weights = self._copy(model)
@@ -49,7 +49,8 @@ class Adaptation:
         losses = np.array([*self.looks, (reconstruction, kl)]) @ (1.0, beta)
         first, lowest, last = losses[0], losses.min(), losses[-1]
         broken, risen = not math.isfinite(last), False
-        if len(losses) > MIN_EVALUATIONS and self.steps >= MIN_STEPS_PER_EVALUATION and self.setbacks < MAX_SETBACKS:
+        can_judge = len(losses) > MIN_EVALUATIONS and self.steps_per_evaluation >= MIN_STEPS_PER_EVALUATION
+        if can_judge and self.setbacks < MAX_SETBACKS:
             max_rise_by_chance = MAX_RISE_PER_CHANGE * np.median(np.abs(np.diff(losses[:-1])))
             risen = last - lowest > max(MAX_RISE_PER_FALL * (first - lowest), max_rise_by_chance)
         if broken or risen:

@@ -76,9 +76,8 @@ def calibrate(reference: Reference, k: int) -> Confidence | None:
 
 def _in_other_batches(reference: Reference) -> NDArray[np.bool_]:
     """Whether batches other than this one have a label (batches x labels)."""
-    table = np.zeros((reference.batch.max() + 1, reference.n_labels), np.int64)
-    np.add.at(table, (reference.batch, reference.label), 1)
-    return (table.sum(0) - table) > 0
+    n_cells = reference.n_cells()
+    return n_cells.sum(0) > n_cells
 
 
 def _probability(share: NDArray[np.floating], slope: float, intercept: float) -> NDArray[np.float64]:

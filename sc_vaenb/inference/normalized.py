@@ -20,7 +20,7 @@ from .posterior import expression, finite, posterior
 Blocks = Iterator[tuple[slice, Tensor]]
 
 
-class AsIn(NamedTuple):
+class TargetBatches(NamedTuple):
     """Which batches each cell is decoded in.
 
     Attributes
@@ -54,17 +54,17 @@ class AsIn(NamedTuple):
         return torch.from_numpy((self.table >= 0).sum(1)).to(cell_batch.device)[cell_batch].unsqueeze(1)
 
 
-def as_it_is(n_batches: int) -> AsIn:
+def own_batch(n_batches: int) -> TargetBatches:
     """Every cell in its own batch (0 if the model knows no batches)."""
-    return AsIn(np.arange(max(n_batches, 1))[:, None], align=False)
+    return TargetBatches(np.arange(max(n_batches, 1))[:, None], align=False)
 
 
-def as_in_one(n_batches: int, batch: int) -> AsIn:
+def one_batch(n_batches: int, batch: int) -> TargetBatches:
     """Every cell in one batch."""
-    return AsIn(np.full((n_batches, 1), batch), align=True)
+    return TargetBatches(np.full((n_batches, 1), batch), align=True)
 
 
-def as_in_all(group: NDArray[np.int64]) -> AsIn:
+def all_batches_of_group(group: NDArray[np.int64]) -> TargetBatches:
     """Every cell in all batches of its own group (`fit.overlap`).
 
     A batch of another group has no cells of this type, so the model has not seen such cells in that batch.
@@ -73,11 +73,11 @@ def as_in_all(group: NDArray[np.int64]) -> AsIn:
     for batch, batch_group in enumerate(group):
         members = np.flatnonzero(group == batch_group)
         table[batch, : len(members)] = members
-    return AsIn(table, align=True)
+    return TargetBatches(table, align=True)
 
 
 def expected(
-    model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device, noise: torch.Generator
+    model: CountVAE, counts: Counts, target: TargetBatches, n_samples: int, device: torch.device, noise: torch.Generator
 ) -> Blocks:
     """Share of each gene in the expected counts, averaged over the batches and samples; rows sum to 1.
 
@@ -87,14 +87,14 @@ def expected(
         cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
         total = mean.new_zeros(len(mean), model.config.n_genes)
         for _ in range(max(n_samples, 1)):
-            z = as_in.states(model, mean, sd if n_samples else None, cell_batch, noise)
-            for rows, batch_index in as_in.rounds(cell_batch):
+            z = target.states(model, mean, sd if n_samples else None, cell_batch, noise)
+            for rows, batch_index in target.rounds(cell_batch):
                 total.index_add_(0, rows, expression(model, z[rows], batch_index))
-        yield cells, total / (as_in.n_batches(cell_batch) * max(n_samples, 1))
+        yield cells, total / (target.n_batches(cell_batch) * max(n_samples, 1))
 
 
 def drawn(
-    model: CountVAE, counts: Counts, as_in: AsIn, n_samples: int, device: torch.device, noise: torch.Generator
+    model: CountVAE, counts: Counts, target: TargetBatches, n_samples: int, device: torch.device, noise: torch.Generator
 ) -> Blocks:
     """Counts drawn at each cell's own size factor, each count from the likelihood of one of the batches at random.
 
@@ -105,11 +105,11 @@ def drawn(
     for cells, mean, sd in posterior(model, counts, device):
         cell_batch = torch.from_numpy(counts.batch_index[cells]).to(device)
         size_factor = torch.from_numpy(counts.size_factor[cells]).to(device)
-        z = as_in.states(model, mean, sd if n_samples else None, cell_batch, noise)
+        z = target.states(model, mean, sd if n_samples else None, cell_batch, noise)
         out = mean.new_zeros(len(mean), model.config.n_genes)
         uniform = torch.rand(out.shape, generator=noise, dtype=out.dtype, device=device)
-        choice = (uniform * as_in.n_batches(cell_batch)).floor()
-        for turn, (rows, batch_index) in enumerate(as_in.rounds(cell_batch)):
+        choice = (uniform * target.n_batches(cell_batch)).floor()
+        for turn, (rows, batch_index) in enumerate(target.rounds(cell_batch)):
             values = model.draw(z[rows], size_factor[rows], batch_index, noise)
             out[rows] = torch.where(choice[rows] == turn, values, out[rows])
         yield cells, out

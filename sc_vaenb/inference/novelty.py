@@ -1,7 +1,7 @@
 """Novel cells: which cells of a query are of a type that the reference lacks? Conformal p-values.
 
 Two statistics measure how much a cell differs from its predicted label: its distance to the nearest cells of this
-label in the latent space, and the difference in expression between its neighbourhood (the most similar cells of its
+label in the embedding, and the difference in expression between its neighbourhood (the most similar cells of its
 own batch) and the label. The second statistic sees genes that the latent space does not: an encoder places a type that
 it has never seen on a type that it knows.
 
@@ -114,7 +114,7 @@ class Novelty:
             batch = int(self.batch[cells[0]])
             expression = None if self.expression is None else self.expression[cells]
             statistics[cells], self.batch_shift[batch] = self._statistics(
-                reference.state[cells], expression, self.predicted[cells], batch
+                reference.sample_embedding[cells], expression, self.predicted[cells], batch
             )
         self.center, self.scale = np.full((2, n_labels, statistics.shape[1]), np.nan)  # labels x statistics
         for label in range(n_labels):
@@ -140,19 +140,19 @@ class Novelty:
         return scores[np.isfinite(scores)]
 
     def __call__(
-        self, state: NDArray[np.float32], counts: sparse.csr_matrix | None, predicted: NDArray[np.int64]
+        self, embedding: NDArray[np.float32], counts: sparse.csr_matrix | None, predicted: NDArray[np.int64]
     ) -> BatchNovelty:
         """Results for the cells of one batch of a query."""
         has_counts = counts is not None and self.expression is not None
         expression = pooled_expression(counts, self.seed) if has_counts else None
-        z = self._standardised(self._statistics(state, expression, predicted, None)[0], predicted)
+        z = self._standardised(self._statistics(embedding, expression, predicted, None)[0], predicted)
         center, scale = _inflation(z, predicted)
         n_labels = self.reference.n_labels
         is_present = np.bincount(predicted[np.isfinite(z).all(1)], minlength=n_labels) >= MIN_PREDICTED
         self.max_query_scale = np.maximum(self.max_query_scale, scale)
         difference, differs = np.full(n_labels, np.nan), np.zeros(n_labels, bool)
         if has_counts:
-            squared = self.groups.differences(np.arange(len(state)), counts, predicted, None)
+            squared = self.groups.differences(np.arange(len(embedding)), counts, predicted, None)
             difference, differs = self.groups.relative(squared, None)
         p = self._p_values(((z - center) / scale).max(1), predicted)
         return BatchNovelty(p, bool(is_present.sum() >= MIN_TYPES), difference, differs)
@@ -215,10 +215,10 @@ class Novelty:
             voters = np.flatnonzero((reference.batch != batch) & (reference.label != label))
             if not len(voters):
                 voters = np.flatnonzero(reference.label != label)
-            distance, neighbors = nearest(reference.state[batch_cells], reference.embedding[voters], self.k)
+            distance, neighbors = nearest(reference.sample_embedding[batch_cells], reference.embedding[voters], self.k)
             called[in_batch] = vote(distance, reference.label[voters][neighbors])[0]
             statistics, _ = self._statistics(
-                reference.state[batch_cells],
+                reference.sample_embedding[batch_cells],
                 None if self.expression is None else self.expression[batch_cells],
                 called[in_batch],
                 int(batch),
@@ -232,7 +232,7 @@ class Novelty:
 
     def _statistics(
         self,
-        state: NDArray[np.float32],
+        embedding: NDArray[np.float32],
         expression: NDArray[np.float32] | None,
         predicted: NDArray[np.int64],
         batch: int | None,
@@ -244,7 +244,7 @@ class Novelty:
         compared with other batches only. `shift` is the batch effect if it is known, else it is estimated.
         """
         reference, labels = self.reference, [label for label in np.unique(predicted) if label >= 0]
-        statistics = np.full((len(state), 1 if self.expression is None else 2), np.nan)
+        statistics = np.full((len(embedding), 1 if self.expression is None else 2), np.nan)
         for label in labels:
             cells = predicted == label
             candidates, n_self = reference.label == label, 0
@@ -253,11 +253,11 @@ class Novelty:
             elif batch is not None:
                 n_self = 1  # the nearest cell is the cell itself
             if candidates.sum() > n_self:
-                distance = nearest(state[cells], reference.embedding[candidates], self.k + n_self)[0][:, n_self:]
+                distance = nearest(embedding[cells], reference.embedding[candidates], self.k + n_self)[0][:, n_self:]
                 statistics[cells, 0] = np.log(distance.mean(1) + 1e-9)
         if expression is None or self.groups.profiles is None:
-            latent = statistics[:, :1]
-            return latent if self.expression is None else np.repeat(latent, 2, 1), 0.0
+            distances = statistics[:, :1]
+            return distances if self.expression is None else np.repeat(distances, 2, 1), 0.0
         expected = {label: self.groups.profile(label, batch) for label in labels}
         if shift is None:
             shifts = [

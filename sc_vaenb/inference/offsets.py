@@ -29,7 +29,7 @@ from .embed import aligned, latent_states
 
 MAX_CLUSTERS, CELLS_PER_CLUSTER = 20, 50
 MAX_CELLS_CLUSTERED = 20_000  # used to learn the clusters: more cells take time and hardly change them
-HALF_A_COUNT = 0.5  # pseudo-count for observed and expected counts of a cluster: avoids log(0)
+PSEUDO_COUNT = 0.5  # pseudo-count for observed and expected counts of a cluster: avoids log(0)
 CLUSTER_VARIANCE = 0.05  # of log fold changes between the clusters of a batch, besides sampling variance
 
 
@@ -57,7 +57,7 @@ def find_offsets(
     model, _, verdict = fit(config, counts, options, device, seed, progress, make_step)
     if verdict.status == "interrupted":  # half a fit shows no batch effects; there is no result to keep yet
         raise KeyboardInterrupt
-    latent = latent_states(model, counts, device)
+    latent = latent_states(model, counts, device)  # they serve as embedding: nobody sees that of this model
     if model.alignment is not None:
         align(model.alignment, latent, counts.batch_index, group, seed)
         latent = aligned(model, latent, counts.batch_index, device)
@@ -96,7 +96,7 @@ def batch_offsets(
         cells = batch_index == batch
         observed = _sums(counts[cells], cluster[cells], n_clusters)
         expected = share * observed.sum(1, keepdims=True)
-        change = np.log((observed + HALF_A_COUNT) / (expected + HALF_A_COUNT))
+        change = np.log((observed + PSEUDO_COUNT) / (expected + PSEUDO_COUNT))
         weight = has_controls * expected / (1 + CLUSTER_VARIANCE * expected)
         offset[batch] = _shrunken(_weighted_median(change, weight), weight.sum(0))
     return offset

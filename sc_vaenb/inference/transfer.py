@@ -64,14 +64,14 @@ class Reference:
     Attributes
     ----------
     embedding
-        Aligned latent states of all labelled cells (cells x dimensions); neighbours are searched among them.
+        Aligned embedding of all labelled cells (cells x dimensions); neighbours are searched among them.
     label, batch
         Label and batch codes of these cells. If only one batch has labels, `batch` holds random halves of the cells,
         and `across_batches` is False.
     sample
         The cells (rows of `embedding`, sorted) that play the query, one batch at a time (see `parts`).
-    state
-        Latent states of the sample: not aligned if the query has new batches and the counts are known, else aligned.
+    sample_embedding
+        Embedding of the sample: not aligned if the query has new batches and the counts are known, else aligned.
     counts
         Counts of the sample (cells x genes), None if they are not known.
     names
@@ -83,7 +83,7 @@ class Reference:
     batch: NDArray[np.int64]
     across_batches: bool
     sample: NDArray[np.int64]
-    state: NDArray[np.float32]
+    sample_embedding: NDArray[np.float32]
     counts: csr_matrix | None
     names: list[str]
 
@@ -91,11 +91,15 @@ class Reference:
     def n_labels(self) -> int:
         return len(self.names)
 
-    def n_batches(self) -> NDArray[np.int64]:
-        """The number of batches that have each label."""
+    def n_cells(self) -> NDArray[np.int64]:
+        """The number of cells (batches x labels)."""
         table = np.zeros((self.batch.max() + 1, self.n_labels), np.int64)
         np.add.at(table, (self.batch, self.label), 1)
-        return (table >= MIN_CELLS_PER_LABEL).sum(0)
+        return table
+
+    def n_batches(self) -> NDArray[np.int64]:
+        """The number of batches that have each label."""
+        return (self.n_cells() >= MIN_CELLS_PER_LABEL).sum(0)
 
     def parts(self) -> list[NDArray[np.int64]]:
         """Positions in the sample, batch by batch."""
@@ -106,7 +110,7 @@ class Reference:
         label, share = np.full(len(self.sample), -1), np.full(len(self.sample), np.nan)
         for part in self.parts():
             others = np.flatnonzero(self.batch != self.batch[self.sample[part[0]]])
-            distance, neighbors = nearest(self.state[part], self.embedding[others], k)
+            distance, neighbors = nearest(self.sample_embedding[part], self.embedding[others], k)
             label[part], uncertainty = vote(distance, self.label[others][neighbors])
             share[part] = 1 - uncertainty
         return label, share

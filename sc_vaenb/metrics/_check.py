@@ -1,4 +1,4 @@
-"""Checks of arguments that all metrics share: embeddings, graphs and groups. Errors say what to do."""
+"""What all metrics share: checks of embeddings, graphs and groups (errors say what to do), and one kind of mean."""
 
 from __future__ import annotations
 
@@ -26,6 +26,23 @@ class Groups(NamedTuple):
     def sizes(self) -> IntArray:
         """Cells in each group, shape (n_groups,)."""
         return np.bincount(self.codes, minlength=len(self.names))
+
+    def cells(self) -> list[IntArray]:
+        """Return the cells of each group, sorted."""
+        return np.split(np.argsort(self.codes, kind="stable"), np.cumsum(self.sizes)[:-1])
+
+    def crosstab(self, other: Groups) -> IntArray:
+        """Count the cells of each group in each group of `other`, shape (n_groups, n_groups of `other`)."""
+        table = np.zeros((len(self.names), len(other.names)), dtype=np.intp)
+        np.add.at(table, (self.codes, other.codes), 1)
+        return table
+
+
+def defined_mean(values: ArrayLike) -> float:
+    """Return the mean of the values that are not NaN, or NaN if there are none."""
+    array = np.asarray(values, dtype=np.float64)
+    defined = array[~np.isnan(array)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def check_embedding(values: ArrayLike, what: str = "embedding", *, min_cells: int = 2) -> FloatArray:

@@ -7,8 +7,8 @@ from numpy.typing import ArrayLike
 
 from .._checks import checked
 from .._session import own_state
-from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups
-from .neighbors import Neighbors
+from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups, defined_mean
+from .neighbors import Neighbors, sum_by_group
 
 _BLOCK = 4_000_000  # distances in memory at once
 _NEARER = 1e-3  # extra weight of the nearest neighbour: it decides ties and is less than one vote
@@ -20,8 +20,8 @@ def _neighbors_in_other_batches(x: FloatArray, batch: Groups, k: int) -> tuple[I
     square = np.einsum("ij,ij->i", x, x)
     indices = np.zeros((len(x), k), dtype=np.intp)
     n_found = np.zeros(len(x), dtype=np.intp)
-    for code in range(len(batch.names)):
-        own_cells, other_cells = np.flatnonzero(batch.codes == code), np.flatnonzero(batch.codes != code)
+    for code, own_cells in enumerate(batch.cells()):
+        other_cells = np.flatnonzero(batch.codes != code)
         n = min(k, len(other_cells))
         step = max(1, _BLOCK // len(other_cells))
         for start in range(0, len(own_cells), step):
@@ -74,8 +74,7 @@ def cross_batch_hits(
     n_cells = x.n_cells if isinstance(x, Neighbors) else len(x)
     label_groups = check_groups(labels, n_cells, "labels")
     batch_groups = check_groups(batch, n_cells, "batch", min_groups=2)
-    sizes = np.zeros((len(batch_groups.names), len(label_groups.names)), dtype=np.intp)
-    np.add.at(sizes, (batch_groups.codes, label_groups.codes), 1)
+    sizes = batch_groups.crosstab(label_groups)
     n_in_other_batches = (sizes.sum(axis=0) - sizes)[batch_groups.codes, label_groups.codes]
     if isinstance(x, Neighbors):
         indices, n_found = _graph_neighbors_in_other_batches(x, batch_groups, k)
@@ -84,9 +83,7 @@ def cross_batch_hits(
 
     rank = np.arange(indices.shape[1])
     weights = np.where(rank < np.minimum(n_found, n_in_other_batches)[:, None], 1 + _NEARER / (1 + rank), 0.0)
-    n_labels = len(label_groups.names)
-    cell_and_label = np.arange(n_cells)[:, None] * n_labels + label_groups.codes[indices]
-    votes = np.bincount(cell_and_label.ravel(), weights.ravel(), n_cells * n_labels).reshape(n_cells, n_labels)
+    votes = sum_by_group(label_groups.codes[indices], len(label_groups.names), weights)
     is_right = (votes.argmax(axis=1) == label_groups.codes) & (votes.max(axis=1) > 0)
     return np.where(n_in_other_batches > 0, is_right.astype(np.float64), np.nan)
 
@@ -120,9 +117,4 @@ def cross_batch_accuracy(
     """
     hits = cross_batch_hits(embedding, labels, batch, k=k)
     groups = check_groups(labels, len(hits), "labels")
-    defined = ~np.isnan(hits)
-    if not defined.any():
-        return float("nan")
-    sizes = np.bincount(groups.codes[defined], minlength=len(groups.names))
-    n_right = np.bincount(groups.codes[defined], hits[defined], len(groups.names))
-    return float((n_right[sizes > 0] / sizes[sizes > 0]).mean())
+    return defined_mean([defined_mean(hits[cells]) for cells in groups.cells()])

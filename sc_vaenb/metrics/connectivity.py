@@ -44,8 +44,7 @@ def graph_connectivity(neighbors: Neighbors, labels: ArrayLike) -> float:
     groups = check_groups(labels, neighbors.n_cells, "labels")
     shares = []
     position = np.empty(neighbors.n_cells, dtype=np.intp)
-    for label in range(len(groups.names)):
-        cells = np.flatnonzero(groups.codes == label)
+    for label, cells in enumerate(groups.cells()):
         position[cells] = np.arange(len(cells))
         targets = neighbors.indices[cells]
         row, column = np.nonzero(groups.codes[targets] == label)

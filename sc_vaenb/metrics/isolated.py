@@ -7,15 +7,13 @@ from numpy.typing import ArrayLike
 
 from .._checks import checked
 from .._session import own_state
-from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups
+from ._check import FloatArray, Groups, IntArray, check_embedding, check_groups, defined_mean
 from .silhouette import silhouette_samples
 
 
 def batches_per_label(labels: Groups, batch: Groups) -> IntArray:
     """Count in how many batches each label occurs, shape (n_labels,)."""
-    table = np.zeros((len(labels.names), len(batch.names)), dtype=bool)
-    table[labels.codes, batch.codes] = True
-    return np.asarray(table.sum(axis=1), dtype=np.intp)
+    return np.count_nonzero(labels.crosstab(batch), axis=1)
 
 
 @own_state()
@@ -64,4 +62,4 @@ def isolated_labels(
     n_batches = batches_per_label(label_groups, check_groups(batch, len(widths), "batch"))
     is_isolated = n_batches <= (n_batches.min() if max_batches is None else max_batches)
     means = np.bincount(label_groups.codes, weights=(widths + 1) / 2) / label_groups.sizes
-    return float(means[is_isolated].mean()) if is_isolated.any() else float("nan")
+    return defined_mean(means[is_isolated])

@@ -10,8 +10,8 @@ from scipy.special import chdtrc
 
 from .._checks import checked
 from .._session import own_state, shared
-from ._check import FloatArray, IntArray, check_graph, check_groups
-from .neighbors import knn
+from ._check import FloatArray, IntArray, check_graph, check_groups, defined_mean
+from .neighbors import knn, sum_by_group
 
 _MIN_CELLS = 10
 _MIN_K, _MAX_K = 10, 70
@@ -26,8 +26,7 @@ def _acceptance(indices: IntArray, batch: IntArray, alpha: float) -> float:
     if len(present) < 2:
         return 0.0  # happens only if the other batches are in small components, so they are separate
     expected = np.bincount(batch) / n * k
-    cell_and_batch = np.arange(n)[:, None] * len(present) + batch[indices]
-    observed = np.bincount(cell_and_batch.ravel(), minlength=n * len(present)).reshape(n, -1)
+    observed = sum_by_group(batch[indices], len(present))
     statistic = (np.square(observed - expected) / expected).sum(axis=1)
     return float(np.mean(chdtrc(len(present) - 1, statistic) >= alpha))
 
@@ -149,9 +148,9 @@ def kbet_per_label(graph: csr_array, labels: ArrayLike, batch: ArrayLike, *, alp
     graph = check_graph(graph)
     label_groups = check_groups(labels, graph.shape[0], "labels")
     batch_groups = check_groups(batch, graph.shape[0], "batch", min_groups=2)
-    scores = []
-    for label in range(len(label_groups.names)):
-        cells = np.flatnonzero(label_groups.codes == label)
-        scores.append(kbet_label(csr_array(graph[cells][:, cells]), batch_groups.codes[cells], alpha=alpha))
-    finite = [score for score in scores if not np.isnan(score)]
-    return float(np.mean(finite)) if finite else float("nan")
+    return defined_mean(
+        [
+            kbet_label(csr_array(graph[cells][:, cells]), batch_groups.codes[cells], alpha=alpha)
+            for cells in label_groups.cells()
+        ]
+    )

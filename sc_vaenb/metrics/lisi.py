@@ -7,8 +7,9 @@ from numpy.typing import ArrayLike
 
 from .._checks import checked
 from .._session import own_state
-from ._check import FloatArray, Groups, check_embedding, check_groups
-from .neighbors import Neighbors, knn
+from ._check import FloatArray, Groups, check_embedding, check_groups, defined_mean
+from .isolated import batches_per_label
+from .neighbors import Neighbors, knn, sum_by_group
 
 _TOLERANCE = 1e-5
 _ITERATIONS = 50
@@ -47,16 +48,14 @@ def _perplexity_weights(distances: FloatArray, perplexity: float) -> FloatArray:
 
 
 def _effective_number(neighbors: Neighbors, groups: Groups, perplexity: float | None) -> FloatArray:
-    n, k = neighbors.n_cells, neighbors.k
+    k = neighbors.k
     if k < 6:
         raise ValueError(f"neighbors has {k} columns: LISI needs at least 6; pass more cells or a larger k.")
     perplexity = float(k // 3) if perplexity is None else perplexity
     if not 1 < perplexity < k - 1:
         raise ValueError(f"perplexity is {perplexity}: pass a number between 1 and the number of neighbours, {k - 1}.")
     weights = _perplexity_weights(neighbors.distances[:, 1:], perplexity)
-    n_groups = len(groups.names)
-    cell_and_group = np.arange(n)[:, None] * n_groups + groups.codes[neighbors.indices[:, 1:]]
-    shares = np.bincount(cell_and_group.ravel(), weights=weights.ravel(), minlength=n * n_groups).reshape(n, n_groups)
+    shares = sum_by_group(groups.codes[neighbors.indices[:, 1:]], len(groups.names), weights)
     return np.asarray(1 / np.square(shares).sum(axis=1))
 
 
@@ -197,8 +196,7 @@ def cilisi_per_cell(
     x = check_embedding(embedding)
     types, batches = check_groups(labels, len(x), "labels"), check_groups(batch, len(x), "batch", min_groups=2)
     values = np.full(len(x), np.nan)
-    for code in range(len(types.names)):
-        cells = np.flatnonzero(types.codes == code)
+    for cells in types.cells():
         batches_of_label = check_groups(batches.codes[cells], len(cells), "batch")
         if len(batches_of_label.names) > 1 and len(cells) >= _MIN_CELLS:
             within = knn(x[cells], min(k, max(6, len(cells) // 2)))
@@ -214,15 +212,11 @@ def _cilisi_in_graph(neighbors: Neighbors, labels: ArrayLike, batch: ArrayLike) 
     weights = _perplexity_weights(neighbors.distances[:, 1:], float(neighbors.k // 3))
     weights *= types.codes[others] == types.codes[:, None]
     total = weights.sum(axis=1)
-    shares = np.zeros((neighbors.n_cells, len(batches.names)))
-    np.add.at(shares, (np.arange(neighbors.n_cells)[:, None], batches.codes[others]), weights)
+    shares = sum_by_group(batches.codes[others], len(batches.names), weights)
     shares /= np.where(total > 0, total, 1)[:, None]
     effective = np.where(total > 0, 1 / np.maximum(np.square(shares).sum(axis=1), 1e-12), 1.0)
-    sizes = np.bincount(types.codes)
-    table = np.zeros((len(types.names), len(batches.names)), dtype=bool)
-    table[types.codes, batches.codes] = True
-    n_batches = table.sum(axis=1)
-    usable = ((n_batches > 1) & (sizes >= _MIN_CELLS))[types.codes]
+    n_batches = batches_per_label(types, batches)
+    usable = ((n_batches > 1) & (types.sizes >= _MIN_CELLS))[types.codes]
     return np.where(usable, (effective - 1) / np.maximum(n_batches[types.codes] - 1, 1), np.nan)
 
 
@@ -258,6 +252,4 @@ def cilisi(embedding: ArrayLike | Neighbors, labels: ArrayLike, batch: ArrayLike
     .. [1] Andreatta et al. (2024), Semi-supervised integration of single-cell transcriptomics data,
        Nature Communications 15:872.
     """
-    values = cilisi_per_cell(embedding, labels, batch, k=k)
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    return defined_mean(cilisi_per_cell(embedding, labels, batch, k=k))

@@ -13,6 +13,8 @@ from .neighbors import Neighbors
 FALL = 0.10
 """A label counts as lost if its purity falls by this much or more, and the bootstrap excludes half of it."""
 _LEVEL = 0.05
+_N_BOOTSTRAPS = 400  # samples of a label's cells, with replacement
+_MIN_CELLS = 10  # of a label; smaller ones are left out
 
 
 class Loss(NamedTuple):
@@ -52,16 +54,8 @@ def purity_per_cell(neighbors: Neighbors, labels: ArrayLike) -> FloatArray:
     return np.where(n_counted > 0, (same & is_counted).sum(axis=1) / np.maximum(n_counted, 1), np.nan)
 
 
-def losses(
-    before: FloatArray,
-    after: FloatArray,
-    labels: ArrayLike,
-    *,
-    n_bootstraps: int = 400,
-    min_cells: int = 10,
-    rng: int | np.random.Generator = 0,
-) -> list[Loss]:
-    """Compare the purity of each label in two embeddings, cell by cell.
+def losses(before: FloatArray, after: FloatArray, labels: ArrayLike) -> list[Loss]:
+    """Compare the purity of each label in two embeddings, cell by cell; labels of fewer than 10 cells are left out.
 
     Parameters
     ----------
@@ -69,26 +63,19 @@ def losses(
         From :func:`purity_per_cell`, shape (n_cells,).
     labels
         One entry per cell.
-    n_bootstraps
-        Samples of the label's cells, with replacement.
-    min_cells
-        Labels of fewer cells are left out.
-    rng
-        Seed or generator.
 
     Returns
     -------
     One entry for each label, in the sorted order of names.
     """
     groups = check_groups(labels, len(before), "labels")
-    generator = np.random.default_rng(rng)
+    generator = np.random.default_rng(0)
     results = []
-    for code, name in enumerate(groups.names):
-        cells = np.flatnonzero(groups.codes == code)
-        if len(cells) < max(2, min_cells):
+    for name, cells in zip(groups.names, groups.cells(), strict=True):
+        if len(cells) < _MIN_CELLS:
             continue
         fall = before[cells] - after[cells]
-        weights = generator.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), n_bootstraps)
+        weights = generator.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), _N_BOOTSTRAPS)
         low, high = np.quantile(weights @ fall / len(cells), [_LEVEL, 1 - _LEVEL])
         results.append(
             Loss(name, len(cells), float(before[cells].mean()), float(after[cells].mean()), float(low), float(high))

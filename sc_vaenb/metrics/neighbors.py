@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, diags_array
 
 from .._checks import checked
@@ -134,10 +135,27 @@ def knn_within(embedding: FloatArray, groups: Groups, k: int) -> Iterator[tuple[
     ------
     The group's code, its cells (n_group,), and their neighbours (n_group, k) as positions within these cells.
     """
-    for code in range(len(groups.names)):
-        cells = np.flatnonzero(groups.codes == code)
+    for code, cells in enumerate(groups.cells()):
         if len(cells) > 1:
             yield code, cells, knn(embedding[cells], capped_k(k, len(cells)) + 1).indices[:, 1:]
+
+
+def sum_by_group(codes: IntArray, n_groups: int, weights: FloatArray | None = None) -> NDArray[Any]:
+    """Count the neighbours of each cell in each group, or sum their weights.
+
+    Parameters
+    ----------
+    codes, weights
+        Group codes and weights of the neighbours of each cell, shape (n_cells, k).
+
+    Returns
+    -------
+    Shape (n_cells, n_groups).
+    """
+    n_cells = len(codes)
+    cell_and_group = (np.arange(n_cells)[:, None] * n_groups + codes).ravel()
+    sums = np.bincount(cell_and_group, None if weights is None else weights.ravel(), n_cells * n_groups)
+    return sums.reshape(n_cells, n_groups)
 
 
 @own_state()

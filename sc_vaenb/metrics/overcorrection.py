@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike
 
 from .._checks import checked
 from .._session import own_state
-from ._check import BoolArray, FloatArray, Groups, check_embedding, check_groups
+from ._check import BoolArray, FloatArray, Groups, check_embedding, check_groups, defined_mean
 from .isolated import batches_per_label
+from .loss import purity_per_cell
 from .neighbors import Neighbors, knn_within
 from .pcr import check_reference
 
@@ -83,18 +84,12 @@ def neighborhood_overlap(embedding: ArrayLike, reference: ArrayLike, batch: Arra
     --------
     sc_vaenb.metrics.overlap_per_batch : The share of each batch.
     """
-    shares = list(overlap_per_batch(embedding, reference, batch, k=k).values())
-    return float(np.mean(shares)) if shares else float("nan")
+    return defined_mean(list(overlap_per_batch(embedding, reference, batch, k=k).values()))
 
 
 def _purity(neighbors: Neighbors, labels: Groups) -> FloatArray:
-    same = labels.codes[neighbors.indices[:, 1:]] == labels.codes[:, None]
-    purity = np.full(len(labels.names), np.nan)
-    for label, size in enumerate(labels.sizes):
-        k = min(neighbors.k - 1, size - 1)
-        if k > 0:
-            purity[label] = same[labels.codes == label, :k].mean()
-    return purity
+    per_cell = purity_per_cell(neighbors, labels.codes)
+    return np.array([defined_mean(per_cell[cells]) for cells in labels.cells()])
 
 
 @own_state()
@@ -169,9 +164,7 @@ def label_purity(
     sc_vaenb.metrics.purity_kept : Compared with before integration.
     """
     groups = check_groups(labels, neighbors.n_cells, "labels", min_groups=2)
-    purity = _purity(neighbors, groups)[_in_label_set(groups, batch, neighbors.n_cells, which)]
-    purity = purity[~np.isnan(purity)]
-    return float(purity.mean()) if len(purity) else float("nan")
+    return defined_mean(_purity(neighbors, groups)[_in_label_set(groups, batch, neighbors.n_cells, which)])
 
 
 @own_state()
@@ -213,4 +206,4 @@ def purity_kept(
     chosen = _in_label_set(groups, batch, neighbors.n_cells, which)
     after, before = _purity(neighbors, groups)[chosen], _purity(reference_neighbors, groups)[chosen]
     usable = before > 0  # also False for NaN
-    return float(np.minimum(1, after[usable] / before[usable]).mean()) if usable.any() else float("nan")
+    return defined_mean(np.minimum(1, after[usable] / before[usable]))

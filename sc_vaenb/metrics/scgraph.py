@@ -66,9 +66,7 @@ def geometry(embedding: ArrayLike, reference: ArrayLike, labels: ArrayLike, batc
     x = check_embedding(embedding)
     before = check_reference(reference, x)
     types, batches = check_groups(labels, len(x), "labels"), check_groups(batch, len(x), "batch")
-    within_batches = np.stack(
-        [_distances(before, types, np.flatnonzero(batches.codes == code)) for code in range(len(batches.names))]
-    )
+    within_batches = np.stack([_distances(before, types, cells) for cells in batches.cells()])
     n_known = (~np.isnan(within_batches)).sum(axis=0)
     expected = np.where(n_known > 0, np.nansum(within_batches, axis=0) / np.maximum(n_known, 1), np.nan)
     distances = _distances(x, types, np.arange(len(x)))

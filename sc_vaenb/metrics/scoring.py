@@ -10,12 +10,12 @@ from scipy.sparse import csr_array
 
 from .._checks import checked
 from .._session import own_state
-from ._check import FloatArray, IntArray, check_embedding, check_groups
+from ._check import FloatArray, IntArray, check_embedding, check_groups, defined_mean
 from .catalogue import METRICS, Case, Metric, check_names, summarize
 from .pcr import check_reference
 from .subsample import stratified_draw
 
-_MIN_CELLS = 10
+MIN_CELLS = 10  # that a score needs
 
 
 def _select_metrics(metrics: Sequence[str] | None, available: set[str]) -> dict[str, Metric]:
@@ -105,11 +105,11 @@ def score(
     if (embedding is None) == (graph is None):
         raise ValueError("embedding and graph are both given, or neither: pass the one that is to be scored.")
     if graph is not None:
-        x = np.empty((check_graph(graph), 0))
+        x = np.empty((n_cells_in_graph(graph), 0))
         max_cells = None
     else:
         assert embedding is not None  # one of them is given
-        x = check_embedding(embedding, min_cells=_MIN_CELLS)
+        x = check_embedding(embedding, min_cells=MIN_CELLS)
     if labels is None and batch is None:
         raise ValueError("labels and batch are both None: pass at least one of them, there is nothing to score by.")
     label_codes = None if labels is None else check_groups(labels, len(x), "labels", min_groups=2).codes
@@ -139,22 +139,17 @@ def score(
             strata = strata * (int(codes.max()) + 1) + codes
     draws = [values_of(stratified_draw(strata, max_cells, generator)) for _ in range(n_draws)]
     table = {name: np.array([draw.get(name, np.nan) for draw in draws]) for name in draws[0]}
-    means = {name: _mean(column) for name, column in table.items()}
+    means = {name: defined_mean(column) for name, column in table.items()}
     return means | {f"{name}_sd": _sd(column) for name, column in table.items()}
 
 
-def check_graph(graph: csr_array) -> int:
+def n_cells_in_graph(graph: csr_array) -> int:
     """Return the number of cells of a neighbour graph, or raise ValueError."""
-    if not hasattr(graph, "tocsr") or len(set(graph.shape)) != 1 or graph.shape[0] < _MIN_CELLS:
-        raise ValueError(f"graph is not a sparse matrix of cells x cells with at least {_MIN_CELLS} cells.")
+    if not hasattr(graph, "tocsr") or len(set(graph.shape)) != 1 or graph.shape[0] < MIN_CELLS:
+        raise ValueError(f"graph is not a sparse matrix of cells x cells with at least {MIN_CELLS} cells.")
     if not np.isfinite(graph.data).all() or (graph.data < 0).any():
         raise ValueError("graph holds negative or non-finite weights: pass connectivities, not distances.")
     return int(graph.shape[0])
-
-
-def _mean(column: FloatArray) -> float:
-    finite = column[~np.isnan(column)]
-    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _sd(column: FloatArray) -> float:

@@ -15,7 +15,9 @@ from .clustering import leiden
 from .neighbors import fuzzy_graph, knn, knn_within
 
 _MIN_CELLS = 5  # of a batch in a stratum, to compare it with other batches
+_K = 30  # neighbours, at most a quarter of the stratum
 _K_GRAPH = 15
+_RESOLUTION = 0.5  # of the clusters of a batch whose shift is looked for
 _MIN_CLUSTER = 10  # cells, to compute a centroid
 
 
@@ -43,7 +45,6 @@ def batch_separation(
     batch: ArrayLike,
     strata: ArrayLike,
     *,
-    k: int = 30,
     n_permutations: int = 199,
     rng: int | np.random.Generator = 0,
 ) -> Separation:
@@ -58,8 +59,6 @@ def batch_separation(
         Shape (n_cells, n_dimensions).
     batch, strata
         One entry per cell. Strata are types, or clusters of one kind of cells.
-    k
-        Neighbours, at most a quarter of the stratum.
     n_permutations
         Permutations of the batches within strata. The smallest possible p is 1 / (n_permutations + 1).
     rng
@@ -69,16 +68,14 @@ def batch_separation(
     batches = check_groups(batch, len(x), "batch")
     groups = check_groups(strata, len(x), "strata")
     generator = np.random.default_rng(rng)
-    table = np.zeros((len(groups.names), len(batches.names)), dtype=np.intp)
-    np.add.at(table, (groups.codes, batches.codes), 1)
-    usable = table >= _MIN_CELLS
+    usable = groups.crosstab(batches) >= _MIN_CELLS
     usable &= (usable.sum(axis=1) > 1)[:, None]
     used_cells = np.flatnonzero(usable[groups.codes, batches.codes])
     if not len(used_cells):
         return Separation(float("nan"), float("nan"), 0.0)
     n_same, expected = np.zeros(n_permutations + 1), 0.0
     strata_of_used = check_groups(groups.codes[used_cells], len(used_cells), "strata")
-    for _, cells, neighbors in knn_within(x[used_cells], strata_of_used, k):
+    for _, cells, neighbors in knn_within(x[used_cells], strata_of_used, _K):
         batch_codes = batches.codes[used_cells[cells]]
         sizes = np.bincount(batch_codes)
         expected += float(((sizes[batch_codes] - 1) / (len(batch_codes) - 1)).sum())
@@ -90,21 +87,21 @@ def batch_separation(
     return Separation(float((share[0] - expected) / (1 - expected)), p, len(used_cells) / len(x))
 
 
-def clusters(embedding: ArrayLike, *, resolution: float = 1.0, seed: int = 0) -> IntArray:
+def clusters(embedding: ArrayLike, *, resolution: float = 1.0) -> IntArray:
     """Leiden clusters of an embedding, shape (n_cells,)."""
-    return leiden(fuzzy_graph(knn(embedding, _K_GRAPH)), [resolution], seed=seed)[0]
+    return leiden(fuzzy_graph(knn(embedding, _K_GRAPH)), [resolution])[0]
 
 
-def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN_CELLS) -> IntArray:
+def linked_batches(batch: ArrayLike, strata: ArrayLike) -> IntArray:
     """Group batches that share a stratum, directly or through other batches.
+
+    A batch counts as present in a stratum from 5 cells (or from 2 % of the batch, if that is more; a batch of fewer
+    than 5 cells must be in the stratum completely).
 
     Parameters
     ----------
     batch, strata
         One entry per cell.
-    min_cells
-        A batch counts as present in a stratum from this number of cells (or from 2 % of the batch, if that is more; a
-        batch of fewer than `min_cells` cells must be in the stratum completely).
 
     Returns
     -------
@@ -112,14 +109,12 @@ def linked_batches(batch: ArrayLike, strata: ArrayLike, *, min_cells: int = _MIN
     """
     batches = check_groups(batch, len(np.asarray(batch)), "batch")
     groups = check_groups(strata, len(batches.codes), "strata")
-    table = np.zeros((len(batches.names), len(groups.names)), dtype=np.intp)
-    np.add.at(table, (batches.codes, groups.codes), 1)
-    min_counts = np.minimum(np.maximum(min_cells, 0.02 * batches.sizes), batches.sizes)[:, None]
-    is_present = (table >= min_counts).astype(np.intp)
+    min_counts = np.minimum(np.maximum(_MIN_CELLS, 0.02 * batches.sizes), batches.sizes)[:, None]
+    is_present = (batches.crosstab(groups) >= min_counts).astype(np.intp)
     return np.asarray(connected_components(is_present @ is_present.T > 0, directed=False)[1], dtype=np.intp)
 
 
-def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float = 0.5, seed: int = 0) -> IntArray:
+def shifted_batches(embedding: ArrayLike, batch: ArrayLike) -> IntArray:
     """Group batches whose clusters match after a shift, as under a batch effect that moves a whole batch.
 
     Each batch is clustered separately. Two batches are linked if one shift moves three clusters of one batch (or both,
@@ -133,12 +128,10 @@ def shifted_batches(embedding: ArrayLike, batch: ArrayLike, *, resolution: float
     x = check_embedding(embedding)
     batches = check_groups(batch, len(x), "batch")
     centroids = []
-    for code in range(len(batches.names)):
-        cells = x[batches.codes == code]
+    for cells_of_batch in batches.cells():
+        cells = x[cells_of_batch]
         cluster_codes = (
-            clusters(cells, resolution=resolution, seed=seed)
-            if len(cells) > 2 * _K_GRAPH
-            else np.zeros(len(cells), int)
+            clusters(cells, resolution=_RESOLUTION) if len(cells) > 2 * _K_GRAPH else np.zeros(len(cells), int)
         )
         large = np.flatnonzero(np.bincount(cluster_codes) >= _MIN_CLUSTER)
         centers = [cells[cluster_codes == cluster].mean(axis=0) for cluster in large]

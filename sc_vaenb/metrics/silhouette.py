@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from .._checks import checked
 from .._session import own_state
-from ._check import FloatArray, Groups, check_embedding, check_groups
+from ._check import FloatArray, Groups, check_embedding, check_groups, defined_mean
 
 _BLOCK = 4_000_000  # distances in memory at once
 
@@ -164,9 +164,8 @@ def bras(embedding: ArrayLike, labels: ArrayLike, batch: ArrayLike) -> float:
     length = np.linalg.norm(x, axis=1, keepdims=True)
     unit = x / np.where(length > 0, length, 1)
     scores = []
-    for label in range(len(label_groups.names)):
-        cells = np.flatnonzero(label_groups.codes == label)
+    for cells in label_groups.cells():
         within = check_groups(batch_groups.codes[cells], len(cells), "batch")
         if 1 < len(within.names) < len(cells):
             scores.append(float(np.mean(1 - np.abs(_batch_widths(unit[cells], within)))))
-    return float(np.mean(scores)) if scores else float("nan")
+    return defined_mean(scores)

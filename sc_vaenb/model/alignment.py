@@ -31,15 +31,15 @@ class Alignment(nn.Module):
         self.log_weight = nn.Buffer(torch.zeros(n_clusters, n_batches, dtype=torch.float32))
         self.shift = nn.Buffer(torch.zeros(n_clusters, n_batches, n_latent, dtype=torch.float32))
 
-    def forward(self, z: Tensor, batch: Tensor) -> Tensor:
-        """Embeddings (n_cells, n_latent) without the shifts of their batches (codes, n_cells)."""
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        """The embedding x (n_cells, n_latent) without the shifts of the batches (codes, n_cells)."""
         order = batch.argsort(stable=True)  # cells sorted by batch: one matrix product per batch
         codes, sizes = (values.tolist() for values in batch.unique(return_counts=True))
-        z_sorted, log_weight = z[order], self.log_weight.T[batch[order]]
+        x_sorted, log_weight = x[order], self.log_weight.T[batch[order]]
         batch_shifts = self.shift.unbind(1)
-        aligned = z_sorted
+        aligned = x_sorted
         for _ in range(N_ALIGNMENT_ROUNDS):
             assignment = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + log_weight, 1)
             parts = zip(codes, assignment.split(sizes), strict=True)
-            aligned = z_sorted - torch.cat([part @ batch_shifts[code] for code, part in parts])
-        return torch.empty_like(z).index_copy_(0, order, aligned)
+            aligned = x_sorted - torch.cat([part @ batch_shifts[code] for code, part in parts])
+        return torch.empty_like(x).index_copy_(0, order, aligned)

@@ -1,4 +1,4 @@
-"""Labels (such as cell types) of some cells: a classifier of latent states, fitted with the model."""
+"""Labels (such as cell types) of some cells: a classifier, fitted with the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Labels(nn.Module):
 
     The sum is divided by the number of all cells in the minibatch, as in the joint likelihood of counts and labels: few
     labels have less influence than many, and a minibatch without labels adds nothing. During the fit the classifier
-    sees samples of the posterior, not means, so that a label holds for the whole posterior.
+    sees samples of the posterior, not means, so that a label holds for the whole posterior. After the fit,
+    `fit.classify` replaces it by a classifier of the embedding.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -39,6 +40,6 @@ class Labels(nn.Module):
         total = cross_entropy(self.classifier(state.z), label, ignore_index=UNKNOWN, reduction="sum")
         return self.weight * total / len(label)
 
-    def probabilities(self, z: Tensor) -> Tensor:
-        """Probability of each label given latent states, (n_cells, n_labels)."""
-        return torch.softmax(self.classifier(z), 1)
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Probability of each label given the embedding, (n_cells, n_labels)."""
+        return torch.softmax(self.classifier(x), 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-LONGEST = 60  # letters of a name
+MAX_LETTERS = 60  # letters of a name
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")  # not allowed in XML and HTML
 
 
@@ -22,7 +22,7 @@ def plain(text: object) -> str:
 def as_label(name: object) -> str:
     """A name for a tick, a legend or a title: on one line, and cut if it is very long."""
     text = " ".join(str(name).splitlines())
-    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    text = text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 1]}…"
     # matplotlib omits names from legends if they begin with an underscore; a zero-width character prevents this
     return plain(f"\N{WORD JOINER}{text}" if text.startswith("_") else text)
 

@@ -89,7 +89,7 @@ def _update_welford(
         square_deviations[k] += deviation * (values[i] - mean[k])
 
 
-def curve(counts: Tally, batch: int, has_counts: NDArray[np.bool_]) -> NDArray[np.float64]:
+def expected_sd(counts: Tally, batch: int, has_counts: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The standard deviation expected of each gene with counts from its mean in a batch. ValueError if loess fails."""
     mean, variance = counts.mean[batch, has_counts], counts.variance[batch, has_counts]
     varies = variance > 0
@@ -113,7 +113,7 @@ def seurat_v3(
 ) -> pd.DataFrame:
     """The columns of `scanpy.pp.highly_variable_genes(flavor="seurat_v3")` for the genes with counts, in a second pass.
 
-    `used_batches`: the batches that are not left out. `expected`: the standard deviations of their genes, from `curve`.
+    `used_batches`: the batches that are not left out. `expected`: `expected_sd` of each of them.
     """
     codes = np.zeros(len(counts.depth), np.int64) if batches is None else batches
     n = counts.n_cells[used_batches][:, None]

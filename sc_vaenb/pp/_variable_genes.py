@@ -13,7 +13,7 @@ from scipy import sparse
 
 from .._session import shared
 from ..data.on_disk import scan
-from ._tally import MIN_POINTS_FOR_LOESS, Tally, curve, seurat_v3
+from ._tally import MIN_POINTS_FOR_LOESS, Tally, expected_sd, seurat_v3
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -82,7 +82,7 @@ def _genes_on_disk(
     expected, is_failed = [], np.zeros(len(labels), dtype=bool)
     for batch in range(len(labels)):
         try:
-            expected.append(curve(counts, batch, has_counts))
+            expected.append(expected_sd(counts, batch, has_counts))
         except ValueError:
             is_failed[batch] = True
     n_failed = counts.n_cells[is_failed].sum()

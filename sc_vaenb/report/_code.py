@@ -54,7 +54,7 @@ def call_of(adata: AnnData, record: Mapping[str, Any], key: str) -> str:
     return "\n".join(["sc_vaenb.tl.compare(", *(f"    {part}," for part in call_arguments), ")"])
 
 
-def way_on(params: Mapping[str, Any], best: str, data: str) -> str:
+def next_steps(params: Mapping[str, Any], best: str, data: str) -> str:
     """A code snippet that computes clusters and a UMAP from the best embedding with scanpy."""
     colours = [str(params[name]) for name in ("batch_key", "label_key") if name in params]
     return "\n".join([

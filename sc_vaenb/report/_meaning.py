@@ -42,5 +42,5 @@ GROUPS = {
     "other": "Further scores (in no mean)",
 }
 
-FROM_BEFORE = {"neighborhood_overlap", "confounded_kept", "private_kept"}
+RELATIVE_TO_UNCORRECTED = {"neighborhood_overlap", "confounded_kept", "private_kept"}
 """Scores that compare with the embedding before correction, which gets 1 by definition."""

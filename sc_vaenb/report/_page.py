@@ -19,7 +19,7 @@ from .._names import n_values
 from .._record import read_record
 from ..pl._text import printable
 from ..tl._findings import BEST
-from ._code import call_of, way_on
+from ._code import call_of, next_steps
 from ._figures import Figure, draw
 from ._tables import facts, over_draws, score_table, size_tables
 
@@ -78,7 +78,7 @@ def page(adata: AnnData, key: str, *, command: str | None, title: str | None, da
         date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         command=command,
         call=call_of(adata, record, key),
-        way_on=way_on(params, embedding, data),
+        next_steps=next_steps(params, embedding, data),
         best=best,
         embedding=embedding,
     )

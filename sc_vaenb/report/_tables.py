@@ -11,7 +11,7 @@ import pandas as pd
 
 from .._names import means_no_label, texts
 from .._obs import read_categories
-from ._meaning import FROM_BEFORE, GROUPS, MEANING
+from ._meaning import GROUPS, MEANING, RELATIVE_TO_UNCORRECTED
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -84,7 +84,9 @@ def score_table(record: Mapping[str, Any]) -> Scores:
         properties = metrics.loc[name] if name in metrics.index else None
         higher_is_better = properties is None or bool(properties["higher_is_better"])
         group = "summary" if properties is None else str(properties["kind"]) if properties["in_total"] else "other"
-        compared = mean[name].drop(uncorrected) if name in FROM_BEFORE and uncorrected in mean.index else mean[name]
+        compared = mean[name]
+        if name in RELATIVE_TO_UNCORRECTED and uncorrected in mean.index:
+            compared = compared.drop(uncorrected)
         if name == "same_batch_excess":
             compared = compared.clip(lower=0)  # values below 0 are not better than 0, which is fully mixed
         best = _best(compared, higher=higher_is_better)

@@ -113,7 +113,7 @@ def _check_comparison(adata: AnnData, key: str) -> None:
     record = check_result(record, key, "compare", "scores", "methods", "params", "failed")
     missing = _missing_parts(adata, record)
     if missing:
-        msg = f"the comparison in uns[{key!r}] is of {', '.join(missing)}, which adata has no longer. {advice}"
+        msg = f"the comparison in uns[{key!r}] is of {', '.join(missing)}, which adata no longer has. {advice}"
         raise KeyError(msg)
     params = record["params"]
     n_compared, n_now, which_cells = int(record["scores"]["params"]["n_cells"]), adata.n_obs, ""

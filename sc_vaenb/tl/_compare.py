@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,42 +10,24 @@ from numpy.typing import NDArray
 from scanpy import logging as logg
 
 from .. import _adata, _obs
-from .._checks import check_seeds, check_values, checked, seed_of
-from .._constraints import ArgumentError
-from .._names import is_writable
+from .._checks import check_seeds, checked, seed_of
 from .._results import check_result
 from .._session import own_state
 from ..data.counts import checksum
-from ._arguments import check_together
 from ._cvae import cvae
 from ._design import audit
-from ._fingerprints import check_keys, computed_before, fingerprint, free_key
+from ._fingerprints import check_keys, computed_before
 from ._graph import neighbors_leiden_umap
-from ._harmony import harmony
 from ._null_split import null_split
-from ._pca import log_pca
+from ._runs import METHOD_KEYS, Run, plan_runs, stop_if_interrupted
 from ._score import check_scored, score_embeddings
 from ._seeds import seed_overlap
-from ._vae import vae
 from ._verdict import judge
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 MAX_CELLS_SCORED = 20_000  # with more cells, scores are means over samples of the cells
-OWN_LABELS = "PCA", "Harmony", "VAE", "CVAE"
-OWN_KEYS = "pca", "pca_harmony", "vae", "cvae"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One embedding: `compute` writes it under `key`; `fingerprint` changes with its parameters and with the data."""
-
-    method: str
-    seed: int
-    key: str
-    fingerprint: str
-    compute: Callable[[], Any]
 
 
 @own_state()
@@ -198,11 +178,11 @@ def compare(
     del counts
     made = computed_before(adata, key_added)
     options = {"layer": layer, "mask_var": mask_var, "device": device}
-    runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
+    runs = plan_runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
     check_keys([run.key for run in runs], key_added, batch_key, label_key)
     if copy:
         adata = adata.copy()
-        runs = _runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
+        runs = plan_runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
 
     audited_design = audit(adata, batch_key, label_key, condition_key, layer, mask_var, rng)
     logg.info(audited_design.in_words())
@@ -214,7 +194,7 @@ def compare(
         try:
             if not is_computed:
                 run.compute()
-                _stop_if_interrupted(adata, run.key)
+                stop_if_interrupted(adata, run.key)
                 embedding = np.asarray(adata.obsm[f"X_{run.key}"])
                 made.loc[run.key] = [run.fingerprint, checksum(embedding), time.perf_counter() - start]
                 adata.uns.pop(f"neighbors_{run.key}", None)  # of an earlier embedding with this name
@@ -245,9 +225,9 @@ def compare(
             for name, arguments in (variants or {}).items()
             if arguments.get("controls") is None  # within one batch there are no controls to compare cases with
         }
-        own_keys = {*OWN_KEYS, *short_variants}  # a null split holds no results of the user
+        own_keys = {*METHOD_KEYS, *short_variants}  # a null split holds no results of the user
         short_options = {**options, "n_steps": max_steps}
-        runs = _runs(null, half_key, short_variants, 1, rng, short_options, data_checksum, own_keys)
+        runs = plan_runs(null, half_key, short_variants, 1, rng, short_options, data_checksum, own_keys)
         return [run for run in runs if run.method in succeeded]
 
     null, losses = null_split(adata, batch_key, null_runs, adata.uns.get(key_added, {}).get("null_split"), rng)
@@ -291,73 +271,3 @@ def _check(
         raise ValueError(msg)
     if existing is not None:
         check_result({"made": existing["made"]}, key_added, "compare")
-
-
-def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    defaults = cvae.__kwdefaults__ or {}
-    for name, arguments in variants.items():
-        if not (isinstance(name, str) and is_writable(name)):
-            msg = f"variants has the name {name!r}, which is not possible. Give a text without '/'."
-            raise ArgumentError(msg)
-        if name in OWN_LABELS or name.startswith(("umap", "pca", "vae", "cvae_seed")) or name == "cvae":
-            msg = f"variants has {name!r}, which is or looks like a name of tl.compare's own. Choose another name."
-            raise ValueError(msg)
-        if not isinstance(arguments, Mapping):
-            msg = f"variants[{name!r}] is {arguments!r}. Give a dict of arguments of sc_vaenb.tl.cvae."
-            raise TypeError(msg)
-        unknown = sorted(set(arguments) - set(defaults) | set(arguments) & {"rng", "copy", "key_added", "checkpoint"})
-        if unknown:
-            msg = f"variants[{name!r}] has {unknown}, which cannot be set here. Give arguments of sc_vaenb.tl.cvae."
-            raise TypeError(msg)
-        all_arguments = {**defaults, **options, **arguments, "batch_key": batch_key}
-        try:
-            check_together(adata, check_values(cvae, all_arguments))
-        except (TypeError, ValueError) as error:
-            msg = f"variants[{name!r}]: {error}"
-            raise type(error)(msg) from error
-
-
-def _runs(
-    adata: AnnData,
-    batch_key: str,
-    variants: Mapping[str, Mapping[str, Any]],
-    n_seeds: int,
-    rng: int,
-    options: Mapping[str, Any],
-    data_checksum: int,
-    own_keys: set[str],
-) -> list[Run]:
-    """The embeddings to compute. `data_checksum`: of counts and batches. `own_keys`: keys of an earlier comparison."""
-    _check_variants(adata, batch_key, variants, options)
-    layer, mask_var = options["layer"], options["mask_var"]
-
-    def run(method: str, seed: int, name: str, params: Mapping[str, Any], compute: Callable[..., Any]) -> Run:
-        key = free_key(adata, name, own_keys)
-        made_from = fingerprint(adata, method, seed, params, data_checksum)
-        return Run(method, seed, key, made_from, partial(compute, key_added=key))
-
-    def pca(key_added: str) -> None:
-        _adata.write_result(adata, key_added, log_pca(adata, layer, mask_var, rng))
-
-    runs = [run("PCA", rng, "pca", {}, pca)]
-    harmony_of_pca = partial(harmony, adata, batch_key, basis=f"X_{runs[0].key}", rng=rng)
-    runs.append(run("Harmony", rng, "pca_harmony", {}, harmony_of_pca))
-    for seed in range(rng, rng + n_seeds):
-        suffix = "" if seed == rng else f"_seed{seed - rng}"
-        vae_arguments = {**options, "rng": seed}
-        params = {**(vae.__kwdefaults__ or {}), **vae_arguments}
-        runs.append(run("VAE", seed, "vae" + suffix, params, partial(vae, adata, **vae_arguments)))
-        for name, arguments in {"cvae": {}, **variants}.items():
-            cvae_arguments = {**options, **arguments, "rng": seed}
-            params = {**(cvae.__kwdefaults__ or {}), **cvae_arguments}
-            label = "CVAE" if name == "cvae" else name
-            runs.append(run(label, seed, name + suffix, params, partial(cvae, adata, batch_key, **cvae_arguments)))
-    order = {label: i for i, label in enumerate([*OWN_LABELS, *variants])}
-    return sorted(runs, key=lambda r: (order[r.method], r.seed))
-
-
-def _stop_if_interrupted(adata: AnnData, key: str) -> None:
-    """Remove a fit that Ctrl-C ended early, and stop the comparison: it would score a model that is half fitted."""
-    if adata.uns.get(key, {}).get("verdict", {}).get("status") == "interrupted":
-        del adata.uns[key], adata.obsm[f"X_{key}"], adata.varm[_adata.loadings_key(key)]
-        raise KeyboardInterrupt

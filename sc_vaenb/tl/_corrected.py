@@ -7,7 +7,7 @@ import numpy as np
 
 from .._checks import checked
 from .._session import own_state
-from ..inference.normalized import AsIn, as_in_all, as_in_one
+from ..inference.normalized import TargetBatches, all_batches_of_group, one_batch
 from ._express import describe, express
 from ._sample import batch_code
 
@@ -109,7 +109,7 @@ def corrected(
     >>> sc_vaenb.tl.corrected(adata, batch="batch_0", counts=True)
     """
 
-    def decode_in(fitted: FittedModel, cells: Counts) -> AsIn:
+    def decode_in(fitted: FittedModel, cells: Counts) -> TargetBatches:
         if not fitted.batches:
             msg = (
                 f"The model in uns[{key!r}] knows no batches, so there is nothing to correct. Fit one with "
@@ -118,7 +118,7 @@ def corrected(
             raise ValueError(msg)
         group = fitted.groups
         if batch is None:
-            return as_in_all(group)
+            return all_batches_of_group(group)
         target = batch_code(fitted, batch, key)
         other = np.flatnonzero(group[cells.batch_index] != group[target])
         if len(other):
@@ -131,7 +131,7 @@ def corrected(
                 f"(uns[{key!r}]['overlap']). Pass batch=None, or an AnnData with cells of {same_group} alone."
             )
             raise ValueError(msg)
-        return as_in_one(len(fitted.batches), target)
+        return one_batch(len(fitted.batches), target)
 
     if counts and n_samples > 1:
         msg = f"n_samples={n_samples} is not possible with counts=True, which draws from one state. Give 0 or 1."

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from .. import _adata, _obs
 from .._record import FittedModel
-from ..data.counts import Counts, evenly
+from ..data.counts import Counts, evenly_spread
 from ..data.on_disk import CountsOnDisk, MatrixOnDisk, on_disk
 from ..fit.distributed import Processes, scan_together
 from ..fit.schedule import MAX_STEPS, default_steps, default_weight_decay
@@ -77,7 +77,7 @@ def _on_disk_to_fit(
     def typical_depth() -> float:
         """The median depth of the same cells as in `Counts.typical_depth`."""
         depth = np.concatenate([_adata.depth(block) for block in disk.blocks()])
-        return float(np.median(depth[evenly(len(depth))]))
+        return float(np.median(depth[evenly_spread(len(depth))]))
 
     options = _fit_config(params, adata.n_obs, int(mask.sum()), typical_depth)
     cells, complete = cells_seen(codes, options, seed)

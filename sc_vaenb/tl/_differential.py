@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
@@ -14,17 +13,14 @@ from .._checks import checked, seed_of
 from .._names import is_writable, name_of, names_of
 from .._record import FittedModel
 from .._session import own_state
-from ..data.counts import Counts
 from ..fit.device import resolve_device
-from ..inference.differential import StratumSums, difference, overdispersion, stratum_sums
-from ..inference.shrink import false_discovery_rate, shrink
+from ._cells import check_batches, check_cells, compare_by_cells
 from ._counts import read_counts
 from ._donors import compare_by_donors, plan_comparisons, read_donors, warn_about_donors
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MIN_CELLS_PER_GROUP = 2  # one cell does not show how much cells vary
 # fields that scanpy.get.rank_genes_groups_df reads: the columns of the table that fill them
 SCANPY_FIELDS = {
     "names": "names",
@@ -201,11 +197,11 @@ def differential(
     _obs.warn_about_no_label_words(adata, groupby, "compared like other groups. Make it NaN to leave these cells out.")
     counts = read_counts(adata, key, fitted)
     used = np.isin(codes, [*tested, *(i for group in references.values() for i in group)])
-    _check_cells(codes[used], names, references, reference)
+    check_cells(codes[used], names, references, reference)
     batch_key = fitted.params.get("batch_key")
     extra: dict[str, Any] = {}
     if sample_key is None:
-        _check_batches(codes[used], counts.batch_index[used], names, references, reference, batch_key)
+        check_batches(codes[used], counts.batch_index[used], names, references, reference, batch_key)
     else:
         donors = read_donors(adata, sample_key, groupby, used)
         plans = plan_comparisons(donors, counts.batch_index, codes, names, references, reference, batch_key)
@@ -213,7 +209,7 @@ def differential(
     start = logg.info(f"comparing {len(tested)} groups of obs[{groupby!r}] with {reference!r}, by uns[{key!r}]")
     if sample_key is None:
         warn_about_donors(adata, groupby, codes, used)
-        by_code = _compare_by_cells(fitted, counts, codes, used, references, delta, n_samples, torch_device, rng)
+        by_code = compare_by_cells(fitted, counts, codes, used, references, delta, n_samples, torch_device, rng)
     else:
         by_code, summary = compare_by_donors(counts, fitted.genes, donors, codes, names, used, references, plans, delta)
         extra["donors"] = pd.DataFrame([{"group": names[g], **row} for g, row in summary.items()])
@@ -259,102 +255,6 @@ def _tested_groups(names: list[str], groupby: str, groups: str | Sequence[str], 
         msg = f"groups={requested} leaves nothing to compare with reference={reference!r}. Name other groups."
         raise ValueError(msg)
     return tested
-
-
-def _check_cells(codes: NDArray[np.int64], names: list[str], references: dict[int, list[int]], reference: str) -> None:
-    """Raise if a group has too few cells."""
-    for group, rest in references.items():
-        for name, cells in ((names[group], codes == group), (reference, np.isin(codes, rest))):
-            if cells.sum() < MIN_CELLS_PER_GROUP:
-                msg = f"group {name!r} has one cell, too few to compare. Leave it out of groups, or merge it."
-                raise ValueError(msg)
-
-
-def _check_batches(
-    codes: NDArray[np.int64],
-    batch: NDArray[np.int64],
-    names: list[str],
-    references: dict[int, list[int]],
-    reference: str,
-    batch_key: str | None,
-) -> None:
-    """Raise if a group shares no batch with its reference."""
-    for group, rest in references.items():
-        if not np.intersect1d(batch[codes == group], batch[np.isin(codes, rest)]).size:
-            msg = (
-                f"no batch holds cells of both {names[group]!r} and {reference!r}, so that their difference cannot be "
-                "told from that of the batches. If each batch is a donor or a sample, compare donors with "
-                f"sample_key={batch_key!r} (at least two on each side are needed). Otherwise leave the group out of "
-                "groups, or choose another reference."
-            )
-            raise ValueError(msg)
-
-
-def _compare_by_cells(
-    fitted: FittedModel,
-    counts: Counts,
-    codes: NDArray[np.int64],
-    used: NDArray[np.bool_],
-    references: dict[int, list[int]],
-    delta: float,
-    n_samples: int,
-    device: torch.device,
-    rng: int,
-) -> dict[int, pd.DataFrame]:
-    """A table per group, with a row per gene. Cells are the replicates."""
-    n_batches = max(len(fitted.batches), 1)
-    stratum = np.where(used, codes * n_batches + counts.batch_index, -1)
-    sums = stratum_sums(fitted.model, counts, stratum, n_samples, device, rng)
-    by_group = {
-        g: {code % n_batches: s for code, s in sums.items() if code // n_batches == g} for g in range(codes.max() + 1)
-    }
-    dispersion = overdispersion(list(sums.values()))
-    per_10k = 1e4 * counts.size_factor[used].sum(dtype=np.float64) / sum(s.count.sum() for s in sums.values())
-    return {
-        g: _table(fitted.genes, by_group[g], _sum_groups([by_group[i] for i in rest]), dispersion, delta, per_10k)
-        for g, rest in references.items()
-    }
-
-
-def _sum_groups(groups: Sequence[dict[int, StratumSums]]) -> dict[int, StratumSums]:
-    """The sums of several groups, by batch."""
-    total: dict[int, StratumSums] = {}
-    for group in groups:
-        for batch, sums in group.items():
-            total[batch] = total[batch] + sums if batch in total else sums
-    return total
-
-
-def _table(
-    genes: list[str],
-    group: dict[int, StratumSums],
-    rest: dict[int, StratumSums],
-    dispersion: NDArray[np.float64],
-    delta: float,
-    per_10k: float,
-) -> pd.DataFrame:
-    """One group against its reference, a row per gene, the highest scores first."""
-    result = difference(group, rest, dispersion)
-    effect = shrink(result.log2_fold, result.sd, delta)
-    table = pd.DataFrame(
-        {
-            "names": genes,
-            "scores": result.log2_fold / result.sd,
-            "logfoldchanges": effect.mean,
-            "probability": 1 - effect.local_fdr,
-            "local_fdr": effect.local_fdr,
-            "fdr": false_discovery_rate(effect.local_fdr),
-            "mean_group": per_10k * result.rate,
-            "mean_reference": per_10k * result.reference_rate,
-            "pct_nz_group": _share_expressing(group),
-            "pct_nz_reference": _share_expressing(rest),
-        }
-    )
-    return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True)
-
-
-def _share_expressing(group: dict[int, StratumSums]) -> NDArray[np.float64]:
-    return np.sum([s.cells_expressing for s in group.values()], axis=0) / sum(s.n for s in group.values())
 
 
 def _record(tables: dict[str, pd.DataFrame], params: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .._names import codes_of, n_values
 from ..data.counts import Counts
 from ..inference.donors import DesignError, DonorBatch, Moments, Plan, compare_donors, plan, stratum_moments, total
 from ..inference.shrink import false_discovery_rate, shrink
+from ._cells import gene_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -165,28 +166,13 @@ def _table(
     """One group against its reference, the highest scores first, and the degrees of freedom of the prior."""
     result = compare_donors(group, rest, design)
     effect = shrink(result.log2_fold, result.sd, delta, result.df)
-    scores = result.log2_fold / result.sd
-    p_value = 2 * t.sf(np.abs(scores), result.df)
+    p_value = 2 * t.sf(np.abs(result.log2_fold / result.sd), result.df)
+    # The first is valid if the errors of genes are independent, the second also if a few donors change many
+    fdr = np.maximum(false_discovery_rate(effect.local_fdr), false_discovery_control(p_value))
     sides = total(group.values()), total(rest.values())
-    table = pd.DataFrame(
-        {
-            "names": genes,
-            "scores": scores,
-            "logfoldchanges": effect.mean,
-            "probability": 1 - effect.local_fdr,
-            "local_fdr": effect.local_fdr,
-            # The first is valid if the errors of genes are independent, the second also if a few donors change many
-            "fdr": np.maximum(false_discovery_rate(effect.local_fdr), false_discovery_control(p_value)),
-            "mean_group": per_10k * result.rate,
-            "mean_reference": per_10k * result.reference_rate,
-            "pct_nz_group": sides[0].cells_expressing / sides[0].n_cells,
-            "pct_nz_reference": sides[1].cells_expressing / sides[1].n_cells,
-            "p_value": p_value,
-            "df": result.df,
-            "donor_sd": result.donor_sd,
-        }
-    )
-    return table.sort_values("scores", ascending=False, kind="stable", ignore_index=True), result.prior_df
+    shares = sides[0].cells_expressing / sides[0].n_cells, sides[1].cells_expressing / sides[1].n_cells
+    donor_columns = {"p_value": p_value, "df": result.df, "donor_sd": result.donor_sd}
+    return gene_table(genes, result, effect, fdr, per_10k, shares, **donor_columns), result.prior_df
 
 
 def warn_about_donors(adata: AnnData, groupby: str, codes: NDArray[np.int64], used: NDArray[np.bool_]) -> None:

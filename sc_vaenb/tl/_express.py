@@ -18,7 +18,7 @@ from .._names import column_names
 from .._record import FittedModel
 from ..data.counts import Counts
 from ..fit.device import generator, resolve_device, threads_as_asked
-from ..inference.normalized import AsIn, collect, drawn, expected
+from ..inference.normalized import TargetBatches, collect, drawn, expected
 from ._counts import read_counts
 from ._docstrings import fill
 
@@ -69,7 +69,7 @@ def express(
     *,
     what: str,
     key_added: str,
-    decode_in: Callable[[FittedModel, Counts], AsIn],
+    decode_in: Callable[[FittedModel, Counts], TargetBatches],
     genes: Sequence[str] | None,
     target_sum: float,
     n_samples: int,
@@ -88,7 +88,7 @@ def express(
         _layer_genes(adata, key, fitted, key_added, as_csr) if genes is None else _table_genes(key, fitted, genes)
     )
     cells = read_counts(adata, key, fitted)
-    as_in = decode_in(fitted, cells)
+    targets = decode_in(fitted, cells)
 
     start = logg.info(f"computing {what} of {adata.n_obs:,} cells x {len(to_write.names):,} genes with uns[{key!r}]")
     n_unknown = to_write.n_columns - len(to_write.names)
@@ -104,7 +104,7 @@ def express(
     with threads_as_asked(), torch.inference_mode():
         values = collect(
             (drawn if counts else expected)(
-                fitted.model, cells, as_in, n_samples, torch_device, generator(rng, torch_device)
+                fitted.model, cells, targets, n_samples, torch_device, generator(rng, torch_device)
             ),
             (adata.n_obs, to_write.n_columns),
             to_write.in_model,

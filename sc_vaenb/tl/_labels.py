@@ -55,14 +55,14 @@ def classifier_of(model: CountVAE) -> Labels:
     return classifier
 
 
-def write_labels(adata: AnnData, key: str, model: CountVAE, latent: NDArray[np.float32]) -> list[str]:
+def write_labels(adata: AnnData, key: str, model: CountVAE, embedding: NDArray[np.float32]) -> list[str]:
     """Write the predicted labels of embedded cells if the model has a classifier; return lines for the log on these."""
     names = list(model.config.labels)
     if not names:
         return []
     classifier = classifier_of(model)
     with torch.inference_mode():
-        probabilities = classifier.probabilities(torch.from_numpy(latent)).numpy()
+        probabilities = classifier.probabilities(torch.from_numpy(embedding)).numpy()
     label_key, probability_key, table_key = f"{key}_label", f"{key}_label_probability", f"{key}_label_probabilities"
     adata.obs[label_key] = pd.Categorical.from_codes(probabilities.argmax(1), categories=names)
     adata.obs[probability_key] = probabilities.max(1)

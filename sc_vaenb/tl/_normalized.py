@@ -7,7 +7,7 @@ import numpy as np
 
 from .._checks import checked
 from .._session import own_state
-from ..inference.normalized import as_it_is
+from ..inference.normalized import own_batch
 from ._express import describe, express
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def normalized(
         key,
         what="denoised expression",
         key_added=key_added,
-        decode_in=lambda fitted, _: as_it_is(len(fitted.batches)),
+        decode_in=lambda fitted, _: own_batch(len(fitted.batches)),
         genes=genes,
         target_sum=target_sum,
         n_samples=n_samples,

@@ -13,6 +13,7 @@ from .. import _adata
 from ..metrics import knn
 from ..metrics.loss import Loss, losses, purity_per_cell
 from ..metrics.separation import clusters
+from ._runs import Run, stop_if_interrupted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +29,7 @@ COLUMNS = ("method", "made_from", *Loss._fields)
 def null_split(
     adata: AnnData,
     batch_key: str,
-    make_runs: Callable[[AnnData, str, int], list[Any]],
+    make_runs: Callable[[AnnData, str, int], list[Run]],
     known: pd.DataFrame | None,
     seed: int,
 ) -> tuple[pd.DataFrame, dict[str, list[Loss]]]:
@@ -44,7 +45,7 @@ def null_split(
         return table, {}
     rng = np.random.default_rng(seed)
     cells = np.sort(rng.permutation(cells)[:MAX_CELLS])
-    null = _slim(adata, cells)
+    null = _without_results(adata, cells)
     null.obs[HALF] = pd.Categorical.from_codes(rng.permutation(np.arange(len(cells)) % 2), ["a", "b"])
     runs = make_runs(null, HALF, MAX_STEPS)
     fingerprints = {run.method: run.fingerprint for run in runs}
@@ -70,7 +71,7 @@ def null_split(
     return table, by_method
 
 
-def _slim(adata: AnnData, cells: Any) -> AnnData:
+def _without_results(adata: AnnData, cells: Any) -> AnnData:
     """A copy of these cells, without the results that the comparison wrote before."""
     view = adata[cells]
     return type(adata)(
@@ -83,7 +84,7 @@ def _slim(adata: AnnData, cells: Any) -> AnnData:
     )
 
 
-def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> list[Mapping[str, Any]]:
+def _compare_clusters(null: AnnData, runs: list[Run], missing: list[str]) -> list[Mapping[str, Any]]:
     """Rows of the table for these methods: how much of each cluster is lost by the correction."""
     models = [method for method in missing if method != "Harmony"]
     needed = {"PCA", *missing, *(["VAE"] if models else [])}
@@ -96,8 +97,7 @@ def _compare_clusters(null: AnnData, runs: list[Any], missing: list[str]) -> lis
                 run.compute()
             except Exception:  # for example if one half has no labels: this method then has no rows
                 continue
-            if null.uns.get(run.key, {}).get("verdict", {}).get("status") == "interrupted":
-                raise KeyboardInterrupt
+            stop_if_interrupted(null, run.key)
             embeddings[run.method] = _adata.read_embedding(null, f"X_{run.key}")
     if "PCA" not in embeddings:
         return []

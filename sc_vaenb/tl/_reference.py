@@ -58,8 +58,8 @@ def reference_space(
     if fitted.batches:
         batch_index = _obs.batch_codes(reference, params["batch_key"], fitted.batches)
     if name not in reference.obsm:
-        states = embed(model, read_counts(reference, key, fitted), device)
-        embedding = aligned(model, states, batch_index, device)
+        unaligned = embed(model, read_counts(reference, key, fitted), device)
+        embedding = aligned(model, unaligned, batch_index, device)
         model.cpu()  # `of_genes` and `with_batches` build the new model's weights on the CPU
         return embedding, batch_index
     embedding = _adata.read_embedding(reference, name)
@@ -128,7 +128,7 @@ def labelled_reference(
     cells = np.flatnonzero(label_codes >= 0)
     folds, across_batches = batches_or_halves(batch_index[cells], seed)
     sample = draw_sample(folds, seed)
-    states, matrix = embedding[cells[sample]], None
+    sample_embedding, matrix = embedding[cells[sample]], None
     try:
         counts = read_counts(reference[cells[sample]], key, reduced)
     except (KeyError, TypeError, ValueError) as error:
@@ -139,10 +139,12 @@ def labelled_reference(
     else:
         matrix = counts.matrix
         if before_alignment:
-            states = embed(reduced.model, counts, device)
+            sample_embedding = embed(reduced.model, counts, device)
             reduced.model.cpu()  # it shares its weights with the model of the query
     names = [str(name) for name in labels.cat.categories]
-    return Reference(embedding[cells], label_codes[cells], folds, across_batches, sample, states, matrix, names)
+    return Reference(
+        embedding[cells], label_codes[cells], folds, across_batches, sample, sample_embedding, matrix, names
+    )
 
 
 def genes_present(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.bool_]:

@@ -15,12 +15,11 @@ from .._checks import checked, seed_of
 from .._session import own_state
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
-from ..metrics.scoring import check_graph
+from ..metrics.scoring import MIN_CELLS, n_cells_in_graph
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-MIN_CELLS = 10  # cells that a score needs
 MAX_ENTROPY_LEFT = 0.5  # share of the labels' entropy that the labels of a fit may leave to count as the same labels
 
 
@@ -273,7 +272,7 @@ def _graphs(adata: AnnData, neighbors_key: str | Sequence[str] | None) -> dict[s
             )
             raise KeyError(msg)
         graphs[key] = csr_array(adata.obsp[obsp_key])
-        check_graph(graphs[key])
+        n_cells_in_graph(graphs[key])
     return graphs
 
 

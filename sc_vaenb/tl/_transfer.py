@@ -33,7 +33,7 @@ def transfer_labels(
     reference: Reference,
     label_key: str,
     reference_batches: list[str],
-    state: NDArray[np.float32],
+    embedding: NDArray[np.float32],
     counts: csr_matrix | None,
     batch: NDArray[np.int64],
     batches: list[str],
@@ -42,17 +42,17 @@ def transfer_labels(
 ) -> Transferred:
     """Transfer the labels of a reference to the cells of a query.
 
-    `state`, `counts`, `batch` and `batches` are of the query; `k` is the number of neighbours.
+    `embedding`, `counts`, `batch` and `batches` are of the query; `k` is the number of neighbours.
     """
     names, n_labels = reference.names, reference.n_labels
-    distance, neighbors = nearest(state, reference.embedding, k)
+    distance, neighbors = nearest(embedding, reference.embedding, k)
     predicted, uncertainty = vote(distance, reference.label[neighbors])
     share, confidence = 1 - uncertainty, calibrate(reference, k)
     novelty = Novelty(reference, k, seed)
-    p, novel = np.full(len(state), np.nan), np.zeros(len(state), bool)
+    p, novel = np.full(len(embedding), np.nan), np.zeros(len(embedding), bool)
     rows, confounded = [], []
     for cells in cells_by_code(batch):
-        result = novelty(state[cells], None if counts is None else counts[cells], predicted[cells])
+        result = novelty(embedding[cells], None if counts is None else counts[cells], predicted[cells])
         p[cells] = result.p
         novel[cells] = discoveries(p[cells], FALSE_DISCOVERY_RATE)
         name = batches[batch[cells[0]]]

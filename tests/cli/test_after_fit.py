@@ -17,7 +17,7 @@ from sc_vaenb.cli import _fit as fitting
 from sc_vaenb.cli import _results
 from sc_vaenb.cli._writable import leave_out_unwritable
 from sc_vaenb.cli._write import write_adata
-from sc_vaenb.tl import _compare, _graph
+from sc_vaenb.tl import _compare, _graph, _runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 FIT = ["--hidden", "8", "--n-latent", "4", "--n-steps", "10"]
@@ -83,7 +83,7 @@ def test_a_comparison_that_fails_at_its_end_is_kept_and_goes_on(file, tmp_path, 
         refuses("compare", file, "--out", out, text="injected")
     kept = ad.read_h5ad(out / "comparison.h5ad")
     assert list(kept.uns["compare"]["made"].index) == ["pca", "pca_harmony", "vae", "cvae"]
-    monkeypatch.setattr(_compare, "vae", refusing(_compare.vae))
+    monkeypatch.setattr(_runs, "vae", refusing(_runs.vae))
     monkeypatch.setattr(comparing, "_draw", lambda *_: {"folders": {}})
     assert cli.main(["compare", str(file), "--out", str(out)]) == 0
     assert ad.read_h5ad(out / "comparison.h5ad").uns["compare"]["failed"] == {}

@@ -142,6 +142,6 @@ def test_what_is_on_disk_needs_no_room(file, monkeypatch, tmp_path):
     monkeypatch.setattr(_write, "SPACE", 0)
     monkeypatch.setattr(_write, "SPACE_PER_CELL", 1)
     monkeypatch.setattr(_write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 300}))
-    _write.check_room(there, tmp_path)
+    _write.check_space(there, tmp_path)
     with pytest.raises(OSError, match="the results need about"):
-        _write.check_room(there.to_memory(), tmp_path)
+        _write.check_space(there.to_memory(), tmp_path)

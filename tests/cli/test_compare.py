@@ -11,7 +11,7 @@ import pytest
 import sc_vaenb
 from sc_vaenb import cli
 from sc_vaenb.cli import _compare as drawing
-from sc_vaenb.tl import _compare, _graph
+from sc_vaenb.tl import _graph, _runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick")]
 METHODS = ["PCA", "HARMONY", "VAE_NB", "CVAE_NB"]
@@ -24,7 +24,7 @@ def typed(file, tmp_path):
 
 def refuse_to_compute(monkeypatch):
     for name in ("vae", "cvae", "harmony", "log_pca"):
-        monkeypatch.setattr(_compare, name, refusing(getattr(_compare, name)))
+        monkeypatch.setattr(_runs, name, refusing(getattr(_runs, name)))
 
 
 def refusing(original):
@@ -43,7 +43,7 @@ def stopping_cvae(*_, **__):
     raise KeyboardInterrupt
 
 
-stopping_cvae.__kwdefaults__ = _compare.cvae.__kwdefaults__
+stopping_cvae.__kwdefaults__ = _runs.cvae.__kwdefaults__
 
 
 def test_a_comparison_from_the_command_line(typed, tmp_path, capsys, monkeypatch):
@@ -98,7 +98,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(typed, tmp_path, capsys,
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         if phase == "fit":
-            patch.setattr(_compare, "cvae", stopping_cvae)
+            patch.setattr(_runs, "cvae", stopping_cvae)
         elif phase == "umap":
             patch.setattr(_graph.sc.tl, "umap", stop)
         else:
@@ -113,7 +113,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(typed, tmp_path, capsys,
     assert list(kept.uns["compare"]["made"].index) == made
     calls = []
     for name in ("vae", "log_pca"):
-        monkeypatch.setattr(_compare, name, noting(calls, name, getattr(_compare, name)))
+        monkeypatch.setattr(_runs, name, noting(calls, name, getattr(_runs, name)))
     monkeypatch.setattr(drawing, "_draw", lambda *_: {"folders": {}})
     assert cli.main(typed) == 0
     assert calls == (["vae"] if phase == "umap" else [])

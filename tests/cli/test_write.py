@@ -71,10 +71,10 @@ def test_an_output_that_takes_no_files_is_found_out_first(monkeypatch, small, tm
     with pytest.raises(OSError, match=r"below cannot be written to \(Not a directory\)\. Pass another --out\."):
         _write.make_folder(tmp_path / "file" / "below")
     _write.make_folder(tmp_path / "new" / "folder")
-    _write.check_room(small, tmp_path / "new" / "folder")
+    _write.check_space(small, tmp_path / "new" / "folder")
     monkeypatch.setattr(_write.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**10}))
     with pytest.raises(OSError, match=r"has 0 MiB free, and the results need about 29\. Make room"):
-        _write.check_room(small, tmp_path)
+        _write.check_space(small, tmp_path)
 
 
 def test_nothing_is_replaced_unless_asked(tmp_path):

@@ -11,7 +11,7 @@ from scipy import sparse as sp
 
 from sc_vaenb import _adata, pp, tl
 from sc_vaenb.data.matrix import ROUNDING, nearly_whole
-from sc_vaenb.data.sparse import sound
+from sc_vaenb.data.sparse import checked_matrix
 
 N_CELLS, N_GENES = 40, 12
 ALL_CELLS = np.ones(N_GENES, dtype=bool)
@@ -222,8 +222,8 @@ def test_a_view_of_an_invalid_matrix_is_refused_before_it_is_cut_out(fitted, ref
 
 def test_a_sound_matrix_is_not_copied(counts):
     matrix = csr(counts)
-    assert sound(matrix, "X") is matrix
-    assert sound(counts, "X") is counts
+    assert checked_matrix(matrix, "X") is matrix
+    assert checked_matrix(counts, "X") is counts
 
 
 @pytest.mark.parametrize(

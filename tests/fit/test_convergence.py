@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sc_vaenb.fit.convergence import judge, scoring_steps, training_share
+from sc_vaenb.fit.convergence import fit_length, judge, scoring_steps
 
 NAN, UNLEARNED = float("nan"), {"unlearned": True}
 CASES = {
@@ -57,7 +57,7 @@ CASES = {
         "still_improving",
         "it was 45% at the two scores before",
     ),
-    "flat and low": ([0.5, 0.5, 0.5, 0.5, 0.5], 500, 6e-3, {}, "worse_than_pca", "more training will not mend it"),
+    "flat and low": ([0.5, 0.5, 0.5, 0.5, 0.5], 500, 6e-3, {}, "worse_than_pca", "a longer fit will not mend it"),
     "collapsed": ([0.9, 0.9, 0.9, 0.9, 0.9], 500, 6e-3, {"collapsed": True}, "worse_than_pca", "worse than PCA."),
     "nothing looked at": ([NAN] * 5, 500, 6e-3, {}, "not_judged", "no batch has the 12 cells"),
 }
@@ -71,14 +71,14 @@ def test_what_is_said_of_a_fit_of_500_steps_by_default(explained, n_steps, rate,
     assert text in said[1]
 
 
-def test_training_is_the_cumulative_learning_rate():
-    assert training_share(500, 6e-3, 500) == pytest.approx(1)
-    assert training_share(50, 6e-3, 500) == training_share(500, 6e-4, 500) == pytest.approx(0.1)
+def test_the_length_of_a_fit_is_its_cumulative_learning_rate():
+    assert fit_length(500, 6e-3, 500) == pytest.approx(1)
+    assert fit_length(50, 6e-3, 500) == fit_length(500, 6e-4, 500) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
-    ("training", "n_epochs", "expected"),
+    ("length", "n_epochs", "expected"),
     [(1.0, 50, [139, 229, 499]), (1.0, 5, [139, 229]), (4.0, 50, [59, 99, 139, 229])],
 )
-def test_looks_are_at_shares_of_the_cumulative_learning_rate(training, n_epochs, expected):
-    assert sorted(scoring_steps(list(range(9, 500, 10)), 500, training, n_epochs)) == expected
+def test_looks_are_at_shares_of_the_cumulative_learning_rate(length, n_epochs, expected):
+    assert sorted(scoring_steps(list(range(9, 500, 10)), 500, length, n_epochs)) == expected

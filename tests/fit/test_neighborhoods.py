@@ -7,7 +7,7 @@ from scipy import sparse
 
 from sc_vaenb.data.counts import Counts
 from sc_vaenb.datasets import simulate
-from sc_vaenb.fit.neighborhoods import MAX_CELLS, Neighborhoods, _products, draw
+from sc_vaenb.fit.neighborhoods import MAX_CELLS, Neighborhoods, _products, draw_cells
 
 CPU = torch.device("cpu")
 
@@ -67,7 +67,7 @@ def test_few_cells_are_not_looked_at_and_many_are_drawn_from_the_largest_batches
     counts, _ = counts_of(22, 2)
     assert np.isnan(Neighborhoods(counts, np.arange(22), CPU).explained(Fixed(np.zeros((22, 2)))))
     batch_index = np.repeat(np.arange(6), [700, 10, 600, 500, 400, 300])
-    cells = draw(batch_index, np.arange(len(batch_index)), np.random.default_rng(0))
+    cells = draw_cells(batch_index, np.arange(len(batch_index)), np.random.default_rng(0))
     assert len(cells) == MAX_CELLS
     assert set(batch_index[cells]) == {0, 2, 3, 4}
 

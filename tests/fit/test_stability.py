@@ -29,7 +29,8 @@ def look(adapt, model, reconstruction, kl, beta):
 
 def looked(model, losses, beta=1.0, **options):
     """An adaptation that has seen these reconstruction losses, with the weight 0, 1, 2 ... at each look."""
-    adapt = Adaptation(model, **{"beta": 0.5, "target_kl": None, "steps": MIN_STEPS_PER_EVALUATION} | options)
+    defaults = {"beta": 0.5, "target_kl": None, "steps_per_evaluation": MIN_STEPS_PER_EVALUATION}
+    adapt = Adaptation(model, **defaults | options)
     for at, loss in enumerate(losses):
         weight(model, at)
         assert not look(adapt, model, loss, 0.0, beta)
@@ -53,7 +54,7 @@ def test_chance_is_no_setback(model, noise):
 
 
 def test_looks_of_few_steps_are_all_chance_but_for_what_is_no_number(model):
-    adapt = looked(model, [*FALLING, 90.0, 95.0], steps=MIN_STEPS_PER_EVALUATION - 1)
+    adapt = looked(model, [*FALLING, 90.0, 95.0], steps_per_evaluation=MIN_STEPS_PER_EVALUATION - 1)
     assert look(adapt, model, math.nan, 0.0, 1.0)
 
 
@@ -91,7 +92,7 @@ def test_a_rising_weight_of_the_kl_is_no_setback(model):
 @pytest.mark.parametrize("start", [1e-3, 0.5, 100.0])
 def test_beta_finds_the_rate_from_anywhere(model, start):
     """The best a model can do has a KL of 12 / sqrt(beta): reconstruction falls by beta for every nat of it."""
-    adapt = Adaptation(model, start, target_kl=20.0, steps=MIN_STEPS_PER_EVALUATION)
+    adapt = Adaptation(model, start, target_kl=20.0, steps_per_evaluation=MIN_STEPS_PER_EVALUATION)
     for _ in range(40):
         kl = 12.0 / math.sqrt(adapt.beta)
         assert not look(adapt, model, 100.0 + 144.0 / kl, kl, adapt.beta)
@@ -99,7 +100,7 @@ def test_beta_finds_the_rate_from_anywhere(model, start):
 
 
 def test_beta_changes_gently_and_not_unless_asked(model):
-    adapt = Adaptation(model, 0.5, target_kl=20.0, steps=MIN_STEPS_PER_EVALUATION)
+    adapt = Adaptation(model, 0.5, target_kl=20.0, steps_per_evaluation=MIN_STEPS_PER_EVALUATION)
     look(adapt, model, 100.0, 0.0, 0.5)
     assert adapt.beta == pytest.approx(0.5 / MAX_CHANGE)
     look(adapt, model, 100.0, 1e6, 0.5)

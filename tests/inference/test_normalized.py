@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.inference.normalized import as_in_all, as_in_one, as_it_is, collect
+from sc_vaenb.inference.normalized import all_batches_of_group, collect, one_batch, own_batch
 
 
-def decoded_in(as_in, own):
+def decoded_in(targets, own):
     """Of each cell, the batches that it is decoded in."""
     own, found = torch.tensor(own), [[] for _ in own]
-    for cells, batch_index in as_in.rounds(own):
+    for cells, batch_index in targets.rounds(own):
         for cell, batch in zip(cells.tolist(), batch_index.tolist(), strict=True):
             found[cell].append(batch)
-    assert as_in.n_batches(own).squeeze(1).tolist() == [len(batches) for batches in found]
+    assert targets.n_batches(own).squeeze(1).tolist() == [len(batches) for batches in found]
     return found
 
 
 def test_cells_are_decoded_in_their_own_batch_one_or_all_of_their_group():
-    assert decoded_in(as_it_is(3), [2, 0, 1]) == [[2], [0], [1]]
-    assert decoded_in(as_it_is(0), [0, 0]) == [[0], [0]]
-    assert decoded_in(as_in_one(3, 1), [2, 0, 1]) == [[1], [1], [1]]
-    assert decoded_in(as_in_all(np.zeros(3, np.int64)), [2, 0]) == [[0, 1, 2], [0, 1, 2]]
+    assert decoded_in(own_batch(3), [2, 0, 1]) == [[2], [0], [1]]
+    assert decoded_in(own_batch(0), [0, 0]) == [[0], [0]]
+    assert decoded_in(one_batch(3, 1), [2, 0, 1]) == [[1], [1], [1]]
+    assert decoded_in(all_batches_of_group(np.zeros(3, np.int64)), [2, 0]) == [[0, 1, 2], [0, 1, 2]]
     groups = np.array([0, 1, 0, 2, 0, 1])
-    assert decoded_in(as_in_all(groups), [0, 1, 3, 4, 5]) == [[0, 2, 4], [1, 5], [3], [0, 2, 4], [1, 5]]
+    assert decoded_in(all_batches_of_group(groups), [0, 1, 3, 4, 5]) == [[0, 2, 4], [1, 5], [3], [0, 2, 4], [1, 5]]
 
 
 @pytest.mark.slow

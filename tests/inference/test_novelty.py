@@ -79,8 +79,8 @@ def test_few_cells_of_a_label_give_no_p_values():
     whole = reference()
     kept = np.flatnonzero((whole.label != 3) | (np.arange(len(whole.label)) < 60))  # 15 cells of label 3
     part = Reference(
-        whole.embedding[kept], whole.label[kept], whole.batch[kept], True, np.arange(len(kept)), whole.state[kept],
-        whole.counts[kept], whole.names,
+        whole.embedding[kept], whole.label[kept], whole.batch[kept], True, np.arange(len(kept)),
+        whole.sample_embedding[kept], whole.counts[kept], whole.names,
     )  # fmt: skip
     novelty = Novelty(part, K, 0)
     p = novelty(*query(KNOWN)).p
@@ -97,7 +97,14 @@ def test_types_that_lie_apart_would_be_noticed_and_the_same_type_twice_would_not
     whole = reference()
     twins = np.where((whole.label == 0) & (np.arange(len(whole.label)) % 8 == 0), 4, whole.label)
     part = Reference(
-        whole.embedding, twins, whole.batch, True, whole.sample, whole.state, whole.counts, [*whole.names, "e"]
+        whole.embedding,
+        twins,
+        whole.batch,
+        True,
+        whole.sample,
+        whole.sample_embedding,
+        whole.counts,
+        [*whole.names, "e"],
     )
     left_out = Novelty(part, K, 0).left_out()
     assert left_out.called[4] == 0
@@ -110,7 +117,9 @@ def test_confidence_comes_true_in_a_batch_that_was_not_there():
     whole = reference(n_batches=5)
     rng = np.random.default_rng(0)
     label = np.where((whole.label == 0) & (rng.random(len(whole.label)) < 0.5), 1, whole.label)
-    part = Reference(whole.embedding, label, whole.batch, True, whole.sample, whole.state, whole.counts, whole.names)
+    part = Reference(
+        whole.embedding, label, whole.batch, True, whole.sample, whole.sample_embedding, whole.counts, whole.names
+    )
     confidence = calibrate(part, K)
     voted, share = part.votes(K)
     stated = confidence(share)
@@ -129,7 +138,7 @@ def test_labels_of_one_batch_each_have_no_confidence():
         whole.batch,
         True,
         whole.sample,
-        whole.state,
+        whole.sample_embedding,
         None,
         list("abcdefgh"),
     )
@@ -199,7 +208,14 @@ def test_relatives_that_would_hide_are_named_with_the_evidence():
     whole = reference()
     twins = np.where((whole.label == 0) & (np.arange(len(whole.label)) % 8 == 0), 4, whole.label)
     part = Reference(
-        whole.embedding, twins, whole.batch, True, whole.sample, whole.state, whole.counts, [*whole.names, "e"]
+        whole.embedding,
+        twins,
+        whole.batch,
+        True,
+        whole.sample,
+        whole.sample_embedding,
+        whole.counts,
+        [*whole.names, "e"],
     )
     state, counts, _ = query(KNOWN)
     verdict = transfer_labels(part, "kind", list("xyz"), state, counts, np.zeros(240, np.int64), ["new"], K, 0)[1][

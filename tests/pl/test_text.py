@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from sc_vaenb import pl
-from sc_vaenb.pl._text import LONGEST, as_label, plain
+from sc_vaenb.pl._text import MAX_LETTERS, as_label, plain
 
 NAMES = {
     "$\\frac$": "$\\frac$",
@@ -19,7 +19,7 @@ NAMES = {
     "bell\x07\ud800": "bell\ufffd\ufffd",
     "two\nlines": "two lines",
     "_first": "\N{WORD JOINER}_first",
-    "x" * 80: "x" * (LONGEST - 1) + "…",
+    "x" * 80: "x" * (MAX_LETTERS - 1) + "…",
 }  # as they are in the data, and as they are drawn
 
 

@@ -13,7 +13,7 @@ import pytest
 import sc_vaenb
 from sc_vaenb.report import _page
 from sc_vaenb.report._figures import Figure
-from sc_vaenb.tl import _compare, _graph
+from sc_vaenb.tl import _graph, _runs
 
 BATCHES = ["<script>alert(1)</script>", 'a & b "c"']
 TYPES = ["T </td>", "B 'x' " + 60 * "y", "{{ 7 * 7 }}"]
@@ -30,7 +30,7 @@ def hostile():
 
     with pytest.MonkeyPatch.context() as patch:
         quick(patch)
-        patch.setattr(_compare, "harmony", fails)
+        patch.setattr(_runs, "harmony", fails)
         variants = {"<i>wide": {"hidden": (32,), "decoder_hidden": (8,)}}
         sc_vaenb.tl.compare(adata, "batch", label_key="cell_type", n_seeds=2, variants=variants, device="cpu")
     return adata
@@ -50,7 +50,7 @@ def quick(patch):
     patch.setattr(_graph.sc.pp, "neighbors", partial(_graph.sc.pp.neighbors, method="gauss"))
     for name in ("vae", "cvae"):
         for parameter, value in {"n_latent": 4, "hidden": (16,), "n_steps": 20}.items():
-            patch.setitem(getattr(_compare, name).__kwdefaults__, parameter, value)
+            patch.setitem(getattr(_runs, name).__kwdefaults__, parameter, value)
 
 
 @pytest.fixture

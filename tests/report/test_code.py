@@ -9,8 +9,8 @@ import pytest
 import scanpy as sc
 
 import sc_vaenb
-from sc_vaenb.report._code import call_of, way_on
-from sc_vaenb.tl import _compare
+from sc_vaenb.report._code import call_of, next_steps
+from sc_vaenb.tl import _compare, _runs
 
 from .conftest import fails, quick
 
@@ -22,7 +22,7 @@ def test_the_call_makes_the_same_comparison(compared, tmp_path, monkeypatch):
     call = call_of(adata, adata.uns["compare"], "compare")
     before = adata.uns["compare"]
     quick(monkeypatch)
-    monkeypatch.setattr(_compare, "harmony", fails)
+    monkeypatch.setattr(_runs, "harmony", fails)
     monkeypatch.setattr(_compare, "score_embeddings", lambda *_: before["scores"])
     exec(call, {"sc_vaenb": sc_vaenb, "adata": adata})
     after = adata.uns["compare"]
@@ -59,7 +59,7 @@ def test_the_way_on_goes(compared, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sc.pl, "umap", partial(sc.pl.umap, show=False))
     compared.write_h5ad("it's.h5ad")
-    code = way_on(compared.uns["compare"]["params"], "X_cvae", "it's.h5ad")
+    code = next_steps(compared.uns["compare"]["params"], "X_cvae", "it's.h5ad")
     result = {}
     exec(code, result)
     assert result["adata"].uns["neighbors"]["params"]["use_rep"] == "X_cvae"
@@ -70,4 +70,4 @@ def test_the_way_on_goes(compared, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("label_key", [{}, {"label_key": "t"}])
 def test_the_way_on_is_coloured_by_what_there_is(label_key):
-    assert ("'t', 'leiden'" in way_on({"batch_key": "b", **label_key}, "X_pca", "a.h5ad")) == bool(label_key)
+    assert ("'t', 'leiden'" in next_steps({"batch_key": "b", **label_key}, "X_pca", "a.h5ad")) == bool(label_key)

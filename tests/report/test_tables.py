@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 
 from sc_vaenb.metrics import METRICS
-from sc_vaenb.report._meaning import FROM_BEFORE, MEANING
+from sc_vaenb.report._meaning import MEANING, RELATIVE_TO_UNCORRECTED
 from sc_vaenb.report._tables import SUMMARY, Cell, facts, over_draws, score_file, score_table, size_tables
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_marked_where_all_are_alike(record):
 
 def test_every_score_is_explained():
     assert set(MEANING) == {*METRICS, *SUMMARY}
-    assert set(MEANING) > FROM_BEFORE == {name for name in METRICS if name.endswith(("_kept", "_overlap"))}
+    assert set(MEANING) > RELATIVE_TO_UNCORRECTED == {name for name in METRICS if name.endswith(("_kept", "_overlap"))}
 
 
 def test_the_file_holds_every_score_to_the_last_digit(record):

@@ -7,7 +7,7 @@ import pytest
 
 import sc_vaenb
 from sc_vaenb.fit import history
-from sc_vaenb.tl import _compare, _graph
+from sc_vaenb.tl import _compare, _graph, _runs
 from sc_vaenb.tl._findings import ADVICE, BEST, NEEDED
 from sc_vaenb.tl._fingerprints import side_input_checksums
 
@@ -18,7 +18,7 @@ KEYS = ["pca", "pca_harmony", "vae", "cvae"]
 def _quick(monkeypatch):
     """Models of a tenth of a second."""
     for name in ("vae", "cvae"):
-        defaults = getattr(_compare, name).__kwdefaults__
+        defaults = getattr(_runs, name).__kwdefaults__
         for parameter, value in {"n_latent": 4, "hidden": (16,), "n_steps": 20}.items():
             monkeypatch.setitem(defaults, parameter, value)
 
@@ -36,14 +36,14 @@ def ready(_ready):
 
 
 def refuses_to_run(monkeypatch, name, error):
-    original = getattr(_compare, name)
+    original = getattr(_runs, name)
 
     @wraps(original)
     def function(*_, **__):
         raise error
 
     function.__kwdefaults__ = original.__kwdefaults__
-    monkeypatch.setattr(_compare, name, function)
+    monkeypatch.setattr(_runs, name, function)
 
 
 def run(adata, **arguments):
@@ -110,7 +110,7 @@ def test_a_comparison_that_is_interrupted_loses_nothing(ready, monkeypatch):
     before = {key: ready.obsm[f"X_{key}"].copy() for key in [*KEYS, "linear"]}
     del ready.obsm["X_pca_harmony"]  # to be computed again, and then Ctrl-C
     with monkeypatch.context() as patch:
-        patch.setattr(_compare, "harmony", interrupted)
+        patch.setattr(_runs, "harmony", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(ready)
     pd.testing.assert_frame_equal(ready.uns["compare"]["scores"]["values"], scores)
@@ -234,7 +234,7 @@ def test_a_case_with_many_cells():
     """Above 8,192 cells scanpy's own choice of neighbour search can fail (pynndescent 0.7)."""
     adata = sc_vaenb.datasets.simulate(8_300, 30, n_types=2, mean_depth=100, rng=0)
     sc_vaenb.pp.prepare(adata, batch_key="batch")
-    adata.obsm["X_pca"] = _compare.log_pca(adata, "counts", "highly_variable", 0)
+    adata.obsm["X_pca"] = _runs.log_pca(adata, "counts", "highly_variable", 0)
     _compare.neighbors_leiden_umap(adata, "pca", 1.0, 0, again=True)
     assert adata.obs["leiden_pca"].nunique() >= 2
     assert adata.obsm["X_umap_pca"].shape == (8_300, 2)
