@@ -63,6 +63,19 @@ def test_our_code_for_those_who_come_from_elsewhere_runs(code, tmp_path, monkeyp
         assert eval(f"adata.{key}", {"adata": adata}) is not None, key
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["mixing", "types", "latent_size", "converged"])
+def test_the_code_of_the_questions_runs(page, monkeypatch):
+    monkeypatch.setattr(_counts, "default_steps", lambda *_: 20)
+    adata = sc_vaenb.datasets.demo()
+    sc_vaenb.pp.prepare(adata, batch_key="batch")
+    sc_vaenb.tl.cvae(adata, "batch")
+    names = {"adata": adata, "sc_vaenb": sc_vaenb}
+    for code in (found := blocks(f"questions/{page}.md", "python")):
+        exec(code, names)
+    assert found
+
+
 def test_commands_of_the_pages_are_understood():
     commands = [
         line
