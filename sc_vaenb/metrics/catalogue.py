@@ -1,4 +1,8 @@
-"""All metrics by name. To add one, write a function of a `Case` and enter it in `METRICS`; nothing else changes."""
+"""All metrics by name.
+
+To add one, write a function of a `Case` and enter it in `METRICS`. Tests then ask for its meaning in words, in
+`report/_meaning.py` and docs/metrics.md.
+"""
 
 from __future__ import annotations
 

@@ -68,11 +68,13 @@ def cvae(
 ) -> AnnData | None:
     """Embed cells with a conditional variational autoencoder of their counts, leaving batch effects out.
 
+    Usually set: `batch_key`, `layer`, `labels_key`; then `n_latent`, `n_steps`. Leave the rest at the defaults.
+
     The decoder p(x | z, s) knows the batch s of each cell, so the latent state z does not have to encode it (Sohn, Lee
-    & Yan 2015; for single-cell counts Lopez et al. 2018, scVI). The mean of q(z | x, s), in coordinates in
-    which distances are those of log expression, and aligned over the batches, is the embedding. Use it in place of PCA
-    or Harmony. If batches have no cells of the same kind, no method can tell
-    biology from batch effects: see `overlap`, and compare with :func:`sc_vaenb.tl.vae`.
+    & Yan 2015; for single-cell counts Lopez et al. 2018, scVI). The embedding is the mean of q(z | x, s), in
+    coordinates in which distances are those of log expression, and aligned over the batches. Use it in place of PCA or
+    Harmony. If batches have no cells of the same kind, no method can tell biology from batch effects: see `overlap`,
+    and compare with :func:`sc_vaenb.tl.vae`.
 
     The parameters are in four groups:
 

@@ -138,8 +138,8 @@ RETURNS = """\
         PCA.
     `uns["vae"]["verdict"]`
         `status` (`converged`, `still_improving`, `overfitted`, `worse_than_pca`, `not_judged`, `stopped_early` or
-        `interrupted`: see the page on models), `posterior_collapse`, `best_step`
-        (with the lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit went
+        `interrupted`; see "Has the fit converged?" in the documentation), `posterior_collapse`, `best_step` (with the
+        lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit went
         back and continued with a lower learning rate) and `message`.
     `uns["vae"]["overlap"]` (`cvae` only)
         `batches`, the `group` of each (a number), and `compared`, the positions (from 0) of the batches that were

@@ -60,10 +60,12 @@ def vae(
 ) -> AnnData | None:
     """Embed cells with a variational autoencoder of their counts.
 
+    Usually set: `layer`, `labels_key`; then `n_latent`, `n_steps`. Leave the rest at the defaults.
+
     The model is p(x | z) with z ~ N(0, I), or another `prior`, and q(z | x), a diagonal normal. It is fitted by
     maximising the evidence lower bound (Kingma & Welling 2014; for single-cell counts Lopez et al. 2018, scVI). The
     embedding of a cell is the mean of q(z | x), in coordinates in which distances are those of log expression as the
-    decoder sees it; use it in place of PCA. Batch effects are kept: :func:`sc_vaenb.tl.cvae` removes them.
+    decoder sees it. Use it in place of PCA. Batch effects are kept: :func:`sc_vaenb.tl.cvae` removes them.
 
     The parameters are in four groups:
 
