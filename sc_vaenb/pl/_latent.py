@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import _adata
 from .._checks import checked
+from ._colors import MISSING, PALETTE, PLAIN
 from ._confusion import _categories
-from ._embedding import MISSING, OKABE_ITO, PLAIN
 from ._factors import read_factors
 from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels
@@ -159,7 +159,7 @@ def _draw_genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
     )
     for row, gene in enumerate(chosen):
         rises = gene < half
-        colour = OKABE_ITO[row % 6]  # the first six: no yellow and no black
+        colour = PALETTE[row % 6]  # the first six: no yellow and no black
         ax.plot(sweep["z"], lines[row], color=colour, linewidth=1.5, label=as_label(sweep["genes"][gene]))
         end = -1 if rises else 0
         ax.annotate(

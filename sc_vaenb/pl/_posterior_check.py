@@ -9,7 +9,8 @@ import numpy as np
 
 from .._checks import checked
 from .._results import check_result
-from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
+from ._colors import BLACK, BLUE, GREEN, ORANGE, PINK, PLAIN, SKY, VERMILION, YELLOW
+from ._figure import get_figure, show_or_return
 from ._text import plain
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-DATA, REPLICATES = OTHER, VALIDATION
+DATA, REPLICATES = PLAIN, VERMILION
 MAX_POINTS = 5_000  # in a panel: more points would only darken it
 MAX_LINEAR_RATIO = 20  # of the largest to the smallest depth; above it the axes are logarithmic
 COUNT_STATISTICS = "count", "count_expressed"
 COLOURS = {
-    "mean": "#0072B2", "variance": "#56B4E9", "zeros": "#009E73", "depth": "#F0E442", "detected": "#E69F00",
-    "correlation": "#CC79A7", "count": "#999999", "count_expressed": "#000000",
+    "mean": BLUE, "variance": SKY, "zeros": GREEN, "depth": YELLOW, "detected": ORANGE,
+    "correlation": PINK, "count": "#999999", "count_expressed": BLACK,
 }  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     difference, error = others["difference"].to_numpy(float), others["difference_se"].to_numpy(float)
     ax.axvline(0, **_diagonal())
     rows = np.arange(len(others))
-    ax.errorbar(difference, rows, xerr=2 * error, fmt="o", color=TRAIN, capsize=3)
+    ax.errorbar(difference, rows, xerr=2 * error, fmt="o", color=BLUE, capsize=3)
     for row, value, se in zip(rows, difference, error, strict=True):
         ax.annotate(
             f"{value:+.2f} ± {se:.2f}", (value, row), xytext=(0, 9), textcoords="offset points",

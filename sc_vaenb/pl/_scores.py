@@ -10,6 +10,7 @@ import pandas as pd
 
 from .._checks import checked
 from .._results import check_result
+from ._colors import BLUE, ORANGE, PLAIN
 from ._figure import get_figure, show_or_return
 from ._text import as_labels
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-KINDS = {"bio": "#0072B2", "batch": "#E69F00", "total": "#4D4D4D"}
+KINDS = {"bio": BLUE, "batch": ORANGE, "total": PLAIN}
 CELL_WIDTH, ROW_HEIGHT = 0.62, 0.36  # inches
 
 
