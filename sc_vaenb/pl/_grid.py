@@ -88,7 +88,7 @@ def _write_on_cells(ax: Axes, panel: Panel) -> None:
     for label, code in zip(panel.colouring.categories, np.unique(codes[codes >= 0]), strict=False):
         x, y = np.median(panel.plane[codes == code], axis=0)
         outline = [effects.withStroke(linewidth=2, foreground="white")]
-        ax.text(x, y, as_label(label), ha="center", va="center", fontsize="small", path_effects=outline)
+        ax.text(x, y, as_label(label), ha="center", va="center", fontsize="x-small", path_effects=outline)
 
 
 def _draw_legends(
@@ -125,7 +125,7 @@ def _draw_legend(strip: Axes, colouring: Colouring, n_rows: int, *, in_margin: b
     n = len(colouring.categories)
     entries = colouring.categories if in_margin and n <= MAX_ENTRIES else {}
     if n > MAX_ENTRIES:
-        title += f"\n{n:,} categories: too\nmany for a legend" + ("; \ncolours repeat" if n > len(PALETTE) else "")
+        title += f"\n{n:,} categories: too\nmany for a legend" + (";\ncolours repeat" if n > len(PALETTE) else "")
     if colouring.missing.any():
         entries = entries | {"missing": MISSING}
     if not entries and n <= MAX_ENTRIES:
