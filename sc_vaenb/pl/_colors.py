@@ -66,8 +66,8 @@ def read_colourings(
 ) -> list[Colouring]:
     """The colours of the cells by columns of obs and genes. A label has the same colour in all of them.
 
-    Colours that are asked for come first, then those stored in ``uns``, then the colour that the label has elsewhere,
-    then the next one of the palette.
+    Colours that are asked for come first, then those stored in ``uns``, then the colour that the label has in another
+    column, then the palette.
     """
     _check_colours(palette, cmap)
     values = {name: _values(adata, name, layer) for name in names if name is not None}
@@ -76,10 +76,7 @@ def read_colourings(
         for name, column in values.items()
         if isinstance(column.dtype, pd.CategoricalDtype)
     }
-    fixed = {
-        name: _stored(adata, name, texts) if palette is None else _asked_for(palette, texts)
-        for name, texts in labels.items()
-    }
+    fixed = {name: _stored(adata, name, texts) | _asked_for(palette, texts) for name, texts in labels.items()}
     colour_of: dict[str, str] = {}
     for colours in fixed.values():
         colour_of = colours | colour_of
@@ -125,7 +122,9 @@ def _values(adata: AnnData, name: str, layer: str | None) -> pd.Series:
     return values if is_number else values.astype("category")
 
 
-def _asked_for(palette: str | Sequence[str] | Mapping[str, str], labels: list[str]) -> dict[str, str]:
+def _asked_for(palette: str | Sequence[str] | Mapping[str, str] | None, labels: list[str]) -> dict[str, str]:
+    if palette is None:
+        return {}
     if isinstance(palette, Mapping):
         return {label: to_hex(palette[label]) for label in labels if label in palette}
     if isinstance(palette, str):
@@ -147,10 +146,15 @@ def _stored(adata: AnnData, name: str, labels: list[str]) -> dict[str, str]:
 
 
 def _complete(labels: list[str], known: Mapping[str, str]) -> dict[str, str]:
-    """A colour for each label: the known one, or the next of the palette. They repeat if it has too few."""
+    """A colour for each label: the known one, else that of its place in the palette, else one that is free."""
     colours = {label: known[label] for label in labels if label in known}
-    free = cycle([colour for colour in PALETTE if colour not in colours.values()] or PALETTE)
-    return {label: colours.get(label) or next(free) for label in labels}
+    used = set(known.values()) if colours else set()
+    for place, label in enumerate(labels):
+        if label not in colours:
+            of_place = PALETTE[place % len(PALETTE)]
+            colours[label] = next((colour for colour in (of_place, *PALETTE) if colour not in used), of_place)
+            used.add(colours[label])
+    return colours
 
 
 def _categories(name: str, column: pd.Series, colours: list[str]) -> Colouring:

@@ -140,6 +140,7 @@ def _draw_table(
     colours = mpl.colormaps["Blues"](0.05 + 0.75 * np.nan_to_num(goodness))
     colours[np.isnan(goodness)] = (1, 1, 1, 1)
     ax.imshow(colours, aspect="auto")
+    ax.autoscale(False)  # what is drawn below the table does not stretch it
     for (row, column), number in np.ndenumerate(mean.to_numpy()):
         dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
         style: dict[str, Any] = {"ha": "center", "color": "white" if dark else "black"}
@@ -159,10 +160,11 @@ def _draw_table(
 
 def _draw_groups(ax: Axes, groups: list[str]) -> None:
     """Draw a line below the columns of each group, with what they are parts of."""
+    bottom = ax.get_ylim()[0]
     for group, text in PARTS_OF.items():
         n = groups.count(group)
         if n and any(groups):
-            first = groups.index(group)
-            style: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False}
-            ax.plot([first - 0.4, first + n - 0.6], [-0.03] * 2, color=GROUP_COLOURS[group], linewidth=2, **style)
-            ax.text(first + n / 2 - 0.5, -0.06, text, ha="center", va="top", fontsize=8, color=PLAIN, **style)
+            left = groups.index(group) - 0.5
+            line: dict[str, Any] = {"color": GROUP_COLOURS[group], "linewidth": 2, "clip_on": False}
+            ax.plot([left + 0.1, left + n - 0.1], [bottom + 0.2] * 2, **line)
+            ax.text(left + n / 2, bottom + 0.35, text, ha="center", va="top", fontsize=8, color=PLAIN)
