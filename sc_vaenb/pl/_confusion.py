@@ -44,8 +44,8 @@ def confusion(
     Rows are labels, columns are clusters; each row adds up to 1. Clusters are in the order of their main label (the one
     with the largest share in them), and labels with the same main cluster are next to each other. So most cells lie on
     the diagonal: a label in several columns is split, a column with several labels mixes them. The number of cells is
-    at the end of each row and column. Shares are written as numbers if there are up to 30 rows and columns. Cells without
-    a label or cluster are left out, as the title says.
+    at the end of each row and column. Shares are written as numbers if there are up to 30 rows and columns. Cells
+    without a label or cluster are left out, as the title says.
 
     Parameters
     ----------
