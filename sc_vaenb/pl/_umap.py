@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_STRAY = 0.025  # share of the cells; see `_share_of_strays`
+MAX_GENES_WITHOUT_PCA = 50  # for scanpy's neighbors
 _computed: dict[bytes, NDArray[np.float64]] = {}  # UMAPs of this session, so that a second plot does not wait again
 N_KEPT = 16
 
@@ -56,10 +57,11 @@ def _graphs(adata: AnnData) -> Iterator[tuple[str, csr_array]]:
     for record in adata.uns.values():
         if not (isinstance(record, Mapping) and isinstance(params := record.get("params"), Mapping)):
             continue
-        graph: Any = adata.obsp.get(record.get("connectivities_key"))
+        graph: Any = adata.obsp.get(str(record.get("connectivities_key")))
         if graph is not None:
-            # scanpy records no use_rep where it took the PCA by itself; n_pcs=0 stands for X
-            yield str(params.get("use_rep", "X" if params.get("n_pcs") == 0 else "X_pca")), csr_array(graph)
+            # without use_rep, scanpy takes the PCA, but X if it is told so by n_pcs=0 or has few genes
+            took_x = params.get("n_pcs") == 0 or adata.n_vars <= MAX_GENES_WITHOUT_PCA
+            yield str(params.get("use_rep") or ("X" if took_x else "X_pca")), csr_array(graph)
 
 
 def _share_of_strays(graph: csr_array, plane: NDArray[np.float64]) -> float:

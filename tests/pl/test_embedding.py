@@ -124,14 +124,19 @@ def test_the_umap_of_scanpy_is_used_for_its_embedding(with_scanpy):
     np.testing.assert_array_equal(np.sort(drawn(ax)[0], axis=0), np.sort(with_scanpy.obsm["X_umap"], axis=0))
 
 
-def test_the_graph_may_have_any_key_and_the_pca_need_not_be_named(with_scanpy):
+def test_the_graph_may_have_any_key_and_the_pca_need_not_be_named(with_scanpy, monkeypatch):
+    monkeypatch.setattr(_umap, "MAX_GENES_WITHOUT_PCA", 3)
     del with_scanpy.obsm["X_umap_pca"]
     with_scanpy.uns["mine"] = {"connectivities_key": "mine", "params": {"n_pcs": 5}}
     with_scanpy.obsp["mine"] = with_scanpy.obsp["connectivities"]
     del with_scanpy.uns["neighbors"]
     (ax,) = pl.embedding(with_scanpy, "X_pca", show=False).flat
     np.testing.assert_array_equal(np.sort(drawn(ax)[0], axis=0), np.sort(with_scanpy.obsm["X_umap"], axis=0))
-    with_scanpy.uns["mine"]["params"]["n_pcs"] = 0  # a graph of X
+    monkeypatch.setattr(_umap, "MAX_GENES_WITHOUT_PCA", 4)  # scanpy takes X
+    with pytest.raises(pytest.fail.Exception, match="computed a UMAP"):
+        pl.embedding(with_scanpy, "X_pca", show=False)
+    monkeypatch.setattr(_umap, "MAX_GENES_WITHOUT_PCA", 3)
+    with_scanpy.uns["mine"]["params"]["n_pcs"] = 0  # X too
     with pytest.raises(pytest.fail.Exception, match="computed a UMAP"):
         pl.embedding(with_scanpy, "X_pca", show=False)
 
