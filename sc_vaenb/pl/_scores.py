@@ -39,9 +39,10 @@ def scores(
     """Plot the scores of embeddings as a table: a row for each method, a column for each score.
 
     The columns are the means (total, bio, batch), the metrics that the means are of, and the time that the method took.
-    In each column, darker is better, also where an arrow says that smaller is better. The best has the darkest colour,
-    and the palest is 0.3 or more below it, so that a difference of 0.01 looks small. With several seeds,
-    numbers are means over seeds, and those of total, bio and batch have the standard deviation below them.
+    In each column, darker is better, also where an arrow says that smaller is better. Colours fade from the best score
+    of the column to the worst, or to 0.3 below the best if all are closer, so that a difference of 0.01 looks small.
+    With several seeds, numbers are means over seeds, and those of total, bio and batch have the standard deviation
+    below them.
 
     Parameters
     ----------
@@ -65,6 +66,8 @@ def scores(
     ------
     KeyError
         If there are no scores.
+    ValueError
+        If no score is a number.
 
     See Also
     --------
@@ -76,12 +79,14 @@ def scores(
     mean, spread = by_method.mean(numeric_only=True), by_method.std(numeric_only=True)
     order = mean.sort_values("total", ascending=False).index if "total" in mean else mean.index
     mean, spread = mean.loc[order], spread.loc[order]
-    means = [name for name in MEANS if name in mean]
+    means = [name for name in MEANS if name in mean and mean[name].notna().any()]
     group_of = {
         str(name): str(properties.loc[name, "kind"]) if properties.loc[name, "in_total"] else ""
         for name in properties.index
         if name in mean and mean[name].notna().any()
     }
+    if not (means or group_of):
+        raise ValueError(f"uns[{key!r}] holds no score that is a number: there is nothing to plot.")
     if metrics == "main" and any(group_of.values()):
         group_of = {name: group for name, group in group_of.items() if group}
     columns = sorted(group_of, key=lambda name: list(PARTS_OF).index(group_of[name]))
@@ -97,7 +102,7 @@ def scores(
     if columns:
         _draw_table(axes["table"], mean[columns], properties["higher_is_better"])
         _draw_groups(axes["table"], [group_of[name] for name in columns])
-    first, *_, last = [*axes.values(), *axes.values()]
+    first, last = axes[next(iter(widths))], axes[list(widths)[-1]]
     first.set_yticks(range(len(order)), names, fontsize=9)
     if (seconds > 0).any():
         times = last.secondary_yaxis("right")

@@ -122,3 +122,11 @@ def test_what_holds_no_scores_is_refused(adata, key):
     adata.uns["other"] = {"values": 1}
     with pytest.raises(KeyError, match=f"uns\\['{key}'\\] holds no scores"):
         pl.scores(adata, key, show=False)
+
+
+def test_scores_without_a_number_are_refused(adata):
+    scores = adata.uns["compare"]["scores"]
+    adata.uns["scores"] = scores | {"values": scores["values"] * np.nan}
+    with pytest.raises(ValueError, match=r"uns\['scores'\] holds no score that is a number"):
+        pl.scores(adata, "scores", show=False)
+    assert not plt.get_fignums()
