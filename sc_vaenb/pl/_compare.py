@@ -63,12 +63,10 @@ def compare(
     check_names(adata, [f"X_umap_{name}" for name in names], [*columns, *clusters])
     colourings = read_colourings(adata, [*columns, *clusters])
     common, own = colourings[: len(columns)], colourings[len(columns) :]
-    panels = [
-        [
-            Panel(f"{as_label(method)} · {as_label(title)}", two_dimensions(adata, f"X_umap_{name}", 0)[1], colouring)
-            for title, colouring in zip([*columns, "leiden"], [*common, clustering], strict=True)
-        ]
-        for method, name, clustering in zip(methods["method"], names, own, strict=True)
-    ]
+    panels = []
+    for method, name, clustering in zip(methods["method"], names, own, strict=True):
+        _, plane = two_dimensions(adata, f"X_umap_{name}", 0)
+        shown = zip([*columns, "leiden"], [*common, clustering], strict=True)
+        panels.append([Panel(f"{as_label(method)} · {as_label(title)}", plane, c) for title, c in shown])
     figure = get_figure(fig, (PANEL_WIDTH * (len(columns) + 1), PANEL_HEIGHT * len(names)))
     return show_or_return(draw_grid(figure, panels, fit_width=fig is None), show)

@@ -9,7 +9,7 @@ import numpy as np
 from .. import _adata
 from .._checks import checked
 from ._colors import MISSING, PALETTE, PLAIN
-from ._confusion import _categories
+from ._confusion import DENSE_ABOVE, _categories
 from ._factors import read_factors
 from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-ROW_HEIGHT, DENSE_ROW_HEIGHT = 0.27, 0.15  # inches
-DENSE_ABOVE = 30  # rows; above it they are lower, with smaller letters
+ROW_HEIGHT, DENSE_ROW_HEIGHT = 0.27, 0.15  # inches; the second for many rows
 MIN_CELLS_FOR_DENSITY = 5  # cells from which a density can be drawn
 
 
