@@ -49,6 +49,12 @@ def embedding(
     colour vision, the first 20 with normal colour vision. A column with more than 60 categories has no legend. Numbers
     are mapped to colours between their first and 99th percentile.
 
+    The parameters are in three groups:
+
+    - what is drawn: `keys` to `layer`
+    - how it looks: `palette` to `ncols`
+    - how to run, and where it is drawn: `rng` to `show`
+
     Parameters
     ----------
     adata
