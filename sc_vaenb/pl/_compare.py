@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .._checks import checked
 from .._results import check_result
-from ._embedding import embedding
+from ._colors import read_colourings
+from ._embedding import check_names
 from ._figure import get_figure, show_or_return
+from ._grid import PANEL_HEIGHT, PANEL_WIDTH, Panel, draw_grid
 from ._text import as_label
+from ._umap import two_dimensions
 
 if TYPE_CHECKING:
+    import numpy as np
     from anndata import AnnData
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
@@ -56,14 +58,15 @@ def compare(
     record = check_result(record, key, "compare", "params")
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
-    columns = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
-    figure = get_figure(fig, (3.6 * (len(columns) + 1) + 2.0, 3.3 * len(names)))
-    rows = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
-    axes = np.empty((len(names), len(columns) + 1), dtype=object)
-    for row, (subfigure, name, method) in enumerate(zip(rows, names, methods["method"], strict=True)):
-        panels = embedding(adata, f"X_umap_{name}", color=[*columns, f"leiden_{name}"], fig=subfigure, show=False)
-        assert panels is not None  # not shown
-        axes[row] = panels[0]
-        for ax, title in zip(axes[row], [*columns, "leiden"], strict=True):
-            ax.set_title(f"{as_label(method)} · {as_label(title)}", fontsize="medium")
-    return show_or_return(axes, show)
+    columns = [str(record["params"][name]) for name in ("batch_key", "label_key") if name in record["params"]]
+    clusters = [f"leiden_{name}" for name in names]
+    check_names(adata, [f"X_umap_{name}" for name in names], [*columns, *clusters])
+    colourings = read_colourings(adata, [*columns, *clusters])
+    common, own = colourings[: len(columns)], colourings[len(columns) :]
+    panels = []
+    for method, name, clustering in zip(methods["method"], names, own, strict=True):
+        _, plane = two_dimensions(adata, f"X_umap_{name}", 0)
+        shown = zip([*columns, "leiden"], [*common, clustering], strict=True)
+        panels.append([Panel(f"{as_label(method)} · {as_label(title)}", plane, c) for title, c in shown])
+    figure = get_figure(fig, (PANEL_WIDTH * (len(columns) + 1), PANEL_HEIGHT * len(names)))
+    return show_or_return(draw_grid(figure, panels, fit_width=fig is None), show)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _obs
 from .._checks import checked
-from ._embedding import PLAIN
+from ._colors import PLAIN
 from ._figure import get_figure, show_or_return
 from ._scores import read_scores
 from ._text import as_label, as_labels
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CELL_WIDTH, ROW_HEIGHT, LETTER_WIDTH = 0.36, 0.27, 0.075  # inches
+DENSE_ABOVE = 30  # rows or columns; above it the cells of the table are small and have no numbers
+DENSE_CELL = 0.15  # inches, in width and height
 MIN_SHARE_WRITTEN = 0.05  # of a label's cells; smaller shares have no number
 MAX_CATEGORIES = 100  # readable rows or columns
 
@@ -42,7 +44,8 @@ def confusion(
     Rows are labels, columns are clusters; each row adds up to 1. Clusters are in the order of their main label (the one
     with the largest share in them), and labels with the same main cluster are next to each other. So most cells lie on
     the diagonal: a label in several columns is split, a column with several labels mixes them. The number of cells is
-    at the end of each row and column. Cells without a label or cluster are left out, as the title says.
+    at the end of each row and column. Shares are written as numbers if there are up to 30 rows and columns. Cells
+    without a label or cluster are left out, as the title says.
 
     Parameters
     ----------
@@ -91,16 +94,19 @@ def confusion(
 
     label_names, cluster_names = as_labels(rows), as_labels(columns_in_order)
     n_letters = [max(map(len, texts)) for texts in (label_names, cluster_names)]
-    width = CELL_WIDTH * len(cluster_names) + LETTER_WIDTH * n_letters[0] + 1.3
-    figure = get_figure(fig, (max(width, 4.0), ROW_HEIGHT * len(label_names) + LETTER_WIDTH * n_letters[1] + 2.0))
+    dense = max(counts.shape) > DENSE_ABOVE
+    cell_width, row_height, fontsize = (DENSE_CELL, DENSE_CELL, 6) if dense else (CELL_WIDTH, ROW_HEIGHT, 8)
+    width = cell_width * len(cluster_names) + LETTER_WIDTH * n_letters[0] + 1.3
+    figure = get_figure(fig, (max(width, 4.0), row_height * len(label_names) + LETTER_WIDTH * n_letters[1] + 2.0))
     ax: Axes = figure.add_subplot()
     shares = counts / counts.sum(axis=1, keepdims=True)
-    _draw_shares(ax, shares)
-    ax.set_yticks(range(len(label_names)), label_names, fontsize=8)
-    ax.set_xticks(range(len(cluster_names)), cluster_names, fontsize=8, rotation=90 if n_letters[1] > 4 else 0)
+    _draw_shares(ax, shares, with_numbers=not dense)
+    ax.set_yticks(range(len(label_names)), label_names, fontsize=fontsize)
+    upright = n_letters[1] > (1 if dense else 4)
+    ax.set_xticks(range(len(cluster_names)), cluster_names, fontsize=fontsize, rotation=90 if upright else 0)
     ax.set_xlabel(as_label(clusters), fontsize=9)
     ax.set_ylabel(as_label(label_key), fontsize=9)
-    _draw_totals(ax, counts)
+    _draw_totals(ax, counts, fontsize - 1, max_letters=1 if dense else 4)
     title_lines = [
         *([as_label(title)] if title else []),
         "share of each label's cells in each cluster",
@@ -179,12 +185,12 @@ def _count(labels: pd.Series, clusters: pd.Series) -> tuple[NDArray[np.int64], l
     return counts[np.ix_(rows, columns)], list(label_names[rows]), list(cluster_names[columns]), int((~has_both).sum())
 
 
-def _draw_shares(ax: Axes, shares: NDArray[np.float64]) -> None:
+def _draw_shares(ax: Axes, shares: NDArray[np.float64], *, with_numbers: bool) -> None:
     colours = mpl.colormaps["Blues"](0.85 * shares)
     colours[shares == 0] = 1
     ax.imshow(colours, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
-        if share >= MIN_SHARE_WRITTEN:
+        if with_numbers and share >= MIN_SHARE_WRITTEN:
             dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
             colour = "white" if dark else "black"
             ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
@@ -195,13 +201,13 @@ def _draw_shares(ax: Axes, shares: NDArray[np.float64]) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _draw_totals(ax: Axes, counts: NDArray[np.int64]) -> None:
-    """Write numbers of cells: of labels at the right, of clusters at the top."""
+def _draw_totals(ax: Axes, counts: NDArray[np.int64], fontsize: int, *, max_letters: int) -> None:
+    """Write numbers of cells: of labels at the right, of clusters at the top (upright if above `max_letters`)."""
     by_label, by_cluster = ([f"{n:,}" for n in counts.sum(axis=axis)] for axis in (1, 0))
     right, top = ax.secondary_yaxis("right"), ax.secondary_xaxis("top")
     right.set_yticks(range(len(by_label)), by_label)
-    top.set_xticks(range(len(by_cluster)), by_cluster, rotation=90 if max(map(len, by_cluster)) > 4 else 0)
+    top.set_xticks(range(len(by_cluster)), by_cluster, rotation=90 if max(map(len, by_cluster)) > max_letters else 0)
     for margin, axis in ((right, right.yaxis), (top, top.xaxis)):
         axis.set_label_text("cells", fontsize=8, color=PLAIN)
-        margin.tick_params(length=0, labelsize=7, labelcolor=PLAIN)
+        margin.tick_params(length=0, labelsize=fontsize, labelcolor=PLAIN)
         margin.spines[:].set_visible(False)

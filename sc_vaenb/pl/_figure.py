@@ -1,4 +1,4 @@
-"""The figure of a plot: a new one or the user's, colours, and whether it is shown or returned."""
+"""The figure of a plot: a new one or the user's, and whether it is shown or returned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-TRAIN, VALIDATION, OTHER = "#0072B2", "#D55E00", "#4D4D4D"  # blue and vermilion of Okabe and Ito, grey
 
 
 def get_figure(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:

@@ -13,7 +13,8 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from .._checks import checked
 from .._record import read_history
-from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
+from ._colors import BLUE, PLAIN, VERMILION
+from ._figure import get_figure, show_or_return
 from ._text import as_label, plain
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _losses(ax: Axes, curves: dict[str, NDArray[Any]], name: str, title: str) ->
     """Draw the training curve and, if there is one, the validation curve; the y axis is scaled to late steps."""
     step = curves["step"]
     curve_of = {split: curves.get(f"{split}_{name}", np.full(len(step), np.nan)) for split in ("train", "validation")}
-    for (split, values), colour in zip(curve_of.items(), (TRAIN, VALIDATION), strict=True):
+    for (split, values), colour in zip(curve_of.items(), (BLUE, VERMILION), strict=True):
         if (finite := np.isfinite(values)).any():
             ax.plot(step[finite], values[finite], color=colour, label=split, **_style(values[finite]))
     ax.set_title(title, loc="left", fontsize="medium")
@@ -115,22 +116,22 @@ def _scale_to_late_steps(ax: Axes, step: NDArray[Any], values: NDArray[Any]) -> 
     margin = 0.05 * (late_max - low) or 0.01 * abs(late_max) or 1.0
     if overall_max > late_max + max(late_max - low, 4 * margin):
         ax.set_ylim(low - margin, late_max + 4 * margin)
-        ax.set_title(f"first steps off scale,\nup to {overall_max:,.4g}", loc="right", fontsize="x-small", color=OTHER)
+        ax.set_title(f"first steps off scale,\nup to {overall_max:,.4g}", loc="right", fontsize="x-small", color=PLAIN)
 
 
 def _beta(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     beta = curves["beta"]
     twin = ax.twinx()
-    twin.plot(curves["step"], beta, color=OTHER, linestyle=":", label="β", **_style(beta))
+    twin.plot(curves["step"], beta, color=PLAIN, linestyle=":", label="β", **_style(beta))
     twin.set_ylim(0, 1.05 * max(1.0, float(np.max(beta))))
-    twin.set_ylabel("β (dotted)", color=OTHER)
-    twin.tick_params(axis="y", colors=OTHER)
+    twin.set_ylabel("β (dotted)", color=PLAIN)
+    twin.tick_params(axis="y", colors=PLAIN)
     twin.spines["top"].set_visible(False)
 
 
 def _learning_rate(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     rate = curves["learning_rate"]
-    ax.plot(curves["step"], rate, color=OTHER, **_style(rate))
+    ax.plot(curves["step"], rate, color=PLAIN, **_style(rate))
     ax.set_title("Learning rate", loc="left", fontsize="medium")
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -138,8 +139,8 @@ def _learning_rate(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
 
 def _active_units(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     n_latent = curves["kl_per_dim"].shape[1]
-    ax.plot(curves["step"], curves["active_units"], color=OTHER, drawstyle="steps-post", **_style(curves["step"]))
-    ax.axhline(n_latent, color=OTHER, linewidth=0.8, linestyle="-.")
+    ax.plot(curves["step"], curves["active_units"], color=PLAIN, drawstyle="steps-post", **_style(curves["step"]))
+    ax.axhline(n_latent, color=PLAIN, linewidth=0.8, linestyle="-.")
     ax.set_title(f"Active units (of {n_latent})", loc="left", fontsize="medium")
     ax.set_ylim(0, 1.08 * n_latent)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
@@ -151,7 +152,7 @@ def _kl_per_dim(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     ax.set_title("KL per dimension (dark: highest)", loc="left", fontsize="medium")
     ax.set_ylabel("nats per cell")
     if not np.isfinite(kl).any():
-        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=OTHER)
+        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=PLAIN)
         return
     shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, kl.shape[1]))
     for column, colour in zip(np.argsort(kl[-1]), shades, strict=True):

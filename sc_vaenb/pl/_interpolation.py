@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._checks import checked
 from .._results import check_result
-from ._embedding import PLAIN
+from ._colors import PLAIN
 from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from .. import _adata
 from .._checks import checked
-from ._confusion import _categories
-from ._embedding import MISSING, OKABE_ITO, PLAIN
+from ._colors import MISSING, PALETTE, PLAIN
+from ._confusion import DENSE_ABOVE, _categories
 from ._factors import read_factors
 from ._figure import get_figure, show_or_return
 from ._text import as_label, as_labels
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-ROW_HEIGHT = 0.27  # inches
+ROW_HEIGHT, DENSE_ROW_HEIGHT = 0.27, 0.15  # inches; the second for many rows
 MIN_CELLS_FOR_DENSITY = 5  # cells from which a density can be drawn
 
 
@@ -92,8 +92,10 @@ def latent(
     i = list(dimensions.index).index(name)
     sweep = {part: np.asarray(values)[i] for part, values in record["sweep"].items()}
 
-    figure = get_figure(fig, (6.4, ROW_HEIGHT * len(groups.cat.categories) + 4.4))
-    heights = [ROW_HEIGHT * len(groups.cat.categories) + 0.5, 3.0]
+    n_groups = len(groups.cat.categories)
+    height = (DENSE_ROW_HEIGHT if n_groups > DENSE_ABOVE else ROW_HEIGHT) * n_groups
+    figure = get_figure(fig, (6.4, height + 4.4))
+    heights = [height + 0.5, 3.0]
     grid = figure.add_gridspec(2, 1, height_ratios=heights)
     genes_ax = figure.add_subplot(grid[1])
     cells_ax = figure.add_subplot(grid[0], sharex=genes_ax)
@@ -141,7 +143,8 @@ def _draw_cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None
         body = parts["bodies"][0]
         body.set(facecolor=MISSING, edgecolor=PLAIN, linewidth=0.6, alpha=1)
         ax.plot([median[code]] * 2, [row - 0.3, row + 0.3], color="black", linewidth=1.5)
-    ax.set_yticks(range(len(names)), as_labels(names[code] for code in order), fontsize=8)
+    fontsize = 6 if len(names) > DENSE_ABOVE else 8
+    ax.set_yticks(range(len(names)), as_labels(names[code] for code in order), fontsize=fontsize)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.tick_params(axis="y", length=0)
     ax.set_title(f"cells by {as_label(groups.name)}", fontsize="small", loc="left")
@@ -159,7 +162,7 @@ def _draw_genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
     )
     for row, gene in enumerate(chosen):
         rises = gene < half
-        colour = OKABE_ITO[row % 6]  # the first six: no yellow and no black
+        colour = PALETTE[row % 6]  # the first six: no yellow and no black
         ax.plot(sweep["z"], lines[row], color=colour, linewidth=1.5, label=as_label(sweep["genes"][gene]))
         end = -1 if rises else 0
         ax.annotate(

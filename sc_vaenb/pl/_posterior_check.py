@@ -9,7 +9,8 @@ import numpy as np
 
 from .._checks import checked
 from .._results import check_result
-from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
+from ._colors import BLACK, BLUE, GREEN, ORANGE, PINK, PLAIN, SKY, VERMILION, YELLOW
+from ._figure import get_figure, show_or_return
 from ._text import plain
 
 if TYPE_CHECKING:
@@ -18,14 +19,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-DATA, REPLICATES = OTHER, VALIDATION
+DATA, REPLICATES = PLAIN, VERMILION
 MAX_POINTS = 5_000  # in a panel: more points would only darken it
 MAX_LINEAR_RATIO = 20  # of the largest to the smallest depth; above it the axes are logarithmic
 COUNT_STATISTICS = "count", "count_expressed"
-COLOURS = {
-    "mean": "#0072B2", "variance": "#56B4E9", "zeros": "#009E73", "depth": "#F0E442", "detected": "#E69F00",
-    "correlation": "#CC79A7", "count": "#999999", "count_expressed": "#000000",
-}  # fmt: skip
+STATISTICS = {  # name in the legend, colour
+    "mean": ("means of genes", BLUE),
+    "variance": ("variances of genes", SKY),
+    "zeros": ("zeros of genes", GREEN),
+    "depth": ("depth of cells", YELLOW),
+    "detected": ("detected genes of cells", ORANGE),
+    "correlation": ("correlations of genes", PINK),
+    "count": ("all counts", "#999999"),
+    "count_expressed": ("counts expected ≥ 1", BLACK),
+}
 
 
 @checked
@@ -38,9 +45,10 @@ def posterior_check(
     over them), with the Poisson curve; depth, detected genes and correlations of data against the mean over
     replicates, where points scatter along the diagonal, by chance of the data alone, if all is as the model says; the
     coverage of intervals against the nominal one, where a curve below the diagonal speaks against the model; the
-    histogram of the PIT of single counts, where flat is calibrated, a hill is a model wider than the data and a
-    valley one that is narrower; and the difference of the likelihoods to NB on held-out cells with two standard
-    errors to each side, where they were compared (linear around zero, then logarithmic).
+    histogram of the PIT (probability integral transform) of single counts, which is the rank of a count among its
+    replicates, where flat is calibrated, a hill is a model wider than the data and a valley one that is narrower;
+    and the difference of the likelihoods to NB on held-out cells with two standard errors to each side, where they
+    were compared (linear around zero, then logarithmic).
 
     Parameters
     ----------
@@ -80,9 +88,9 @@ def posterior_check(
     figure = get_figure(fig, (13, 7.2))
     axes: dict[str, Axes] = figure.subplot_mosaic(panels)
     _draw_genes(axes["variance"], axes["zeros"], record["genes"])
-    for name, title in {"depth": "Depth", "detected": "Detected genes"}.items():
+    for name, title in {"depth": "Depth of cells", "detected": "Detected genes of cells"}.items():
         _draw_against_data(axes[name], record["cells"], name, title)
-    _draw_against_data(axes["correlation"], record["correlations"], "correlation", "Correlation of gene pairs")
+    _draw_against_data(axes["correlation"], record["correlations"], "correlation", "Correlation of pairs of genes")
     _coverage(axes["coverage"], record["coverage"])
     _pit(axes["pit"], record["pit"])
     if has_likelihoods:
@@ -150,23 +158,26 @@ def _coverage(ax: Axes, coverage: pd.DataFrame) -> None:
     nominal = [float(str(name).rstrip("%")) / 100 for name in columns]
     ax.axline((0, 0), (1, 1), **_diagonal())
     for name, row in coverage.iterrows():
-        label = str(name).replace("_", ", ")
-        ax.plot(nominal, row[columns], "o-", markersize=3, linewidth=1.2, color=COLOURS[str(name)], label=label)
-    ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xlabel="nominal", ylabel="share within the interval")
-    ax.set_title("Coverage", loc="left", fontsize="medium")
-    ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
+        label, colour = STATISTICS[str(name)]
+        ax.plot(nominal, row[columns], "o-", markersize=3, linewidth=1.2, color=colour, label=label)
+    ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xlabel="share of the replicates within", ylabel="share of the data within")
+    ax.set_title("Coverage of central intervals", loc="left", fontsize="medium")
+    ax.legend(frameon=False, fontsize="x-small", loc="lower right", handlelength=1, labelspacing=0.3)
 
 
 def _pit(ax: Axes, pit: pd.DataFrame) -> None:
     edges = np.append(pit.index.to_numpy(dtype=float), 1.0)
     ax.axhline(1, **_diagonal())
     for name in COUNT_STATISTICS:
-        label = str(name).replace("_", ", ")
-        ax.stairs(pit[name] * len(pit), edges, color=COLOURS[name], linewidth=1.4, label=label)
-    ax.set(xlim=(0, 1), xlabel="PIT", ylabel="density")
+        label, colour = STATISTICS[name]
+        ax.stairs(pit[name] * len(pit), edges, color=colour, linewidth=1.4, label=label)
+    ax.set(xlim=(0, 1), xlabel="share of the replicates below the count", ylabel="density of counts")
     ax.set_ylim(bottom=0)
-    ax.set_title("PIT of single counts", loc="left", fontsize="medium")
-    ax.legend(frameon=False, fontsize="small", loc="best")
+    ax.set_title("Rank of counts in replicates (PIT)", loc="left", fontsize="medium")
+    meaning = "flat: data as the model says\nhill: model wider than data\nvalley: model narrower"
+    ax.legend(
+        title=meaning, alignment="left", frameon=False, fontsize="small", title_fontsize="small", loc="lower left"
+    )
 
 
 def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
@@ -174,7 +185,7 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     difference, error = others["difference"].to_numpy(float), others["difference_se"].to_numpy(float)
     ax.axvline(0, **_diagonal())
     rows = np.arange(len(others))
-    ax.errorbar(difference, rows, xerr=2 * error, fmt="o", color=TRAIN, capsize=3)
+    ax.errorbar(difference, rows, xerr=2 * error, fmt="o", color=BLUE, capsize=3)
     for row, value, se in zip(rows, difference, error, strict=True):
         ax.annotate(
             f"{value:+.2f} ± {se:.2f}", (value, row), xytext=(0, 9), textcoords="offset points",
@@ -188,4 +199,5 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     power = 10 ** np.floor(np.log10(x_limit))
     ax.set_xticks([-power, 0, power], [f"{-power:,.0f}", "0", f"+{power:,.0f}"])
     ax.xaxis.minorticks_off()
-    ax.set_title(f"Likelihood less nb's ({table.loc['nb', 'log_likelihood']:,.1f})", loc="left", fontsize="medium")
+    title = f"Log-likelihood less nb's {table.loc['nb', 'log_likelihood']:,.1f}"
+    ax.set_title(title, loc="left", fontsize="medium")

@@ -1,8 +1,9 @@
-"""Plot scores as a table of methods against metrics, with the means as bars on an axis that begins at 0."""
+"""Plot scores as a table of methods against metrics, in which darker is better."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from .._checks import checked
 from .._results import check_result
+from ._colors import BLUE, ORANGE, PLAIN
 from ._figure import get_figure, show_or_return
 from ._text import as_labels
 
@@ -18,20 +20,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-KINDS = {"bio": "#0072B2", "batch": "#E69F00", "total": "#4D4D4D"}
-CELL_WIDTH, ROW_HEIGHT = 0.62, 0.36  # inches
+MEANS = "total", "bio", "batch"
+PARTS_OF = {"bio": "parts of bio", "batch": "parts of batch", "": "in no mean"}
+GROUP_COLOURS = {"bio": BLUE, "batch": ORANGE, "": PLAIN}
+CELL_WIDTH, ROW_HEIGHT, LETTER_WIDTH = 0.35, 0.33, 0.075  # inches
+MIN_SPAN = 0.3  # of the values of a column from the palest to the darkest colour: a difference of 0.01 looks small
 
 
 @checked
 def scores(
-    adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+    adata: AnnData,
+    key: str = "compare",
+    *,
+    metrics: Literal["main", "all"] = "main",
+    fig: Figure | SubFigure | None = None,
+    show: bool | None = None,
 ) -> dict[str, Axes] | None:
-    """Plot the scores of embeddings: a table of methods against metrics, their means as bars, and the time they took.
+    """Plot the scores of embeddings as a table: a row for each method, a column for each score.
 
-    All colours are on one scale from 0 to 1, and bars begin at 0, so that a difference of 0.01 looks small. With
-    several seeds, numbers and bars are means over seeds, and each seed has a point. In columns with an arrow down,
-    smaller is better. Metrics in colour are part of a mean, `bio` or `batch`; those in grey are part of no mean, or
-    only of scIB's.
+    The columns are the means (total, bio, batch), the metrics that the means are of, and the time that the method took.
+    In each column, darker is better, also where an arrow says that smaller is better. Colours fade from the best score
+    of the column to the worst, or to 0.3 below the best if all are closer, so that a difference of 0.01 looks small.
+    With several seeds, numbers are means over seeds, and those of total, bio and batch have the standard deviation
+    below them.
 
     Parameters
     ----------
@@ -39,6 +50,8 @@ def scores(
         Annotated data with the scores of :func:`sc_vaenb.tl.compare` or :func:`sc_vaenb.tl.score`.
     key
         Where they are in ``adata.uns``: the ``key_added`` of that call.
+    metrics
+        Which metrics: `main` are those that bio and batch are the means of, or all if there are none such.
     fig
         Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
         A new figure by default.
@@ -53,24 +66,51 @@ def scores(
     ------
     KeyError
         If there are no scores.
+    ValueError
+        If no score is a number.
 
     See Also
     --------
     sc_vaenb.tl.score : Computes the scores.
     sc_vaenb.pl.tradeoff : Biology against batch mixing.
     """
-    values, metrics, seconds = read_scores(adata, key)
-    mean = values.groupby("method", sort=False).mean(numeric_only=True)
-    columns = [name for name in metrics.index if name in mean and mean[name].notna().any()]
-    means = [name for name in KINDS if name in mean]
+    values, properties, seconds = read_scores(adata, key)
+    by_method = values.groupby("method", sort=False)
+    mean, spread = by_method.mean(numeric_only=True), by_method.std(numeric_only=True)
     order = mean.sort_values("total", ascending=False).index if "total" in mean else mean.index
-    width = 1.6 + CELL_WIDTH * len(columns) + (2.6 if means else 0)
-    figure = get_figure(fig, (width, 1.5 + ROW_HEIGHT * len(order)))
-    ratios = [CELL_WIDTH * len(columns), 2.6][: 2 if means else 1]
-    grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
-    axes = {"table": _table(figure.add_subplot(grid[0]), mean.loc[order, columns], metrics)}
+    mean, spread = mean.loc[order], spread.loc[order]
+    means = [name for name in MEANS if name in mean and mean[name].notna().any()]
+    group_of = {
+        str(name): str(properties.loc[name, "kind"]) if properties.loc[name, "in_total"] else ""
+        for name in properties.index
+        if name in mean and mean[name].notna().any()
+    }
+    if not (means or group_of):
+        raise ValueError(f"uns[{key!r}] holds no score that is a number: there is nothing to plot.")
+    if metrics == "main" and any(group_of.values()):
+        group_of = {name: group for name, group in group_of.items() if group}
+    columns = sorted(group_of, key=lambda name: list(PARTS_OF).index(group_of[name]))
+    widths = {"means": CELL_WIDTH * len(means), "table": CELL_WIDTH * len(columns)}
+    widths = {part: width for part, width in widths.items() if width}
+    names = as_labels(order)
+    width = sum(widths.values()) + LETTER_WIDTH * max(map(len, names)) + 1.2
+    figure = get_figure(fig, (width, 1.7 + ROW_HEIGHT * len(order)))
+    grid = figure.add_gridspec(1, len(widths), width_ratios=list(widths.values()))
+    axes = {part: figure.add_subplot(grid[i]) for i, part in enumerate(widths)}
     if means:
-        axes["means"] = _bars(figure.add_subplot(grid[1]), values, mean.loc[order, means], seconds)
+        _draw_table(axes["means"], mean[means], dict.fromkeys(means, True), spread[means])
+    if columns:
+        _draw_table(axes["table"], mean[columns], properties["higher_is_better"])
+        _draw_groups(axes["table"], [group_of[name] for name in columns])
+    first, last = axes[next(iter(widths))], axes[list(widths)[-1]]
+    first.set_yticks(range(len(order)), names, fontsize=9)
+    if (seconds > 0).any():
+        times = last.secondary_yaxis("right")
+        texts = [f"{seconds[method]:,.3g} s" if seconds.get(method, 0) > 0 else "" for method in order]
+        times.set_yticks(range(len(order)), texts, fontsize=8, color=PLAIN)
+        times.tick_params(length=0)
+        times.spines[:].set_visible(False)
+    figure.supxlabel("darker is better in each column", x=0.01, ha="left", fontsize=7, color=PLAIN)
     return show_or_return(axes, show)
 
 
@@ -95,47 +135,41 @@ def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, p
     return values, stored_scores["metrics"], seconds
 
 
-def _table(ax: Axes, mean: pd.DataFrame, metrics: pd.DataFrame) -> Axes:
-    numbers = mean.to_numpy()
-    colours = mpl.colormaps["Blues"](0.05 + 0.75 * np.clip(np.nan_to_num(numbers), 0, 1))
-    colours[np.isnan(numbers)] = (1, 1, 1, 1)
+def _draw_table(
+    ax: Axes, mean: pd.DataFrame, higher_is_better: Mapping[str, bool] | pd.Series, spread: pd.DataFrame | None = None
+) -> None:
+    """Draw a number for each method and score on a colour that is darker the better it is, and its spread below it."""
+    signed = mean * [1 if higher_is_better[name] else -1 for name in mean]
+    behind = signed.max() - signed
+    goodness = (1 - behind / behind.max().clip(lower=MIN_SPAN)).to_numpy()
+    colours = mpl.colormaps["Blues"](0.05 + 0.75 * np.nan_to_num(goodness))
+    colours[np.isnan(goodness)] = (1, 1, 1, 1)
     ax.imshow(colours, aspect="auto")
-    for (row, column), number in np.ndenumerate(numbers):
+    ax.autoscale(False)  # what is drawn below the table does not stretch it
+    for (row, column), number in np.ndenumerate(mean.to_numpy()):
         dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
+        style: dict[str, Any] = {"ha": "center", "color": "white" if dark else "black"}
+        deviation = np.nan if spread is None else spread.iloc[row, column]
+        has_spread = np.isfinite(deviation)
         text = "n/a" if np.isnan(number) else f"{number:.2f}"
-        ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    names = [name.replace("_", " ") + ("" if metrics.loc[name, "higher_is_better"] else " ↓") for name in mean]
+        ax.text(column, row, text, va="baseline" if has_spread else "center", fontsize=8, **style)
+        if has_spread:
+            ax.text(column, row + 0.1, f"±{deviation:.2f}", va="top", fontsize=6, **style)
+    names = [str(name).replace("_", " ") + ("" if higher_is_better[name] else " ↓") for name in mean]
     ax.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor", fontsize=8)
     ax.xaxis.tick_top()
-    for tick, name in zip(ax.get_xticklabels(), mean, strict=True):
-        counts = metrics.loc[name, "in_total"]
-        tick.set_color(KINDS[str(metrics.loc[name, "kind"])] if counts else "0.4")
-    ax.set_yticks(range(len(mean)), as_labels(mean.index))
+    ax.set_yticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return ax
 
 
-def _bars(ax: Axes, values: pd.DataFrame, mean: pd.DataFrame, seconds: pd.Series) -> Axes:
-    height = 0.8 / mean.shape[1]
-    for i, name in enumerate(mean):
-        positions = np.arange(len(mean)) - 0.4 + height * (i + 0.5)
-        ax.barh(positions, mean[name], height, color=KINDS[str(name)], label=name)
-        for y, method in zip(positions, mean.index, strict=True):
-            seeds = values.loc[values["method"] == method, name]
-            if len(seeds) > 1:
-                ax.plot(seeds, [y] * len(seeds), "o", color="black", markersize=2.5)
-            ax.text(mean.loc[method, name] + 0.02, y, f"{mean.loc[method, name]:.3f}", va="center", fontsize=6.5)
-    ax.set(xlim=(0, 1.12), ylim=(len(mean) - 0.5, -0.5), xticks=np.linspace(0, 1, 6), xlabel="score")
-    ax.set_yticks([])
-    if len(seconds):
-        ax.set_yticks(
-            range(len(mean)),
-            [f"{seconds[m]:.1f} s" if seconds.get(m, np.nan) > 0 else "" for m in mean.index],
-            fontsize=8,
-        )
-        ax.yaxis.tick_right()
-        ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=mean.shape[1], frameon=False, fontsize=8)
-    return ax
+def _draw_groups(ax: Axes, groups: list[str]) -> None:
+    """Draw a line below the columns of each group, with what they are parts of."""
+    bottom = ax.get_ylim()[0]
+    for group, text in PARTS_OF.items():
+        n = groups.count(group)
+        if n and any(groups):
+            left = groups.index(group) - 0.5
+            line: dict[str, Any] = {"color": GROUP_COLOURS[group], "linewidth": 2, "clip_on": False}
+            ax.plot([left + 0.1, left + n - 0.1], [bottom + 0.2] * 2, **line)
+            ax.text(left + n / 2, bottom + 0.35, text, ha="center", va="top", fontsize=8, color=PLAIN)

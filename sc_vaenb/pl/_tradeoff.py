@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 
 from .._checks import checked
 from ..metrics.catalogue import BIO_WEIGHT
-from ._embedding import PALETTES, PLAIN
+from ._colors import PALETTE, PLAIN
 from ._figure import get_figure, show_or_return
 from ._scores import read_scores
 from ._text import as_label
@@ -95,8 +95,7 @@ def tradeoff(
     if reference is not None:
         for line, position in zip((ax.axvline, ax.axhline), mean.loc[reference], strict=True):
             line(position, color=PLAIN, linewidth=0.8, linestyle=":", zorder=1)
-    palette = next((p for p in PALETTES if len(p) >= len(methods)), PALETTES[-1])
-    colours = dict(zip((m for m in methods if m != reference), itertools.cycle(palette), strict=False))
+    colours = dict(zip((m for m in methods if m != reference), itertools.cycle(PALETTE), strict=False))
     labels = []
     for method, (x, y) in mean.iterrows():
         colour, seeds = colours.get(str(method), PLAIN), values[values["method"] == method]

@@ -10,7 +10,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .._checks import checked
 from .._results import check_result
-from ._figure import OTHER, TRAIN, VALIDATION, get_figure, show_or_return
+from ._colors import BLUE, PLAIN, VERMILION
+from ._figure import get_figure, show_or_return
 from ._text import as_labels, plain
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 def _draw_trials(ax: Axes, x: Any, y: Any, table: pd.DataFrame) -> None:
     styles: list[tuple[Any, dict[str, Any]]] = [
-        (np.ones(len(table), bool), {"marker": "o", "markersize": 5, "color": OTHER, "alpha": 0.6, "label": "trial"}),
-        (table["default"], {"marker": "s", "markersize": 7, "color": TRAIN, "label": "defaults"}),
-        (table["chosen"], {"marker": "D", "markersize": 12, "color": VALIDATION, "label": "chosen"}),
+        (np.ones(len(table), bool), {"marker": "o", "markersize": 5, "color": PLAIN, "alpha": 0.6, "label": "trial"}),
+        (table["default"], {"marker": "s", "markersize": 7, "color": BLUE, "label": "defaults"}),
+        (table["chosen"], {"marker": "D", "markersize": 12, "color": VERMILION, "label": "chosen"}),
     ]
     for is_marked, style in styles:
         hollow_style: dict[str, Any] = (
@@ -110,7 +111,7 @@ def _criteria(ax: Axes, table: pd.DataFrame) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         return
     _ensure_min_span(ax, "x")
-    ax.set_title("grey lines: equal score", loc="left", fontsize="small", color=OTHER)
+    ax.set_title("grey lines: equal score", loc="left", fontsize="small", color=PLAIN)
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     for score in np.arange(np.ceil((0.4 * left + 0.6 * low) / 0.02), (0.4 * right + 0.6 * high) / 0.02) * 0.02:
         ends = np.array([left, right])
@@ -143,7 +144,7 @@ def _parameter(ax: Axes, name: str, table: pd.DataFrame, seeds: pd.DataFrame) ->
     position_of = dict(zip(table["trial"], positions, strict=True))
     if len(seeds):
         ax.plot(
-            seeds["trial"].map(position_of), seeds["score"], "x", color=OTHER, markersize=4, linestyle="none", zorder=1
+            seeds["trial"].map(position_of), seeds["score"], "x", color=PLAIN, markersize=4, linestyle="none", zorder=1
         )
     ax.set_title(name, loc="left", fontsize="medium")
     _ensure_min_span(ax, "y")

@@ -148,9 +148,9 @@ def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Fi
     figures = [
         draw(
             pl.scores, adata, key,
-            alt=f"Scores of {method_names} as a coloured table with bars for the means; "
+            alt=f"Means and the scores that they are of, for {method_names}, as a table that is darker where better; "
             "the table above holds the numbers.",
-            caption="Scores on one scale from 0 to 1; bars begin at 0, points are seeds.",
+            caption="Darker is better in each column.",
         )
     ]  # fmt: skip
     if "label_key" in adata.uns[key]["params"]:

@@ -42,6 +42,32 @@ def test_a_row_per_method_a_column_per_colour(adata):
         assert len(colours) == adata.obs[f"leiden_{name}"].nunique()
 
 
+def test_columns_are_aligned_whatever_the_legends(adata):
+    adata.obs["leiden_pca"] = pd.Categorical([f"a long name of cluster {i % 30}" for i in range(40)])
+    axes = pl.compare(adata, show=False)
+    axes[0, 0].figure.draw_without_rendering()
+    boxes = [[ax.get_window_extent() for ax in row] for row in axes]
+    for first, second in zip(*boxes, strict=True):
+        assert first.x0 == pytest.approx(second.x0)
+        assert first.size == pytest.approx(second.size)
+
+
+def test_a_cluster_of_one_name_has_one_colour_in_all_rows(adata):
+    axes = pl.compare(adata, show=False)
+    legends = [ax.get_legend() for ax in axes[0, 0].figure.axes if ax.get_legend()]
+    titles = [legend.get_title().get_text() for legend in legends]
+    assert titles == ["batch", "type", "leiden_pca", "leiden_cvae"]  # one legend for all rows of batch and type
+    pca, cvae = (
+        {
+            text.get_text(): handle.get_color()
+            for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
+        }
+        for legend in legends[2:]
+    )
+    assert len(pca) < len(cvae)
+    assert pca.items() < cvae.items()
+
+
 def test_without_labels_there_are_two_columns(adata):
     del adata.uns["compare"]["params"]["label_key"]
     assert pl.compare(adata, show=False).shape == (2, 2)

@@ -159,3 +159,13 @@ def test_without_labels_no_method_is_best(adata, refused):
     with refused(adata, ValueError, r"was made without labels, .* Pass one of \['PCA', 'CVAE'\] as method"):
         pl.confusion(adata, show=False)
     assert pl.confusion(adata, method="CVAE", label_key="type", show=False).get_xlabel() == "leiden_cvae"
+
+
+def test_a_large_table_is_small_and_has_no_numbers():
+    n = _confusion.DENSE_ABOVE + 1
+    obs = pd.DataFrame({"a": np.arange(10 * n) % n, "b": np.arange(10 * n) // 2 % n}, dtype="str").astype("category")
+    obs.index = [f"cell{i}" for i in range(10 * n)]
+    ax = pl.confusion(AnnData(np.ones((10 * n, 2), np.float32), obs=obs), "a", "b", show=False)
+    assert not numbers(ax)
+    assert len(ax.get_xticklabels()) == len(ax.get_yticklabels()) == n
+    assert max(ax.figure.get_size_inches()) < 8

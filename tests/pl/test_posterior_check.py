@@ -6,6 +6,7 @@ import pytest
 
 import sc_vaenb
 from sc_vaenb import pl
+from sc_vaenb.pl._posterior_check import STATISTICS
 
 PANELS = ["variance", "zeros", "depth", "detected", "correlation", "coverage", "pit"]
 
@@ -69,10 +70,13 @@ def test_coverage_and_pit_are_those_of_the_tables(checked):
     found = lines(axes["coverage"])
     for name, row in record["coverage"].iterrows():
         expected = np.c_[[0.5, 0.8, 0.9, 0.95], row[["50%", "80%", "90%", "95%"]].astype(float)]
-        np.testing.assert_allclose(found[name.replace("_", ", ")], expected)
+        np.testing.assert_allclose(found[STATISTICS[name][0]], expected)
     steps = {patch.get_label(): patch.get_data().values for patch in axes["pit"].patches}
-    np.testing.assert_allclose(steps["count"], record["pit"]["count"] * 40)
-    assert steps["count, expressed"].mean() == pytest.approx(1)  # a density
+    np.testing.assert_allclose(steps["all counts"], record["pit"]["count"] * 40)
+    assert steps["counts expected ≥ 1"].mean() == pytest.approx(1)  # a density
+    legend = axes["pit"].get_legend()
+    assert legend.get_title().get_text().startswith("flat: data as the model says")
+    assert axes["pit"].get_xlabel() == "share of the replicates below the count"
 
 
 def test_likelihoods_have_two_standard_errors_to_each_side(checked):

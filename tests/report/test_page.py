@@ -29,17 +29,30 @@ def test_sentences_come_first_and_a_comparison_of_an_earlier_version_is_shown_to
     record = compared.uns["compare"]
     assert best_method(record) == record["findings"]["subject"][0]
     design, verdict = record["design"]["sentence"].tolist(), record["findings"]["sentence"].tolist()
-    said = written(compared).texts("li")[9:]  # after the contents, of which one is of what failed
-    assert all(line.startswith(sentence) for line, sentence in zip(said, [*design, verdict[0]], strict=False))
-    assert len(said) > len(design)
+    said = written(compared).texts("li")
+    assert said[0].startswith(verdict[0])
+    after_contents = said[said.index("Going on") + 1 :]
+    assert len(after_contents) >= len(design) > 0
+    assert all(line.startswith(sentence) for line, sentence in zip(after_contents, design, strict=False))
     record["verdict"] = "Best by the total score, 0.6 bio + 0.4 batch: VAE (0.626).\nTake it."
     for name in ("findings", "design", "null_split"):
         record.pop(name, None)
     del record["scores"]["metrics"]["in_scib"]
     page = written(compared)
     assert best_method(record) == "VAE"
-    assert page.texts("li")[8:10] == record["verdict"].splitlines()
+    assert page.texts("li")[:2] == record["verdict"].splitlines()
     assert "The same as a table" not in page.texts("summary")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_verdict_is_the_first_thing_below_the_title_and_wide_tables_say_that_they_scroll(compared):
+    tags = written(compared).tags
+    body = tags[next(i for i, tag in enumerate(tags) if tag["tag"] == "h1") :]
+    assert [tag["tag"] for tag in body[:4]] == ["h1", "section", "ul", "li"]
+    scores = next(i for i, tag in enumerate(tags) if tag.get("aria-label") == "Scores of all methods")
+    hint = next(tag for tag in reversed(tags[:scores]) if tag["tag"] == "p")
+    assert hint["class"] == "hint"
+    assert "scroll sideways" in hint["text"]
 
 
 @pytest.mark.usefixtures("undrawn")
