@@ -11,15 +11,16 @@ import scanpy as sc
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, is_color_like, to_rgb, to_rgba, to_rgba_array
+from matplotlib.colors import Normalize, is_color_like, to_rgba, to_rgba_array
 from matplotlib.lines import Line2D
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 from scanpy import logging
 
 from .. import _adata, _obs
 from .._checks import checked, seed_of
-from .._session import shared
+from .._scanpy import override, scanpy_1
 from ._figure import get_figure, show_or_return
+from ._palettes import PALETTES
 from ._text import as_label
 
 if TYPE_CHECKING:
@@ -28,25 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-# Distinguishable with all common kinds of colour vision: Okabe and Ito (2008), then Krzywinski's twelve colours.
-OKABE_ITO = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-TWELVE = [
-    "#9F0162",
-    "#009F81",
-    "#FF5AAF",
-    "#00FCCF",
-    "#8400CD",
-    "#008DF9",
-    "#00C2F9",
-    "#FFB2FD",
-    "#A40122",
-    "#E20134",
-    "#FF6E3A",
-    "#FFC33B",
-]
-# for more categories, scanpy's largest palette without colours that are too pale on white
-LARGE_PALETTE = [c for c in sc.pl.palettes.default_102 if np.dot(to_rgb(c), (0.299, 0.587, 0.114)) < 0.85]
-PALETTES = OKABE_ITO, TWELVE, sc.pl.palettes.default_28, LARGE_PALETTE
 MISSING, PLAIN = "#D3D3D3", "#4D4D4D"
 PANEL_WIDTH, PANEL_HEIGHT = 3.2, 3.3  # inches
 
@@ -197,7 +179,9 @@ def _colouring(adata: AnnData, name: str | None, layer: str | None) -> Colouring
             raise ValueError(f"var_names holds {name!r} more than once. Call adata.var_names_make_unique() first.")
         if layer is None and adata.X is None:
             raise ValueError("adata.X is empty: name the layer with the values of genes.")
-        values = pd.Series(adata.obs_vector(name, layer=layer))
+        matrix = adata.X if layer is None else adata.layers[layer]
+        column = matrix[:, [adata.var_names.get_loc(name)]]
+        values = pd.Series(np.ravel(column.toarray() if hasattr(column, "toarray") else column))
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         return _numbers(name, values.to_numpy(dtype=float, na_value=np.nan))
     return _categories(name, values.astype("category"), adata.uns.get(f"{name}_colors"))
@@ -267,14 +251,12 @@ def _umap(coordinates: NDArray[np.float64], rng: int) -> NDArray[np.float64]:
     centred = coordinates - coordinates.mean(axis=0)
     init = np.random.default_rng(rng).normal(scale=1e-4, size=(n_cells, 2))
     init[:, : min(n_dims, 2)] += centred @ np.linalg.eigh(centred.T @ centred)[1][:, : -min(n_dims, 2) - 1 : -1]
-    with shared(), warnings.catch_warnings(), sc.settings.verbosity.override("error"):
+    with scanpy_1(), warnings.catch_warnings(), override(verbosity="error"):
         warnings.simplefilter("ignore")
-        umap_adata = AnnData(
-            obs=pd.DataFrame(index=np.arange(n_cells).astype(str)), obsm={"X": coordinates.astype("f4")}
-        )
+        umap_adata = AnnData(coordinates.astype("f4"))
         sc.pp.neighbors(umap_adata, min(15, n_cells - 1), use_rep="X", transformer="sklearn", random_state=rng)
-        sc.tl.umap(umap_adata, init_pos=init, random_state=rng)
-    return np.asarray(umap_adata.obsm["X_umap"], dtype=float)
+        sc.tl.umap(umap_adata, init_pos=init, random_state=rng, key_added="umap")
+    return np.asarray(umap_adata.obsm["umap"], dtype=float)
 
 
 def _draw_legend(strip: Axes, colouring: Colouring, n_rows: int) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 from .. import _adata
 from .._checks import checked
 from ._confusion import _categories
-from ._embedding import MISSING, OKABE_ITO, PLAIN
+from ._embedding import MISSING, PLAIN
 from ._factors import read_factors
 from ._figure import get_figure, show_or_return
+from ._palettes import OKABE_ITO
 from ._text import as_label, as_labels
 
 if TYPE_CHECKING:

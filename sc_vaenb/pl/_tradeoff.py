@@ -14,8 +14,9 @@ from matplotlib.transforms import Bbox
 
 from .._checks import checked
 from ..metrics.catalogue import BIO_WEIGHT
-from ._embedding import PALETTES, PLAIN
+from ._embedding import PLAIN
 from ._figure import get_figure, show_or_return
+from ._palettes import PALETTES
 from ._scores import read_scores
 from ._text import as_label
 

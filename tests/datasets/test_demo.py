@@ -59,6 +59,7 @@ def test_another_file_is_refused(spoil, monkeypatch):
     import scanpy as sc
 
     pbmc = sc.datasets.pbmc68k_reduced()
+    pbmc.layers.pop("counts", None)  # scanpy 1.13 and newer: then nothing is recovered
     if spoil == "scale":
         pbmc.obs["n_counts"] *= 1.01
     else:

@@ -14,7 +14,8 @@ import scanpy as sc
 from matplotlib.colors import to_hex, to_rgba, to_rgba_array
 
 from sc_vaenb import pl
-from sc_vaenb.pl._embedding import MISSING, OKABE_ITO, PALETTES, TWELVE
+from sc_vaenb.pl._embedding import MISSING
+from sc_vaenb.pl._palettes import OKABE_ITO, PALETTES, TWELVE
 
 N = 120
 
