@@ -113,6 +113,16 @@ def test_thinning_ratio_is_the_efficiency(n_batches):
     assert np.std(np.log(efficiency / (1 - efficiency))) == pytest.approx(_demo.EFFICIENCY_SPREAD, rel=0.1)
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_seed_gives_the_same_data_in_whatever_order_the_file_holds_them(blood, monkeypatch, step):
+    counts, labels, genes = _demo._pbmc_counts()
+    row, column = counts.nonzero()
+    order = np.lexsort((step * column, row))
+    counts.data, counts.indices = np.asarray(counts[row, column]).ravel()[order], column[order]
+    monkeypatch.setattr(_demo, "_pbmc_counts", lambda: (counts, labels, genes))
+    np.testing.assert_array_equal(dense(datasets.demo()), dense(blood))
+
+
 @pytest.mark.parametrize("n_batches", [2, 3, 26])
 def test_labels_are_spread_evenly(n_batches):
     adata = datasets.demo(n_batches)
