@@ -32,5 +32,6 @@ def scanpy_1() -> Iterator[None]:
 
     Holds the lock of what threads share.
     """
-    with shared(), override(**({"preset": sc.Preset.ScanpyV1} if hasattr(sc, "Preset") else {})):
+    preset = {"preset": sc.Preset.ScanpyV1} if hasattr(sc, "Preset") else {}
+    with shared(), override(**preset):
         yield
