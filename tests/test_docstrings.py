@@ -177,7 +177,7 @@ def good(adata, *, first=1, second=2):
         ("Returns\n", "Return\n", "unknown section Return"),
         ("Examples\n", "Raises\n", "numpydoc's order"),
         ("Do it.", "Do it", "no short sentence"),
-        ("        Numbers.", "    {numbers}", "a placeholder is left"),
+        ("    Numbers.", "    {numbers}", "a placeholder is left"),
     ],
 )
 def test_a_broken_docstring_is_found(old, new, message):

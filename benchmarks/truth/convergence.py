@@ -26,9 +26,9 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 
 import sc_vaenb
+from sc_vaenb._scanpy import override
 from sc_vaenb.fit.convergence import fit_length
 from sc_vaenb.fit.schedule import DEFAULT_RATE, default_steps
 from sc_vaenb.metrics import knn
@@ -152,7 +152,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     pd.set_option("display.width", 200, "display.max_columns", 20)
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         for seed in range(options.first, options.first + options.seeds):
             for case in [*options.designs, *options.data]:
                 adata = simulated(case, seed) if case in DESIGNS else real(case, seed)

@@ -19,6 +19,7 @@ import pandas as pd
 import scanpy as sc
 
 import sc_vaenb
+from sc_vaenb._scanpy import override
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SHARED, CONDITION, UNIT = (
@@ -154,7 +155,7 @@ def real(seed: int) -> list[dict[str, Any]]:
 
 if __name__ == "__main__":
     seeds = [int(seed) for seed in sys.argv[1:]] or [0]
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         everything = [said for seed in seeds for part in (libraries, conditions, types, real) for said in part(seed)]
     for wrong in everything:
         if not wrong["right"]:

@@ -28,9 +28,9 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 
 import sc_vaenb
+from sc_vaenb._scanpy import override
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 BLOOD, DONORS, NUCLEI = "pbmc_3studies_10xv1", "pbmc_kang_ctrl_8donors", "multiome_snare_mop_6libs"
@@ -161,7 +161,7 @@ def main() -> None:
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     cases = {"aside": ASIDE, "tuned": TUNED, "none": []}[options.real]
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         for case in cases:
             if (DATA / f"{case[0]}.h5ad").exists():
                 rows += _shown(real(*case, options.references))

@@ -19,9 +19,9 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scanpy as sc
 
 import sc_vaenb
+from sc_vaenb._scanpy import override
 from sc_vaenb.tl._pca import log_pca
 from sc_vaenb.tl._score import score_embeddings
 from sc_vaenb.tl._verdict import judge
@@ -305,7 +305,7 @@ DESIGNS = (split_at_random, batch_effects, composition, confounded, nothing_shar
 
 def statements(seed: int) -> list[dict[str, Any]]:
     """All statements with one seed."""
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         return [said for design in DESIGNS for said in design(seed)]
 
 

@@ -70,9 +70,8 @@ def _pca(adata: AnnData, *, key_added: str) -> None:
     logged = adata.copy()
     sc.pp.normalize_total(logged)
     sc.pp.log1p(logged)
-    logged = logged[:, logged.var["highly_variable"]].copy()
-    sc.pp.pca(logged, n_comps=30)
-    adata.obsm[f"X_{key_added}"] = logged.obsm["X_pca"]
+    logged = logged[:, logged.var["highly_variable"]]
+    adata.obsm[f"X_{key_added}"] = sc.pp.pca(logged.X, n_comps=30)
 
 
 def _score_columns(adata: AnnData, key: str) -> str:

@@ -25,6 +25,7 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
     import anndata
     import scanpy as sc
 
+    readers = getattr(sc, "io", sc)  # since scanpy 1.13 they are in scanpy.io
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except FileNotFoundError:
@@ -47,9 +48,9 @@ def read(path: Path, *, backed: bool = False) -> AnnData:
             if backed:
                 adata = _read_backed(path)
             elif mtx:
-                adata = sc.read_10x_mtx(path, prefix=_prefix(path, mtx))
+                adata = readers.read_10x_mtx(path, prefix=_prefix(path, mtx))
             elif path.suffix == ".h5":
-                adata = sc.read_10x_h5(path)
+                adata = readers.read_10x_h5(path)
             else:
                 adata = anndata.read_h5ad(path) if path.suffix == ".h5ad" else anndata.read_zarr(path)
             adata.var_names_make_unique()

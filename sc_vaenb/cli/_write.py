@@ -123,7 +123,8 @@ def make_folder(out: Path) -> None:
 
 def check_space(adata: AnnData, out: Path) -> None:
     """Refuse to start if the disk has too little space for the results."""
-    needed = 1.2 * sum(_size(matrix) for matrix in [adata.X, *adata.layers.values(), *adata.obsm.values()])
+    layers = [layer for name, layer in adata.layers.items() if name is not None]  # anndata 0.13 lists X as None
+    needed = 1.2 * sum(_size(matrix) for matrix in [adata.X, *layers, *adata.obsm.values()])
     needed += SPACE_PER_CELL * adata.n_obs + SPACE
     free = shutil.disk_usage(out).free
     if free < needed:

@@ -23,11 +23,11 @@ EFFICIENCY_SPREAD = 0.5  # logit sd of the capture efficiency; same-batch share 
 def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> AnnData:
     """Real blood cells, split into batches with a known, gene-specific batch effect.
 
-    The 700 cells and 765 genes of `scanpy.datasets.pbmc68k_reduced` come with scanpy, so nothing is downloaded. Their
-    counts are recovered exactly from the log-normalised values. Each cell is assigned to one batch at random, evenly
-    within each published label; batch b then keeps each molecule of gene g with probability `efficiency[b, g]`
-    (binomial thinning). So biology and noise are real, the batch effect is known, and label and batch are
-    independent. A gene (or cell) that is left without any count is dropped.
+    The 700 cells and 765 genes of `scanpy.datasets.pbmc68k_reduced` come with scanpy, so nothing is downloaded. Before
+    scanpy 1.13 they come as log-normalised values, from which the counts are recovered exactly. Each cell is assigned
+    to one batch at random, evenly within each published label; batch b then keeps each molecule of gene g with
+    probability `efficiency[b, g]` (binomial thinning). So biology and noise are real, the batch effect is known, and
+    label and batch are independent. A gene (or cell) that is left without any count is dropped.
 
     Parameters
     ----------
@@ -81,9 +81,11 @@ def demo(n_batches: int = 3, *, rng: int | np.random.Generator | None = 0) -> An
     batch[order] = np.arange(len(labels)) % n_batches
 
     efficiency = 1 / (1 + np.exp(-generator.normal(0, EFFICIENCY_SPREAD, (n_batches, len(genes)))))
-    thinned = counts.tocoo()
-    thinned.data = generator.binomial(thinned.data, efficiency[batch[thinned.row], thinned.col]).astype(np.float32)
-    x = sp.csr_matrix(thinned)
+    row, col, molecules = sp.find(counts)
+    drawn = np.lexsort((-col, row))  # the order in scanpy 1.11's file: a seed gives the same data with every scanpy
+    row, col = row[drawn], col[drawn]
+    kept = generator.binomial(molecules[drawn], efficiency[batch[row], col])
+    x = sp.csr_matrix((kept.astype(np.float32), (row, col)), shape=counts.shape)
     x.eliminate_zeros()
     has_counts_cell, has_counts_gene = np.asarray(x.getnnz(axis=1)) > 0, np.asarray(x.getnnz(axis=0)) > 0
 
@@ -117,8 +119,17 @@ def _pbmc_counts() -> tuple[sp.csr_matrix, Any, Any]:
         warnings.filterwarnings("ignore", message=".*future.infer_string")
         pbmc = sc.datasets.pbmc68k_reduced()
 
-    # The file holds log1p(count * 10,000 / n_counts), rounded to three decimals. Counts that reproduce these
-    # decimals are the true ones: neighbouring integers differ by more than 0.003 at the largest count (259).
+    # from scanpy 1.13 the file holds the counts, and with its preset for scanpy 2 there is no raw
+    counts = sp.csr_matrix(pbmc.layers["counts"]) if "counts" in pbmc.layers else _counts_of_raw(pbmc)
+    return counts.astype(np.int64), pbmc.obs["bulk_labels"].rename_axis(None), pbmc.var_names.rename(None)
+
+
+def _counts_of_raw(pbmc: AnnData) -> sp.csr_matrix:
+    """Counts from `raw`, which holds log1p(count * 10,000 / n_counts), rounded to three decimals.
+
+    Counts that reproduce these decimals are the true ones: neighbouring integers differ by more than 0.003 at the
+    largest count (259).
+    """
     logged = sp.csr_matrix(pbmc.raw.X, dtype=np.float64)
     scale = np.repeat(1e4 / pbmc.obs["n_counts"].to_numpy(dtype=np.float64), np.diff(logged.indptr))
     counts = logged.copy()
@@ -129,5 +140,4 @@ def _pbmc_counts() -> tuple[sp.csr_matrix, Any, Any]:
             "scanpy.datasets.pbmc68k_reduced().raw.X is not log1p of counts per 10,000: integer counts miss its values "
             f"by up to {error:.3g} (0.0005 expected). This scanpy ships another file; install scanpy 1.11 or 1.12."
         )
-    counts.data = counts.data.astype(np.int64)
-    return counts, pbmc.obs["bulk_labels"].rename_axis(None), pbmc.raw.var_names.rename(None)
+    return counts

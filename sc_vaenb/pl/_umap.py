@@ -15,11 +15,12 @@ from scanpy import logging
 from scipy.sparse import csr_array
 
 from .. import _adata
-from .._session import shared
+from .._scanpy import override, scanpy_1
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+OF_SCANPY = "X_umap", "umap"  # where scanpy 1 and scanpy 2 write a UMAP
 MAX_STRAY = 0.025  # share of the cells; see `_share_of_strays`
 MAX_CELLS_ASKED = 5_000  # for their strongest neighbours
 MAX_GENES_WITHOUT_PCA = 50  # for scanpy's neighbors
@@ -41,15 +42,16 @@ def _stored_umap(adata: AnnData, key: str) -> NDArray[np.float64] | None:
     name = f"X_umap_{key.removeprefix('X_')}"
     if name in adata.obsm and (plane := _adata.read_embedding(adata, name, dtype=float)).shape[1] >= 2:
         return plane[:, :2]
-    if "X_umap" not in adata.obsm or "umap" not in adata.uns:
+    of_scanpy = next((name for name in OF_SCANPY if name in adata.obsm), None)
+    if of_scanpy is None or "umap" not in adata.uns:
         return None
-    plane = _adata.read_embedding(adata, "X_umap", finite=False, dtype=float)[:, :2]
+    plane = _adata.read_embedding(adata, of_scanpy, finite=False, dtype=float)[:, :2]
     if plane.shape[1] < 2 or not np.isfinite(plane).all():
         return None
     stray = min(((_share_of_strays(graph, plane), name) for name, graph in _graphs(adata)), default=(1.0, ""))
     if stray[0] > MAX_STRAY or stray[1] != key:
         return None
-    logging.info(f"obsm['X_umap'] is drawn: it is the UMAP of obsm[{key!r}]")
+    logging.info(f"obsm[{of_scanpy!r}] is drawn: it is the UMAP of obsm[{key!r}]")
     return plane
 
 
@@ -62,7 +64,8 @@ def _graphs(adata: AnnData) -> Iterator[tuple[str, csr_array]]:
         if graph is not None:
             # without use_rep, scanpy takes the PCA, but X if it is told so by n_pcs=0 or has few genes
             took_x = params.get("n_pcs") == 0 or adata.n_vars <= MAX_GENES_WITHOUT_PCA
-            yield str(params.get("use_rep") or ("X" if took_x else "X_pca")), csr_array(graph)
+            pca = "X_pca" if "X_pca" in adata.obsm else "pca"  # as scanpy 1 and scanpy 2 name it
+            yield str(params.get("use_rep") or ("X" if took_x else pca)), csr_array(graph)
 
 
 def _share_of_strays(graph: csr_array, plane: NDArray[np.float64]) -> float:
@@ -112,11 +115,11 @@ def _umap(coordinates: NDArray[np.float64], rng: int) -> NDArray[np.float64]:
     centred = coordinates - coordinates.mean(axis=0)
     init = np.random.default_rng(rng).normal(scale=1e-4, size=(n_cells, 2))
     init[:, : min(n_dims, 2)] += centred @ np.linalg.eigh(centred.T @ centred)[1][:, : -min(n_dims, 2) - 1 : -1]
-    with shared(), warnings.catch_warnings(), sc.settings.verbosity.override("error"):
+    with scanpy_1(), warnings.catch_warnings(), override(verbosity="error"):
         warnings.simplefilter("ignore")
         umap_adata = AnnData(
             obs=pd.DataFrame(index=np.arange(n_cells).astype(str)), obsm={"X": coordinates.astype("f4")}
         )
         sc.pp.neighbors(umap_adata, min(15, n_cells - 1), use_rep="X", transformer="sklearn", random_state=rng)
-        sc.tl.umap(umap_adata, init_pos=init, random_state=rng)
-    return np.asarray(umap_adata.obsm["X_umap"], dtype=float)
+        sc.tl.umap(umap_adata, init_pos=init, random_state=rng, key_added="umap")
+    return np.asarray(umap_adata.obsm["umap"], dtype=float)

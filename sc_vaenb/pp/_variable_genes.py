@@ -11,7 +11,7 @@ import scanpy as sc
 from scanpy import logging as logg
 from scipy import sparse
 
-from .._session import shared
+from .._scanpy import scanpy_1
 from ..data.on_disk import scan
 from ._tally import MIN_POINTS_FOR_LOESS, Tally, expected_sd, seurat_v3
 
@@ -186,7 +186,7 @@ def _scanpy_genes(
     data = sc.AnnData(matrix)
     if batches is not None:
         data.obs["batch"] = pd.Categorical(batches)
-    with shared(), warnings.catch_warnings():
+    with scanpy_1(), warnings.catch_warnings():
         # Scanpy divides by zero for genes that are constant in a batch, and ranks them last. It warns about batches
         # where fewer than n_top_genes vary. Neither needs action.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -197,5 +197,6 @@ def _scanpy_genes(
             n_top_genes=n_top_genes,
             batch_key=None if batches is None else "batch",
             check_values=False,
+            inplace=True,
         )
     return data.var

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import scanpy as sc
 
-from .._session import shared
+from .._scanpy import override, scanpy_1
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +18,7 @@ def neighbors_leiden_umap(adata: AnnData, key: str, resolution: float, seed: int
     """Compute neighbours, Leiden clusters and UMAP of `obsm["X_" + key]`: those that are missing, or all if `again`."""
     graph, umap, clusters = f"neighbors_{key}", f"X_umap_{key}", f"leiden_{key}"
     again = again or graph not in adata.uns
-    with shared(), sc.settings.verbosity.override("error"):
+    with scanpy_1(), override(verbosity="error"):
         if again:
             exact = {"transformer": "sklearn"} if adata.n_obs <= MAX_CELLS_EXACT else {}
             k = min(15, adata.n_obs - 1)

@@ -45,7 +45,8 @@ def harmony(
     batch_key
         Column of `obs` with the batch of each cell; two batches or more.
     basis
-        Embedding in `obsm` to correct. If `"X_pca"` does not exist, it is computed first, from the counts.
+        Embedding in `obsm` to correct. If `"X_pca"` does not exist, it is computed first, from the counts. (With its
+        preset for version 2, scanpy writes its own PCA as `"pca"`.)
     layer
         The raw counts for that PCA: a layer, or `None` for `X`.
     mask_var

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scanpy as sc
 
 from .. import _adata
+from .._scanpy import override
 from ..metrics import knn
 from ..metrics.loss import Loss, losses, purity_per_cell
 from ..metrics.separation import clusters
@@ -78,7 +78,7 @@ def _without_results(adata: AnnData, cells: Any) -> AnnData:
         X=None if adata.X is None else view.X.copy(),
         obs=view.obs.copy(),
         var=view.var.copy(),
-        layers={name: view.layers[name].copy() for name in adata.layers},
+        layers={name: view.layers[name].copy() for name in _adata.keys(adata.layers)},
         obsm={name: value.copy() for name, value in view.obsm.items() if not name.startswith("X_")},
         uns={name: adata.uns[name] for name in ("protein_names",) if name in adata.uns},
     )
@@ -89,7 +89,7 @@ def _compare_clusters(null: AnnData, runs: list[Run], missing: list[str]) -> lis
     models = [method for method in missing if method != "Harmony"]
     needed = {"PCA", *missing, *(["VAE"] if models else [])}
     embeddings: dict[str, Any] = {}
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         for run in runs:
             if run.method not in needed:
                 continue

@@ -9,7 +9,7 @@ import scanpy as sc
 from numpy.typing import NDArray
 
 from .. import _adata
-from .._session import shared
+from .._scanpy import override, scanpy_1
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,11 +34,11 @@ def log_pca(
         raise ValueError(msg)
     counts: Any = _adata.read_counts(adata, layer, mask, allow_non_integer=True)
     log_counts = AnnData(counts)
-    with shared(), sc.settings.verbosity.override("error"):
+    with scanpy_1(), override(verbosity="error"):
         sc.pp.normalize_total(log_counts)
         sc.pp.log1p(log_counts)
         mean_square = log_counts.X.multiply(log_counts.X).mean(0, dtype=np.float64).sum()
         if mean_square - np.square(log_counts.X.mean(0, dtype=np.float64)).sum() <= ROUNDING * mean_square:
             raise AllAlikeError("all cells have the same expression: a PCA needs cells that differ.")
-        sc.pp.pca(log_counts, n_comps=min(N_COMPONENTS, *(size - 1 for size in log_counts.shape)), random_state=seed)
-    return np.asarray(log_counts.obsm["X_pca"], np.float32)
+        n_components = min(N_COMPONENTS, *(size - 1 for size in log_counts.shape))
+        return np.asarray(sc.pp.pca(log_counts.X, n_comps=n_components, random_state=seed), np.float32)

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scanpy import settings
 from scipy.sparse import csr_matrix
 from sklearn.metrics import normalized_mutual_info_score as nmi
 
 from .._record import FittedModel
+from .._scanpy import override
 from .._session import shared
 from ..fit.split import MAX_CELLS_HELD_OUT, split
 from ..inference.marginal import log_likelihood
@@ -73,7 +73,7 @@ def fit_and_score(data: TrialData, config: Mapping[str, Any], seed: int) -> dict
     start_time = time.perf_counter()
     options = {**config, "layer": None, "mask_var": None, "device": data.device, "rng": seed}
     adata = AnnData(data.counts, data.obs, data.var)  # shares the counts
-    with shared(), settings.verbosity.override("error"):
+    with shared(), override(verbosity="error"):
         try:
             if data.batch_key is None:
                 vae(adata, **options)

@@ -134,7 +134,7 @@ def of_anndata_06(tmp_path, small):
     small.write_h5ad(tmp_path / "old.h5ad")
     with h5py.File(tmp_path / "old.h5ad", "a") as file:
         for name in ("obs", "var"):
-            names = file[name]["_index"][()]
+            names = getattr(small, f"{name}_names")
             del file[name]
             file[name] = np.array([(str(value),) for value in names], dtype=[("index", "S9")])
     return tmp_path / "old.h5ad"

@@ -259,5 +259,5 @@ def session() -> dict[str, Any]:
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "matplotlib": dict(mpl.rcParams),
-        "scanpy": (sc.settings.verbosity, sc.settings.n_jobs, sc.settings.autosave),
+        "scanpy": [getattr(sc.settings, name, None) for name in ("verbosity", "n_jobs", "autosave", "preset")],
     }

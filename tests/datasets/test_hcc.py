@@ -13,6 +13,7 @@ import pytest
 from scipy import sparse as sp
 
 from sc_vaenb import datasets, pp
+from sc_vaenb._scanpy import override
 from sc_vaenb.datasets import _hcc
 
 COUNTS, METADATA = _hcc.FILES["counts"], _hcc.FILES["metadata"]
@@ -170,14 +171,12 @@ def test_normalising_leaves_the_counts(truth, tmp_path):
 
 
 def test_progress_is_shown_unless_scanpy_is_silent(server, tmp_path, capsys):
-    import scanpy as sc
-
-    with sc.settings.verbosity.override("warning"):
+    with override(verbosity="warning"):
         datasets.hcc(tmp_path / "a")
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "%" in shown.err
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         datasets.hcc(tmp_path / "b")
     assert capsys.readouterr() == ("", "")
 

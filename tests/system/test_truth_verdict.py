@@ -4,7 +4,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-import scanpy as sc
+
+from sc_vaenb._scanpy import override
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ def cases():
 
 
 def test_composition_alone_is_no_batch_effect(cases):
-    with sc.settings.verbosity.override("error"):
+    with override(verbosity="error"):
         said = cases["composition"](0)
     assert [statement for statement in said if not statement["right"]] == []
     assert len(said) == 4
