@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._checks import checked
+from .._obs import columns_of
 from .._results import check_result
 from ._embedding import embedding
 from ._figure import get_figure, show_or_return
@@ -56,7 +57,8 @@ def compare(
     record = check_result(record, key, "compare", "params")
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
-    columns = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    keys = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    columns = [column for key in keys for column in columns_of(key)]
     figure = get_figure(fig, (3.6 * (len(columns) + 1) + 2.0, 3.3 * len(names)))
     rows = figure.subfigures(len(names), 1, squeeze=False)[:, 0]
     axes = np.empty((len(names), len(columns) + 1), dtype=object)

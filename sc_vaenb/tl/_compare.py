@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from .._names import is_writable
 from .._results import check_result
 from .._session import own_state
 from ..data.counts import checksum
-from ._arguments import check_together
+from ._arguments import check_together, to_uns
 from ._cvae import cvae
 from ._design import audit
 from ._fingerprints import check_keys, computed_before, fingerprint, free_key
@@ -54,7 +54,7 @@ class Run:
 @checked
 def compare(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     *,
     label_key: str | None = None,
     condition_key: str | None = None,
@@ -86,7 +86,8 @@ def compare(
     adata
         Cells x genes, prepared by :func:`sc_vaenb.pp.prepare`.
     batch_key
-        Column of `obs` with the batch of each cell; two batches or more.
+        Column of `obs` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`; two batches or
+        more.
     label_key
         Column of `obs` with the cell types. `None`: without labels, methods are compared by how well batches mix and
         how much of the neighbourhoods within each batch they keep. A variant that was fitted with these labels
@@ -261,7 +262,7 @@ def compare(
         "findings": findings,
         "design": audited_design.findings,
         "verdict": verdict,
-        "params": {name: value for name, value in params.items() if value is not None},
+        "params": to_uns(params),
         "failed": failed,
         "made": made,
         **({"null_split": null} if len(null) else {}),
@@ -273,7 +274,7 @@ def compare(
 
 def _check(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     label_key: str | None,
     n_seeds: int,
     rng: int,
@@ -293,7 +294,9 @@ def _check(
         check_result({"made": existing["made"]}, key_added, "compare")
 
 
-def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _check_variants(
+    adata: AnnData, batch_key: str | Sequence[str], variants: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
     defaults = cvae.__kwdefaults__ or {}
     for name, arguments in variants.items():
         if not (isinstance(name, str) and is_writable(name)):
@@ -319,7 +322,7 @@ def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any],
 
 def _runs(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     variants: Mapping[str, Mapping[str, Any]],
     n_seeds: int,
     rng: int,

@@ -276,7 +276,7 @@ def _check_batches(
     names: list[str],
     references: dict[int, list[int]],
     reference: str,
-    batch_key: str | None,
+    batch_key: str | Sequence[str] | None,
 ) -> None:
     """Raise if a group shares no batch with its reference."""
     for group, rest in references.items():
@@ -284,8 +284,8 @@ def _check_batches(
             msg = (
                 f"no batch holds cells of both {names[group]!r} and {reference!r}, so that their difference cannot be "
                 "told from that of the batches. If each batch is a donor or a sample, compare donors with "
-                f"sample_key={batch_key!r} (at least two on each side are needed). Otherwise leave the group out of "
-                "groups, or choose another reference."
+                f"sample_key={_obs.as_one_column(batch_key)} (at least two on each side are needed). Otherwise "
+                "leave the group out of groups, or choose another reference."
             )
             raise ValueError(msg)
 
