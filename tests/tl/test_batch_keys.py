@@ -76,7 +76,7 @@ def test_a_record_whose_batches_are_no_combinations_is_refused(fitted):
 
 
 @pytest.mark.parametrize("batch_key", [None, SEVERAL, "joined"])
-def test_a_query_is_mapped_by_the_columns_of_the_reference_or_by_one_that_joins_them(fitted, adata, batch_key, fast):
+def test_a_query_is_mapped_by_the_columns_of_the_reference_or_by_one_that_joins_them(adata, batch_key, fast):
     known = (adata.obs["joined"] != "batch_1 | 10x").to_numpy()
     reference = tl.cvae(adata[known].copy(), SEVERAL, copy=True, **fast)
     query = adata[~known].copy()
