@@ -262,7 +262,7 @@ def _confounded(
     if crossed.all() and present.to_numpy().all():
         text = (
             f"Every batch holds all conditions of {condition_key!r}: their differences can be seen within batches, "
-            f"free of batch effects. tl.differential compares within batches; "
+            "free of batch effects. tl.differential compares within batches; "
             f"sample_key={_obs.as_one_column(batch_key)} makes pairs."
         )
         return Finding(CONDITION, condition_key, "crossed", "high", text, evidence)

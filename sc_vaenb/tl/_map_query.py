@@ -266,8 +266,11 @@ def _params(
         params["batch_key"] = params_of_fit["batch_key"] if batch_key is None else batch_key
         columns, columns_of_fit = (_obs.columns_of(key) for key in (params["batch_key"], params_of_fit["batch_key"]))
         if len(columns) not in {1, len(columns_of_fit)}:
-            msg = f"batch_key={columns} names {len(columns)} columns, but the model was fitted on {columns_of_fit}."
-            raise ValueError(f"{msg} Name as many.")
+            msg = (
+                f"batch_key={columns} names {len(columns)} columns, but the model was fitted on {columns_of_fit}. Name "
+                "as many."
+            )
+            raise ValueError(msg)
     return params
 
 
