@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ._names import means_no_label, names_of, not_names_error, texts
+from ._names import JOIN, means_no_label, names_of, not_names_error, texts
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-JOIN = " | "  # between the values of several columns, in the name of a batch
 
 
 def columns_of(batch_key: str | Sequence[str]) -> list[str]:

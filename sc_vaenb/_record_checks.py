@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _schema as schema
-from ._obs import JOIN
+from ._names import JOIN
 from ._record_weights import FORMAT, FORMAT_1
 from ._schema import Damaged
 from .model.config import ModelConfig
