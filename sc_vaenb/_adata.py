@@ -17,7 +17,7 @@ from scipy import sparse
 
 from ._obs import check_column, check_obs_key, read_mask
 from ._session import shared
-from .data.matrix import ROWS_AT_ONCE, check_kind, read_matrix, row_blocks
+from .data.matrix import ROWS_AT_ONCE, check_kind, on_host, read_matrix, row_blocks
 from .data.sparse import checked_matrix, dense
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
         if adata.X is None:
             msg = "adata.X is empty. Name the layer with raw counts."
             raise ValueError(msg)
-        return adata.X, "X"
+        return on_host(adata.X), "X"
     if layer not in keys(adata.layers):
         prepare_record = adata.uns.get("prepare")
         if layer != "counts":
@@ -88,7 +88,7 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
             )
         msg = f"layer={layer!r} is not in adata.layers, which holds {keys(adata.layers)}. {hint}"
         raise KeyError(msg)
-    return adata.layers[layer], f"layers[{layer!r}]"
+    return on_host(adata.layers[layer]), f"layers[{layer!r}]"
 
 
 def read_counts(

@@ -24,6 +24,7 @@ from ._constraints import (
     BOUNDS,
     CLASS_DESCRIPTIONS,
     COLUMN,
+    COLUMN_OR_COLUMNS,
     DESCRIPTIONS,
     GROUP_NAMES,
     LARGEST_SEED,
@@ -185,6 +186,9 @@ class _Argument:
         ]
         if values is None or any(item is OTHER for item in results):
             return OTHER
+        if self.description == COLUMN_OR_COLUMNS:
+            are_columns = 0 < len(set(results)) == len(results)  # the values of a column hold one name many times
+            return OTHER if not are_columns else results[0] if len(results) == 1 else results
         return tuple(results) if isinstance(value, tuple) else results
 
     def _numbers(self, kinds: list[_Kind], value: Any) -> Any:
@@ -205,13 +209,13 @@ class _Argument:
         if self.name == "key_added" and isinstance(value, str) and value and "/" not in value:
             return " It must be more than dots, and have no control characters."
         items = _as_list(value)
-        if self.description == COLUMN and items and all(isinstance(item, str) for item in items):
-            if hasattr(value, "dtype"):
+        if self.description in {COLUMN, COLUMN_OR_COLUMNS} and items is not None:
+            are_names = items and not hasattr(value, "dtype") and all(isinstance(item, str) for item in items)
+            if not are_names:
                 return f" Put the values into adata.obs first, and give the name of that column as {self.name}."
-            joined = " + '_' + ".join(f"adata.obs[{item!r}].astype(str)" for item in items)
-            return f" A list of columns does not work yet; join them: adata.obs['joined'] = {joined}."
-        if self.description == COLUMN and items is not None:
-            return f" Put the values into adata.obs first, and give the name of that column as {self.name}."
+            if self.description == COLUMN:
+                joined = " + '_' + ".join(f"adata.obs[{item!r}].astype(str)" for item in items)
+                return f" Several columns are not possible here; join them: adata.obs['joined'] = {joined}."
         if self.name == "layer" and hasattr(value, "shape"):
             return " layer=None takes X."
         if self.name == "fig" and hasattr(value, "get_figure"):

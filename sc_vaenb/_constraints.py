@@ -114,10 +114,11 @@ BOUNDS: Mapping[str, Bounds] = {
 }
 
 COLUMN, COLUMNS = "the name of a column of obs", "names of columns of obs"
+COLUMN_OR_COLUMNS = "the name of a column of obs, or the different names of several"
 DESCRIPTIONS: Mapping[str, str] = {
     "basis": "the name of an embedding in obsm",
     "batch": "the name of a batch",
-    "batch_key": COLUMN,
+    "batch_key": COLUMN_OR_COLUMNS,
     "condition_key": COLUMN,
     "checkpoint": "a folder",
     "clusters": COLUMN,

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 LONGEST = 200  # bytes of a name: zarr uses it as a file name, which has at most 255 bytes
+JOIN = " | "  # between the values of several columns, in the name of a batch
 RESERVED = {"", ".", "..", "_index", "zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 # Words for "no type is known" in scANVI, CellTypist, Azimuth, SingleR, scmap, Garnett, CELLxGENE and tables of R and

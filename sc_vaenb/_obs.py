@@ -5,16 +5,32 @@ Every error says what is wrong, where, what was found and what to do, before any
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ._names import means_no_label, names_of, not_names_error, texts
+from ._names import JOIN, means_no_label, names_of, not_names_error, texts
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+
+def columns_of(batch_key: str | Sequence[str]) -> list[str]:
+    """The columns of obs that a `batch_key` names: one, or several, whose combinations are the batches."""
+    return [batch_key] if isinstance(batch_key, str) else [str(key) for key in batch_key]
+
+
+def title_of(batch_key: str | Sequence[str]) -> str:
+    """The columns of a `batch_key` in a title or a table: "donor | technology"."""
+    return JOIN.join(columns_of(batch_key))
+
+
+def as_one_column(batch_key: str | Sequence[str] | None) -> str:
+    """A `batch_key` in advice on another argument, which takes one column."""
+    return repr(batch_key) if isinstance(batch_key, str | None) else f"<a column that joins {columns_of(batch_key)}>"
 
 
 def check_obs_key(adata: AnnData, name: str, key: str) -> None:
@@ -34,8 +50,13 @@ def check_column(adata: AnnData, slot: str, name: str, key: str) -> None:
         raise ValueError(msg)
 
 
-def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
-    """A column of obs as categories with text names. Categories without cells are dropped; missing values stay."""
+def read_categories(adata: AnnData, name: str, key: str | Sequence[str]) -> pd.Series:
+    """A column of obs as categories with text names. Categories without cells are dropped; missing values stay.
+
+    Of several columns, the combinations that occur are the categories: "d1 | 10x".
+    """
+    if not isinstance(key, str):
+        return _combinations(adata, [read_categories(adata, name, column) for column in key])
     check_obs_key(adata, name, key)
     column = adata.obs[key]
     try:
@@ -53,10 +74,33 @@ def read_categories(adata: AnnData, name: str, key: str) -> pd.Series:
     return column.cat.rename_categories(names)
 
 
-def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+def _combinations(adata: AnnData, columns: Sequence[pd.Series]) -> pd.Series:
+    """The combination of values of each cell, in the order of the categories; missing if one value is missing.
+
+    No value may hold "|", so that no two combinations have the same name.
+    """
+    for column in columns:
+        if with_bar := [text for text in column.cat.categories if JOIN.strip() in text]:
+            msg = (
+                f"obs[{column.name!r}] holds {with_bar[0]!r}, but {JOIN.strip()!r} separates the columns in the names "
+                f"of batches. Replace it: adata.obs[{column.name!r}] = "
+                f"adata.obs[{column.name!r}].astype(str).str.replace('|', '/')."
+            )
+            raise ValueError(msg)
+    codes = pd.MultiIndex.from_arrays([column.cat.codes for column in columns])
+    combinations = codes.unique().sort_values()
+    combinations = combinations[(np.array(combinations.to_list()) >= 0).all(axis=1)]
+    names = [
+        JOIN.join(column.cat.categories[code] for column, code in zip(columns, combination, strict=True))
+        for combination in combinations
+    ]
+    joined = pd.Categorical.from_codes(combinations.get_indexer(codes), names)
+    return pd.Series(joined, index=adata.obs_names, name=title_of([column.name for column in columns]))
+
+
+def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """The batch code of each cell, and the names of the batches. Categories without cells are dropped."""
-    check_obs_key(adata, "batch_key", batch_key)
-    column = adata.obs[batch_key]
+    column = read_categories(adata, "batch_key", batch_key)
     missing = column.isna().to_numpy()
     if missing.any():
         msg = (
@@ -64,9 +108,19 @@ def batch_labels(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
             f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
         )
         raise ValueError(msg)
-    column = read_categories(adata, "batch_key", batch_key)
     names = [str(name) for name in column.cat.categories]
     return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
+
+
+def batch_columns(
+    batch_key: str | Sequence[str], codes: NDArray[np.int64], names: Sequence[str]
+) -> dict[str, pd.Categorical]:
+    """The columns of obs from which :func:`batch_labels` reads these batch codes and names."""
+    parts = [[name] if isinstance(batch_key, str) else name.split(JOIN) for name in names]
+    columns = {}
+    for key, values in zip(columns_of(batch_key), zip(*parts, strict=True), strict=True):
+        columns[key] = pd.Categorical(np.array(values, dtype=object)[codes], list(dict.fromkeys(values)))
+    return columns
 
 
 def read_labels(adata: AnnData, name: str, key: str) -> NDArray[np.object_]:
@@ -95,7 +149,7 @@ def warn_about_no_label_words(adata: AnnData, key: str, instead: str, *, known: 
 NOT_A_LABEL = "taken as no label, like NaN. If it is a cell type, give it another name."
 
 
-def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+def read_batches(adata: AnnData, batch_key: str | Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
     """Batch codes and names for a fit, which needs two or more batches of two or more cells each."""
     codes, names = batch_labels(adata, batch_key)
     if len(names) < 2:
@@ -114,7 +168,7 @@ def read_batches(adata: AnnData, batch_key: str) -> tuple[NDArray[np.int64], NDA
     return codes, names
 
 
-def batch_codes(adata: AnnData, batch_key: str, known: list[str]) -> NDArray[np.int64]:
+def batch_codes(adata: AnnData, batch_key: str | Sequence[str], known: list[str]) -> NDArray[np.int64]:
     """The code of each cell's batch in a model that knows the batches `known`; refuse other batches."""
     codes, names = batch_labels(adata, batch_key)
     code_of = {name: code for code, name in enumerate(known)}

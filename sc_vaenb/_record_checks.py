@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _schema as schema
+from ._names import JOIN
 from ._record_weights import FORMAT, FORMAT_1
 from ._schema import Damaged
 from .model.config import ModelConfig
@@ -101,7 +102,8 @@ PARAMS = {
     "validation_fraction": number(0, 0.9),
     "learning_rate": positive,
     "target_kl": positive,
-    **dict.fromkeys(("batch_key", "size_factor", "protein_key", "labels_key", "device", "version"), text()),
+    "batch_key": schema.BATCH_KEY,
+    **dict.fromkeys(("size_factor", "protein_key", "labels_key", "device", "version"), text()),
     **dict.fromkeys(("n_latent", "n_components", "n_steps", "batch_size", "patience"), integer(1)),
     **dict.fromkeys(("beta", "free_bits", "weight_decay", "adversary", "mmd"), number(0)),
     **dict.fromkeys(("allow_non_integer", "encode_batch", "align"), flag),
@@ -194,6 +196,9 @@ def check_record(record: Mapping[str, Any]) -> CheckedRecord:
     for name, is_needed in (("batch_key", batches), ("protein_key", proteins)):
         if is_needed and name not in params:
             raise Damaged(f"params lacks {name!r}")
+    key = params.get("batch_key", "")
+    if not isinstance(key, str) and any(len(name.split(JOIN)) != len(key) for name in batches):
+        raise Damaged(f"model['batches'] are not combinations of {key}")
     groups = np.empty(0, np.int64)
     if batches:
         groups = _check_overlap(record, batches)
@@ -214,7 +219,7 @@ def check_record(record: Mapping[str, Any]) -> CheckedRecord:
         QUERY(record["query"], "query")
     # arrays stay unchanged: they are written again with later results of the model
     params_and_arrays = {
-        name: value if isinstance(value, np.ndarray) and value.ndim else params[name]
+        name: value if isinstance(value, np.ndarray) and value.ndim and name != "batch_key" else params[name]
         for name, value in record["params"].items()
     }
     facts = ModelFacts(

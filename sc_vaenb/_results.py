@@ -60,7 +60,7 @@ def _scores(value: Any, where: str) -> dict[str, Any]:
                     "n_cells": integer(),
                     "max_cells": integer(),
                     "reference": text(),
-                    "batch_key": text(),
+                    "batch_key": schema.BATCH_KEY,
                     "label_key": text(),
                 },
                 optional={"n_cells", "max_cells", "reference", "batch_key", "label_key"},
@@ -149,7 +149,7 @@ NULL_SPLIT = table({"method": "text", "made_from": "text"}, others="plain", most
 SEED_OVERLAP = table({"method": "text", "n_seeds": "whole", "overlap": "number"}, most=MAX_METHODS)
 PATH_PARAMS = fields({"path": text(), "key": text(), "batch": text()}, optional={"batch"}, others=plain)
 COMPARISON_PARAMS = fields(
-    {"batch_key": text(), "label_key": text(), "n_seeds": integer(1), "rng": integer()},
+    {"batch_key": schema.BATCH_KEY, "label_key": text(), "n_seeds": integer(1), "rng": integer()},
     optional={"label_key", "n_seeds", "rng"},
     others=plain,
 )

@@ -284,6 +284,10 @@ plain = either(text(), flag, nothing, number(-1e300, 1e300), sequence(either(tex
 """The values that a parameter of a function can have in a file."""
 
 
+BATCH_KEY = either(names(least=2), text())
+"""The column of batches, or the columns whose combinations are the batches."""
+
+
 def parse_json(value: Any, where: str) -> Any:
     """The value that a JSON text holds."""
     json_text = scalar(value)

@@ -109,9 +109,9 @@ COLUMN = "Give the name of a column of obs"
     ("name", "value", "text"),
     [
         (
-            "batch_key",
+            "groupby",
             ["a", "b"],
-            f"batch_key=['a', 'b'] is not possible. {COLUMN}. A list of columns does not work yet; join them: "
+            f"groupby=['a', 'b'] is not possible. {COLUMN}. Several columns are not possible here; join them: "
             "adata.obs['joined'] = adata.obs['a'].astype(str) + '_' + adata.obs['b'].astype(str).",
         ),
         (

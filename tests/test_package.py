@@ -33,7 +33,7 @@ ARROWS = {  # what may be imported from where, within the package
     "metrics": {"metrics", "_checks", "_session"},
     "datasets": {"datasets", "_checks", "_files", "_session"},
     "_record_weights": {"_schema", "model"},
-    "_record_checks": {"_record_weights", "_schema", "model"},
+    "_record_checks": {"_names", "_record_weights", "_schema", "model"},
     "_model_file": {"_record", "_record_checks", "_record_weights", "_schema"},
     "_record": {"_record_checks", "_record_weights", "_schema", "model"},
     "_results": {"_schema"},

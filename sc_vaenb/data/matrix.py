@@ -30,6 +30,14 @@ def from_a_file(matrix: Any) -> bool:
     return library in {"h5py", "zarr"} or (library == "anndata" and hasattr(matrix, "group")) or is_dask(matrix)
 
 
+def on_host(matrix: Any) -> Any:
+    """A matrix of cupy or cupyx, on a GPU, as the same of numpy or scipy; any other matrix as it is."""
+    if not hasattr(matrix, "get"):
+        return matrix
+    parts = matrix, getattr(matrix, "data", None)  # a sparse matrix is on the GPU if its values are
+    return matrix.get() if any(hasattr(part, "__cuda_array_interface__") for part in parts) else matrix
+
+
 def row_blocks(
     matrix: Any, where: str, genes: NDArray[np.bool_], n_rows: int, cells: slice = slice(None)
 ) -> Iterator[sparse.csr_matrix]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._checks import checked
+from .._obs import columns_of
 from .._results import check_result
 from ._colors import read_colourings
 from ._embedding import check_names
@@ -58,7 +59,8 @@ def compare(
     record = check_result(record, key, "compare", "params")
     methods = record["methods"].drop_duplicates("method")
     names = [str(name).removeprefix("X_") for name in methods["embedding"]]
-    columns = [str(record["params"][name]) for name in ("batch_key", "label_key") if name in record["params"]]
+    keys = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    columns = [column for key in keys for column in columns_of(key)]
     clusters = [f"leiden_{name}" for name in names]
     check_names(adata, [f"X_umap_{name}" for name in names], [*columns, *clusters])
     colourings = read_colourings(adata, [*columns, *clusters])

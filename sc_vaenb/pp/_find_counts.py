@@ -13,7 +13,7 @@ from scanpy import logging as logg
 from scipy import sparse
 
 from .._adata import keys, matrix_of
-from ..data.matrix import from_a_file, read_matrix
+from ..data.matrix import from_a_file, on_host, read_matrix
 from ..data.on_disk import MatrixOnDisk, on_disk
 from ..data.sparse import checked_matrix
 from ._tally import Tally, tally
@@ -88,7 +88,7 @@ def _raw(adata: AnnData) -> tuple[Any, str]:
         missing_genes = adata.var_names[columns < 0]
         msg = f"raw lacks {len(missing_genes)} of the {adata.n_vars} genes (first: {str(missing_genes[0])!r})."
         raise ValueError(msg)
-    return checked_matrix(adata.raw.X, "raw")[:, columns], "raw"
+    return checked_matrix(on_host(adata.raw.X), "raw")[:, columns], "raw"
 
 
 def check_no_overwrite(adata: AnnData, counts: sparse.csr_matrix | Tally, source: str) -> None:

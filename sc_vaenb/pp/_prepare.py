@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import sparse
 from .. import _adata
 from .._adata import keys
 from .._checks import checked
-from .._obs import read_batches
+from .._obs import read_batches, title_of
 from .._session import own_state, shared
 from ._find_counts import check_no_overwrite, find_counts
 from ._tally import Tally
@@ -39,7 +40,7 @@ HVG_COLUMNS = {  # columns of var that scanpy.pp.highly_variable_genes writes, o
 @checked
 def prepare(
     adata: AnnData,
-    batch_key: str | None = None,
+    batch_key: str | Sequence[str] | None = None,
     *,
     layer: str | None = None,
     n_top_genes: int = 2000,
@@ -66,8 +67,8 @@ def prepare(
         AnnData, or dask arrays, such as those of files joined lazily) stay there. They are read twice, some thousand
         cells at a time. ``raw`` on disk is not looked at.
     batch_key
-        Column of ``obs`` with the batch of each cell. The variance of a gene is then computed within batches, so that
-        a difference between batches does not make it variable.
+        Column of ``obs`` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`. The variance
+        of a gene is then computed within batches, so that a difference between batches does not make it variable.
     layer
         Layer with the raw counts, instead of the search.
     n_top_genes
@@ -95,7 +96,8 @@ def prepare(
     ``uns['prepare']``
         Record: `source` of the counts, `flavor` that chose the genes (``'all'`` if all genes with counts were chosen),
         `fallback` (why the flavor is seurat, or empty), `left_out` (batches left out of the choice, or empty),
-        `n_top_genes` (the argument), `n_genes` (how many were chosen), `batch_key` (empty if none), `log1p`.
+        `n_top_genes` (the argument), `n_genes` (how many were chosen), `batch_key` (of
+        several columns `"donor | technology"`, empty if none), `log1p`.
     ``X`` and ``uns['log1p']``
         Only if `log1p`.
 
@@ -156,7 +158,7 @@ def prepare(
         "left_out": genes.left_out,
         "n_top_genes": int(n_top_genes),
         "n_genes": int(genes.columns["highly_variable"].sum()),
-        "batch_key": batch_key or "",
+        "batch_key": "" if batch_key is None else title_of(batch_key),
         "log1p": bool(log1p),
     }
     _write(adata, counts, depth / depth.mean(), genes, normalised, record)

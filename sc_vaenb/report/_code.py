@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import tl
+from .._obs import columns_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,7 +57,8 @@ def call_of(adata: AnnData, record: Mapping[str, Any], key: str) -> str:
 
 def next_steps(params: Mapping[str, Any], best: str, data: str) -> str:
     """A code snippet that computes clusters and a UMAP from the best embedding with scanpy."""
-    colours = [str(params[name]) for name in ("batch_key", "label_key") if name in params]
+    keys = [params[name] for name in ("batch_key", "label_key") if name in params]
+    colours = [column for key in keys for column in columns_of(key)]
     return "\n".join([
         "import anndata",
         "import scanpy as sc",

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from .. import pl
-from .._names import n_values
+from .._obs import columns_of, read_categories
 from .._record import read_record
 from ..pl._text import printable
 from ..tl._findings import BEST
@@ -108,7 +108,7 @@ def _summary(adata: AnnData, record: Mapping[str, Any], n_methods: int, best: st
     sizes = [f"{adata.n_obs:,} cells", f"{adata.n_vars:,} genes"]
     for name, what in (("batch_key", "batches"), ("label_key", "cell types")):
         if name in record["params"]:
-            sizes.append(f"{n_values(adata.obs[record['params'][name]]):,} {what}")
+            sizes.append(f"{read_categories(adata, name, record['params'][name]).nunique():,} {what}")
     failed = f", {len(record['failed'])} failed" if record["failed"] else ""
     return f"{', '.join(sizes)}; {n_methods} methods compared{failed}. To go on with: {best}."
 
@@ -169,7 +169,8 @@ def _figures(adata: AnnData, key: str, best: str, methods: list[str]) -> list[Fi
 
 def _umaps(adata: AnnData, key: str, methods: list[str]) -> Figure:
     params = adata.uns[key]["params"]
-    columns = ", ".join(str(params[name]) for name in ("batch_key", "label_key") if name in params)
+    keys = [params[name] for name in ("batch_key", "label_key") if name in params]
+    columns = ", ".join(column for key in keys for column in columns_of(key))
     return draw(
         pl.compare, adata, key, raster=True,
         alt=f"UMAPs of {', '.join(methods)}, a row for each, coloured by {columns} and Leiden cluster.",

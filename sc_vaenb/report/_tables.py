@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .._names import means_no_label, texts
-from .._obs import read_categories
+from .._names import means_no_label
+from .._obs import columns_of, read_categories
 from ._meaning import GROUPS, MEANING, RELATIVE_TO_UNCORRECTED
 
 if TYPE_CHECKING:
@@ -139,7 +139,8 @@ def facts(adata: AnnData, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         if name in params:
             names = _sizes(adata, params[name]).index
             labels = [text for text in names if name == "batch_key" or not means_no_label(text)]
-            rows.append((title, f"{len(labels)} in obs[{params[name]!r}]"))
+            columns = " and ".join(f"obs[{column!r}]" for column in columns_of(params[name]))
+            rows.append((title, f"{len(labels)} in {columns}"))
     if "label_key" not in params:
         rows.append(("Cell types", "none given: biology could not be scored"))
     n_scored = int(record["scores"]["params"]["n_cells"])
@@ -159,7 +160,7 @@ def facts(adata: AnnData, record: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def size_tables(adata: AnnData, params: Mapping[str, Any]) -> list[Sizes]:
     """Numbers of cells by batch and label: one table if it is small enough to read, else one table for each."""
-    keys = {what: str(params[name]) for name, what in (("batch_key", "batch"), ("label_key", "cell type"))
+    keys = {what: params[name] for name, what in (("batch_key", "batch"), ("label_key", "cell type"))
             if name in params}  # fmt: skip
     sizes = {what: _sizes(adata, key) for what, key in keys.items()}
     if len(sizes) == 2 and len(sizes["batch"]) <= MAX_BATCHES and len(sizes["cell type"]) <= MAX_LABELS:
@@ -175,11 +176,12 @@ def size_tables(adata: AnnData, params: Mapping[str, Any]) -> list[Sizes]:
     ]
 
 
-def _names(adata: AnnData, key: str) -> pd.Series:
-    return pd.Series([NO_LABEL if text is None else text for text in texts(adata.obs[key])], dtype=object)
+def _names(adata: AnnData, key: str | Sequence[str]) -> pd.Series:
+    column = read_categories(adata, "key", key)
+    return column.astype(object).where(column.notna(), NO_LABEL)
 
 
-def _sizes(adata: AnnData, key: str) -> pd.Series:
+def _sizes(adata: AnnData, key: str | Sequence[str]) -> pd.Series:
     """Numbers of cells in the order of the categories; cells without a label come last."""
     column = read_categories(adata, "key", key)
     order = column.cat.categories.tolist() + [NO_LABEL] * bool(column.isna().any())

@@ -9,6 +9,7 @@ from scanpy import logging as logg
 
 from .._checks import checked
 from .._files import move, work_folder
+from .._obs import columns_of
 from .._results import check_result
 from ._page import page
 from ._tables import score_file
@@ -129,7 +130,8 @@ def _check_comparison(adata: AnnData, key: str) -> None:
 
 def _missing_parts(adata: AnnData, record: Mapping[str, Any]) -> list[str]:
     """Entries of obsm and obs that the page needs and that adata no longer has."""
-    columns = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    keys = [record["params"][name] for name in ("batch_key", "label_key") if name in record["params"]]
+    columns = [column for key in keys for column in columns_of(key)]
     arrays = []
     for embedding in record["methods"].drop_duplicates("method")["embedding"]:
         name = str(embedding).removeprefix("X_")

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from .. import _obs
 from .._record import FittedModel
 from ..data.counts import Counts
 from ..inference.differential import Difference, StratumSums, difference, overdispersion, stratum_sums
@@ -33,7 +34,7 @@ def check_batches(
     names: list[str],
     references: dict[int, list[int]],
     reference: str,
-    batch_key: str | None,
+    batch_key: str | Sequence[str] | None,
 ) -> None:
     """Raise if a group shares no batch with its reference."""
     for group, rest in references.items():
@@ -41,8 +42,8 @@ def check_batches(
             msg = (
                 f"no batch holds cells of both {names[group]!r} and {reference!r}, so that their difference cannot be "
                 "told from that of the batches. If each batch is a donor or a sample, compare donors with "
-                f"sample_key={batch_key!r} (at least two on each side are needed). Otherwise leave the group out of "
-                "groups, or choose another reference."
+                f"sample_key={_obs.as_one_column(batch_key)} (at least two on each side are needed). Otherwise "
+                "leave the group out of groups, or choose another reference."
             )
             raise ValueError(msg)
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from .._checks import check_seeds, checked, seed_of
 from .._results import check_result
 from .._session import own_state
 from ..data.counts import checksum
+from ._arguments import to_uns
 from ._cvae import cvae
 from ._design import audit
 from ._fingerprints import check_keys, computed_before
@@ -34,7 +35,7 @@ MAX_CELLS_SCORED = 20_000  # with more cells, scores are means over samples of t
 @checked
 def compare(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     *,
     label_key: str | None = None,
     condition_key: str | None = None,
@@ -66,7 +67,8 @@ def compare(
     adata
         Cells x genes, prepared by :func:`sc_vaenb.pp.prepare`.
     batch_key
-        Column of `obs` with the batch of each cell; two batches or more.
+        Column of `obs` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`; two batches or
+        more.
     label_key
         Column of `obs` with the cell types. `None`: without labels, methods are compared by how well batches mix and
         how much of the neighbourhoods within each batch they keep. A variant that was fitted with these labels
@@ -241,7 +243,7 @@ def compare(
         "findings": findings,
         "design": audited_design.findings,
         "verdict": verdict,
-        "params": {name: value for name, value in params.items() if value is not None},
+        "params": to_uns(params),
         "failed": failed,
         "made": made,
         **({"null_split": null} if len(null) else {}),
@@ -253,7 +255,7 @@ def compare(
 
 def _check(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     label_key: str | None,
     n_seeds: int,
     rng: int,

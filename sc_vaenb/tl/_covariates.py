@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MAX_CATEGORIES = 100  # a column with more holds names of cells, or numbers read as text
 
 
-def learn_covariates(adata: AnnData, keys: Sequence[str], batch_key: str | None) -> list[dict[str, Any]]:
+def learn_covariates(
+    adata: AnnData, keys: Sequence[str], batch_key: str | Sequence[str] | None
+) -> list[dict[str, Any]]:
     """What encodes each column: mean and sd of a numeric column, else the categories and their shares."""
     if len(set(keys)) < len(keys):
         msg = f"covariate_keys={list(keys)} names a column twice. Name it once."
@@ -26,10 +28,10 @@ def learn_covariates(adata: AnnData, keys: Sequence[str], batch_key: str | None)
     return [_learn_covariate(adata, key, batch_key) for key in keys]
 
 
-def _learn_covariate(adata: AnnData, key: str, batch_key: str | None) -> dict[str, Any]:
+def _learn_covariate(adata: AnnData, key: str, batch_key: str | Sequence[str] | None) -> dict[str, Any]:
     column = _column(adata, key)
-    if key == batch_key:
-        msg = f"covariate_keys holds {key!r}, which is the batch_key: the model knows it already. Leave it out."
+    if batch_key is not None and key in _obs.columns_of(batch_key):
+        msg = f"covariate_keys holds {key!r}, which is a batch_key: the model knows it already. Leave it out."
         raise ValueError(msg)
     if _is_numeric(column):
         values = column.to_numpy(dtype=np.float64)

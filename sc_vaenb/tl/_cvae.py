@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @describe
 def cvae(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     *,
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
@@ -88,7 +88,9 @@ def cvae(
     adata
         Cells x genes.
     batch_key
-        Column of `obs` with the batch (sample, donor, protocol) of each cell; two batches or more.
+        Column of `obs` with the batch (sample, donor, protocol) of each cell; two batches or more. Of several columns,
+        such as `["donor", "technology"]`, the batches are the combinations that occur, named `"d1 | 10x"`; a value that
+        holds `|` is refused.
     condition
         How the networks see the batch: a learned `"embedding"` of up to 10 dimensions, or `"onehot"`.
     encode_batch

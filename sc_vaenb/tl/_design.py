@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._session import own_state
 from ..metrics.separation import clusters
+from ._arguments import to_uns
 from ._batch_column import BATCH_COLUMN, find_batch_column, find_candidates
 from ._findings import MAX_JUDGED, Finding, few, listed
 from ._pca import log_pca
@@ -46,7 +48,7 @@ class Design:
 @checked
 def design(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     *,
     label_key: str | None = None,
     condition_key: str | None = None,
@@ -69,7 +71,8 @@ def design(
     adata
         Cells x genes, prepared by :func:`sc_vaenb.pp.prepare`.
     batch_key
-        Column of `obs` with the batch of each cell; two batches or more.
+        Column of `obs` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`; two batches or
+        more.
     label_key
         Column of `obs` with cell types. `None`: types are not looked at, and columns are tested within clusters.
     condition_key
@@ -134,7 +137,7 @@ def design(
         "findings": result.findings,
         "cells": result.cells,
         "columns": result.columns,
-        "params": {name: value for name, value in params.items() if value is not None},
+        "params": to_uns(params),
     }
     _adata.write_record(adata, key_added, record)
     logg.info(result.in_words(), deep=f"added\n    {key_added!r}, the findings and their tables (adata.uns)")
@@ -143,7 +146,7 @@ def design(
 
 def audit(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     label_key: str | None,
     condition_key: str | None,
     layer: str | None,
@@ -152,10 +155,10 @@ def audit(
 ) -> Design:
     """Find the design in obs, and test columns in the PCA of at most 20,000 cells. `adata` is unchanged."""
     keys = {"batch_key": batch_key, "label_key": label_key, "condition_key": condition_key}
-    names = [name for name, key in keys.items() if key is not None]
-    for first, second in ((a, b) for i, a in enumerate(names) for b in names[i + 1 :]):
-        if keys[first] == keys[second]:
-            msg = f"{first} and {second} are both {keys[first]!r}. Give two different columns of obs."
+    columns_of = {name: _obs.columns_of(key) for name, key in keys.items() if key is not None}
+    for first, second in combinations(columns_of, 2):
+        if common := [key for key in columns_of[first] if key in columns_of[second]]:
+            msg = f"{first} and {second} both name {common[0]!r}. Give two different columns of obs."
             raise ValueError(msg)
     codes, batches = _obs.read_batches(adata, batch_key)
     batch = batches[codes].astype(str)
@@ -172,7 +175,8 @@ def audit(
         findings.append(_confounded(batch, condition, batch_key, condition_key))
         if label is not None:
             findings += _comparable(batch, condition, label, batch_key, condition_key)
-    columns = find_candidates(adata, batch, batch_key, {label_key, condition_key})
+    title = _obs.title_of(batch_key)
+    columns = find_candidates(adata, batch, title, {label_key, condition_key})
     labelled_cells = np.flatnonzero(label != None) if label is not None else np.array([])  # noqa: E711 (elementwise)
     labelled = len(labelled_cells) >= 2 * MIN_CELLS_PER_TYPE
     testable_cells = labelled_cells if labelled else np.arange(adata.n_obs)
@@ -180,12 +184,12 @@ def audit(
     table = pd.DataFrame(columns=["n_values", "relation", "within", "separation", "p", "tested"])
     if min(len(cells), _adata.gene_mask(adata, mask_var).sum()) < 2:  # no PCA, but tl.compare continues
         text = "Which column is the batch cannot be told: the PCA for the test needs two cells and two genes at least."
-        finding = Finding(BATCH_COLUMN, batch_key, "cannot be told", "high", text)
+        finding = Finding(BATCH_COLUMN, title, "cannot be told", "high", text)
     else:
         reference = log_pca(adata if len(cells) == adata.n_obs else adata[cells], layer, mask_var, seed)
         strata = label[cells].astype(str) if label is not None and labelled else clusters(reference)
         columns = columns.iloc[cells].reset_index(drop=True)
-        finding, table = find_batch_column(reference, batch[cells], strata, columns, batch_key, labelled)
+        finding, table = find_batch_column(reference, batch[cells], strata, columns, title, labelled)
     findings.append(finding)
     return Design(_count_cells(batch, condition, label), table, pd.DataFrame([asdict(finding) for finding in findings]))
 
@@ -244,7 +248,9 @@ def _shared_types(batch: NDArray[Any], label: NDArray[Any]) -> list[Finding]:
     return [Finding(SHARED, "", "yes", "moderate" if bridges else "high", text, evidence)]
 
 
-def _confounded(batch: NDArray[Any], condition: NDArray[Any], batch_key: str, condition_key: str) -> Finding:
+def _confounded(
+    batch: NDArray[Any], condition: NDArray[Any], batch_key: str | Sequence[str], condition_key: str
+) -> Finding:
     present = _present(batch, condition)
     n_batches = present.sum()
     listing = "; ".join(
@@ -256,7 +262,8 @@ def _confounded(batch: NDArray[Any], condition: NDArray[Any], batch_key: str, co
     if crossed.all() and present.to_numpy().all():
         text = (
             f"Every batch holds all conditions of {condition_key!r}: their differences can be seen within batches, "
-            f"free of batch effects. tl.differential compares within batches; sample_key={batch_key!r} makes pairs."
+            "free of batch effects. tl.differential compares within batches; "
+            f"sample_key={_obs.as_one_column(batch_key)} makes pairs."
         )
         return Finding(CONDITION, condition_key, "crossed", "high", text, evidence)
     if len(sets) == 1:
@@ -276,7 +283,8 @@ def _confounded(batch: NDArray[Any], condition: NDArray[Any], batch_key: str, co
         counts = ", ".join(f"{name}: {n}" for name, n in n_batches.items())
         text = (
             f"Each batch is of one condition of {condition_key!r} ({counts} batches). Conditions can be told from "
-            f"batches only by how batches of one condition differ: use tl.differential(sample_key={batch_key!r}). A "
+            "batches only by how batches of one condition differ: use "
+            f"tl.differential(sample_key={_obs.as_one_column(batch_key)}). A "
             "conditional model takes differences between batches out of the embedding, and those between conditions "
             "with them: look for those in the counts or in tl.vae, or give tl.cvae the cells of control samples "
             "(controls=)."
@@ -292,7 +300,11 @@ def _confounded(batch: NDArray[Any], condition: NDArray[Any], batch_key: str, co
 
 
 def _comparable(
-    batch: NDArray[Any], condition: NDArray[Any], label: NDArray[Any], batch_key: str, condition_key: str
+    batch: NDArray[Any],
+    condition: NDArray[Any],
+    label: NDArray[Any],
+    batch_key: str | Sequence[str],
+    condition_key: str,
 ) -> list[Finding]:
     has_both = (condition != None) & (label != None)  # noqa: E711 (elementwise)
     table = pd.DataFrame({"batch": batch, "condition": condition, "label": label})[has_both].astype(str)
@@ -310,8 +322,8 @@ def _comparable(
         )
     if unreplicated:
         parts.append(
-            f"For {few(unreplicated)} no two conditions have two batches each, so a test with sample_key={batch_key!r} "
-            "has no replicates."
+            f"For {few(unreplicated)} no two conditions have two batches each, so a test with "
+            f"sample_key={_obs.as_one_column(batch_key)} has no replicates."
         )
     if not parts:
         text = f"Every type is in two batches or more of two conditions or more of {condition_key!r}."

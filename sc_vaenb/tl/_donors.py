@@ -65,7 +65,7 @@ def plan_comparisons(
     names: Sequence[str],
     references: Mapping[int, Sequence[int]],
     reference: str,
-    batch_key: str | None,
+    batch_key: str | Sequence[str] | None,
 ) -> dict[int, Plan]:
     """How each group is compared with its reference. Raise if these donors do not allow the comparison."""
 
@@ -99,11 +99,12 @@ def _too_few_donors(donors: Donors, pair: tuple[str, str], donors_of_sides: Sequ
     )
 
 
-def _no_shared_batch(donors: Donors, pair: tuple[str, str], batch_key: str | None) -> str:
+def _no_shared_batch(donors: Donors, pair: tuple[str, str], batch_key: str | Sequence[str] | None) -> str:
     return (
         f"no batch in obs[{batch_key!r}] holds donors of both {pair[0]!r} and {pair[1]!r}, and batches hold several "
         "donors each, so the difference cannot be told from that of the batches. If batches are the replicates, pass "
-        f"sample_key={batch_key!r}. Otherwise leave the group out of groups, or choose another reference."
+        f"sample_key={_obs.as_one_column(batch_key)}. Otherwise leave the group out of groups, or choose another "
+        "reference."
     )
 
 

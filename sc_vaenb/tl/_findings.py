@@ -11,7 +11,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from .. import _adata, _obs
-from .._names import texts
 from ._score import labels_seen
 
 if TYPE_CHECKING:
@@ -72,12 +71,15 @@ class Judged:
         return ("type" if self.labels is not None else "cluster") + ("" if n == 1 else "s")
 
 
-def read_judged(adata: AnnData, methods: pd.DataFrame, batch_key: str, label_key: str | None, seed: int = 0) -> Judged:
+def read_judged(
+    adata: AnnData, methods: pd.DataFrame, batch_key: str | Sequence[str], label_key: str | None, seed: int = 0
+) -> Judged:
     """Read labels, batches and embeddings of at most 20,000 cells (with a label, if there are labels)."""
     names = None if label_key is None else _obs.read_labels(adata, "label_key", label_key)
     usable = np.ones(adata.n_obs, bool) if names is None else names != None  # noqa: E711 (elementwise)
     cells = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(usable))[:MAX_JUDGED])
-    batch = texts(adata.obs[batch_key])[cells].astype(str)
+    codes, batches = _obs.batch_labels(adata, batch_key)
+    batch = batches[codes[cells]]
     labels = None if names is None else names[cells].astype(str)
     data = Judged(labels, batch, {}, None)
     for row in methods.itertuples():

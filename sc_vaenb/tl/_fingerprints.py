@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._obs import read_mask
+from .._obs import columns_of, read_mask
 from ..data.counts import checksum
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def free_key(adata: AnnData, name: str, own_keys: set[str]) -> str:
     return next(key for key in candidates if key in own_keys or is_free(key))
 
 
-def check_keys(keys: list[str], key_added: str, batch_key: str, label_key: str | None) -> None:
+def check_keys(keys: list[str], key_added: str, batch_key: str | Sequence[str], label_key: str | None) -> None:
     """Refuse keys that two results would have, and columns of obs that the comparison would overwrite."""
     for key in keys:
         if keys.count(key) > 1 or key == key_added:
             msg = f"two results would have the name {key!r}. Rename the variant, or choose another key_added."
             raise ValueError(msg)
-        for name, column in (("batch_key", batch_key), ("label_key", label_key)):
-            if column == f"leiden_{key}":
+        for name, columns in (("batch_key", columns_of(batch_key)), ("label_key", [label_key])):
+            if (column := f"leiden_{key}") in columns:
                 msg = f"{name}={column!r} is a column that the comparison writes. Copy it to another name first."
                 raise ValueError(msg)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from scanpy import logging as logg
 from .. import _adata, _obs
 from .._checks import checked, seed_of
 from .._session import own_state
+from ._arguments import to_uns
 from ._pca import log_pca
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ MIN_CELLS_FOR_HARMONY = 15  # with fewer cells harmonypy makes no cluster or doe
 @checked
 def harmony(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     *,
     basis: str = "X_pca",
     layer: str | None = "counts",
@@ -43,7 +45,8 @@ def harmony(
     adata
         Cells x genes.
     batch_key
-        Column of `obs` with the batch of each cell; two batches or more.
+        Column of `obs` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`; two batches or
+        more.
     basis
         Embedding in `obsm` to correct. If `"X_pca"` does not exist, it is computed first, from the counts. (With its
         preset for version 2, scanpy writes its own PCA as `"pca"`.)
@@ -118,7 +121,7 @@ def harmony(
     if computed:
         _adata.write_result(adata, "pca", components)
     params = {"batch_key": batch_key, "basis": basis, "rng": rng, "method": "harmony"}
-    _adata.write_result(adata, key, corrected, {"params": params})
+    _adata.write_result(adata, key, corrected, {"params": to_uns(params)})
     logg.info("    finished", time=start, deep=f"added\n    'X_{key}', the corrected components (adata.obsm)")
     return adata if copy else None
 
@@ -127,6 +130,8 @@ def _run_harmony(components: NDArray[np.float32], codes: NDArray[np.int64], seed
     import harmonypy
     import pandas as pd
 
+    # One factor, also for several columns. Of a list, harmonypy penalises and shifts by each column on its own. That
+    # would count nested columns twice, and not correct for the batches of the other methods.
     batches = pd.DataFrame({"batch": codes.astype(str)})
     components = np.ascontiguousarray(components, dtype=np.float64)
     is_square = components.shape[0] == components.shape[1]  # harmonypy confuses cells and components then

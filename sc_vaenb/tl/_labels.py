@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def read_labels(
-    adata: AnnData, key: str, unlabeled: str, batch_key: str | None
+    adata: AnnData, key: str, unlabeled: str, batch_key: str | Sequence[str] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Label code of each cell (-1 for none), and the names of the labels, two or more."""
     _obs.check_obs_key(adata, "labels_key", key)
-    if key == batch_key:
-        msg = f"labels_key={key!r} is the batch_key: the embedding would keep the batches. Name another column."
+    if batch_key is not None and key in _obs.columns_of(batch_key):
+        msg = f"labels_key={key!r} is a batch_key: the embedding would keep the batches. Name another column."
         raise ValueError(msg)
     column = adata.obs[key]
     _obs.warn_about_no_label_words(adata, key, _obs.NOT_A_LABEL, known=unlabeled)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from .._session import own_state
 from ..fit.device import resolve_device
 from ..inference.map_query import embed_query, with_batches
 from ..inference.transfer import nearest, novelty
+from ._arguments import to_uns
 from ._counts import read_counts
 from ._labels import write_labels
 from ._proteins import with_batches as proteins_with_batches
@@ -47,7 +48,7 @@ def map_query(
     reference: AnnData,
     key: str = "vae",
     *,
-    batch_key: str | None = None,
+    batch_key: str | Sequence[str] | None = None,
     layer: str | None = "auto",
     label_key: str | None = None,
     n_neighbors: int = 15,
@@ -85,8 +86,8 @@ def map_query(
     key
         Name of the model in `reference`, and of the results in `adata`.
     batch_key
-        Column of `adata.obs` with the batch of each cell. `None`: the same name as in the fit. Not used by a model of
-        :func:`sc_vaenb.tl.vae`.
+        Column of `adata.obs` with the batch of each cell. `None`: the same name as in the fit. If the fit had several
+        columns, as many here, or one with names like `"d1 | 10x"`. Not used by a model of :func:`sc_vaenb.tl.vae`.
     layer
         Where the raw counts of `adata` are: a layer, or `None` for `X`. `"auto"`: the layer that the model was fitted
         on if `adata` has it, else `X`.
@@ -258,7 +259,11 @@ def map_query(
 
 
 def _params(
-    adata: AnnData, params_of_fit: Mapping[str, Any], fitted: FittedModel, batch_key: str | None, layer: str | None
+    adata: AnnData,
+    params_of_fit: Mapping[str, Any],
+    fitted: FittedModel,
+    batch_key: str | Sequence[str] | None,
+    layer: str | None,
 ) -> dict[str, Any]:
     """The parameters of the fit, with the layer and the batch column of the new cells."""
     params = {name: value for name, value in params_of_fit.items() if name not in {"layer", "batch_key"}}
@@ -268,6 +273,13 @@ def _params(
         params["layer"] = layer
     if fitted.batches:
         params["batch_key"] = params_of_fit["batch_key"] if batch_key is None else batch_key
+        columns, columns_of_fit = (_obs.columns_of(key) for key in (params["batch_key"], params_of_fit["batch_key"]))
+        if len(columns) not in {1, len(columns_of_fit)}:
+            msg = (
+                f"batch_key={columns} names {len(columns)} columns, but the model was fitted on {columns_of_fit}. Name "
+                "as many."
+            )
+            raise ValueError(msg)
     return params
 
 
@@ -300,7 +312,7 @@ def _query_record(
         result["overlap"] = overlap_with_batches(
             result["overlap"], new_batches, counts.batch_index, batch_index[nearest_cell]
         )
-    return {**result, "params": mapped.params, "model": mapped.to_uns(), "query": query}
+    return {**result, "params": to_uns(mapped.params), "model": mapped.to_uns(), "query": query}
 
 
 def _write(

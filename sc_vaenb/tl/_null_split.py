@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .. import _adata
+from .._obs import read_categories
 from .._scanpy import override
 from ..metrics import knn
 from ..metrics.loss import Loss, losses, purity_per_cell
@@ -28,7 +29,7 @@ COLUMNS = ("method", "made_from", *Loss._fields)
 
 def null_split(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     make_runs: Callable[[AnnData, str, int], list[Run]],
     known: pd.DataFrame | None,
     seed: int,
@@ -38,7 +39,7 @@ def null_split(
     Harmony is compared with PCA, and count models with a VAE of as many steps, so that only the correction differs.
     `known` is the table of an earlier comparison; its rows are used again for methods that have not changed.
     """
-    batch = adata.obs[batch_key].astype(str)
+    batch = read_categories(adata, "batch_key", batch_key).astype(str)
     cells = np.flatnonzero((batch == batch.value_counts().index[0]).to_numpy())
     table = pd.DataFrame(columns=list(COLUMNS))
     if len(cells) < MIN_CELLS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class Run:
 
 def plan_runs(
     adata: AnnData,
-    batch_key: str,
+    batch_key: str | Sequence[str],
     variants: Mapping[str, Mapping[str, Any]],
     n_seeds: int,
     rng: int,
@@ -75,7 +75,9 @@ def plan_runs(
     return sorted(runs, key=lambda r: (order[r.method], r.seed))
 
 
-def _check_variants(adata: AnnData, batch_key: str, variants: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _check_variants(
+    adata: AnnData, batch_key: str | Sequence[str], variants: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
     defaults = cvae.__kwdefaults__ or {}
     for name, arguments in variants.items():
         if not (isinstance(name, str) and is_writable(name)):

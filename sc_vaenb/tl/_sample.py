@@ -146,7 +146,7 @@ def sample(
 
     obs: dict[str, Any] = {} if source == "prior" else {"source_cell": adata.obs_names[drawn].to_numpy(str)}
     if fitted.batches:
-        obs[params_of_fit["batch_key"]] = pd.Categorical.from_codes(codes, fitted.batches)
+        obs |= _obs.batch_columns(params_of_fit["batch_key"], codes, fitted.batches)
     obs[params_of_fit.get("size_factor", "size_factor")] = size_factors
     params = {"key": key, "source": source, "n_cells": len(drawn), "n_source_cells": len(source_cells), "rng": int(rng)}
     groups_json = None if groups is None else json.dumps({name: _as_names(labels) for name, labels in groups.items()})

@@ -16,6 +16,7 @@ from .._session import own_state
 from ..metrics import METRICS
 from ..metrics import score as score_arrays
 from ..metrics.scoring import MIN_CELLS, n_cells_in_graph
+from ._arguments import to_uns
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +30,7 @@ def score(
     adata: AnnData,
     embeddings: str | Sequence[str] | None = None,
     *,
-    batch_key: str | None = None,
+    batch_key: str | Sequence[str] | None = None,
     label_key: str | None = None,
     reference: str | None = "X_pca",
     neighbors_key: str | Sequence[str] | None = None,
@@ -52,7 +53,8 @@ def score(
     embeddings
         Keys of `obsm`. `None`: all that begin with `X_` and have more than two dimensions.
     batch_key
-        Column of `obs` with the batch of each cell. `None` leaves out the metrics that need batches.
+        Column of `obs` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`. `None` leaves
+        out the metrics that need batches.
     label_key
         Column of `obs` with the cell types. `None` leaves out the metrics that need labels: batch mixing, and how much
         of the neighbourhoods within each batch is kept, remain. Cells without a label (NaN, or words such as "Unknown"
@@ -136,7 +138,7 @@ def score(
 def score_embeddings(
     adata: AnnData,
     keys: list[str],
-    batch_key: str | None,
+    batch_key: str | Sequence[str] | None,
     label_key: str | None,
     reference: str | None,
     max_cells: int,
@@ -182,17 +184,17 @@ def score_embeddings(
     params: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key, "max_cells": max_cells, "rng": rng}
     if uncorrected is not None:
         params["reference"] = reference
-    params = {name: value for name, value in params.items() if value is not None} | {"n_cells": int(cells.sum())}
+    params = to_uns(params | {"n_cells": int(cells.sum())})
     logg.info("    finished", time=start)
     return {"values": values, "metrics": metrics, "params": params}
 
 
 def check_scored(
-    adata: AnnData, batch_key: str | None, label_key: str | None
+    adata: AnnData, batch_key: str | Sequence[str] | None, label_key: str | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.str_] | None, NDArray[np.int64] | None]:
     """Mask of the cells to score (those with a label), and the labels and batch codes of these cells."""
-    if batch_key is not None and batch_key == label_key:
-        msg = f"batch_key and label_key are both {batch_key!r}. Name the column of the batches, and that of the types."
+    if batch_key is not None and label_key in _obs.columns_of(batch_key):
+        msg = f"batch_key and label_key both name {label_key!r}. Name the column of the batches, and that of the types."
         raise ValueError(msg)
     batch = None if batch_key is None else _obs.batch_labels(adata, batch_key)[0]
     cells, labels = np.ones(adata.n_obs, dtype=bool), None

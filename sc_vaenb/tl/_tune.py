@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .._session import own_state
 from ..fit.device import resolve_device
 from ..fit.distributed import rank_and_size
 from ..metrics.subsample import stratified_draw
+from ._arguments import to_uns
 from ._covariates import learn_covariates
 from ._cvae import cvae
 from ._tune_fit import MAX_CELLS_SCORED, TrialData, clusters_per_batch
@@ -43,7 +44,7 @@ CRITERIA = ("score", "kept", "mixed", "log_likelihood", "seconds")
 @checked
 def tune(
     adata: AnnData,
-    batch_key: str | None = None,
+    batch_key: str | Sequence[str] | None = None,
     *,
     layer: str | None = "counts",
     mask_var: str | NDArray[np.bool_] | None = "highly_variable",
@@ -81,7 +82,7 @@ def tune(
     adata
         Cells x genes.
     batch_key
-        Column of `obs` with the batch of each cell: :func:`sc_vaenb.tl.cvae` is tuned. `None`:
+        Column of `obs` with the batch of each cell, or several columns: :func:`sc_vaenb.tl.cvae` is tuned. `None`:
         :func:`sc_vaenb.tl.vae`, by `kept` alone.
     layer, mask_var
         Counts and genes, as in :func:`sc_vaenb.tl.cvae`.
@@ -213,8 +214,7 @@ def tune(
         "seeds": seeds_table.astype({"trial": int, "seed": int, **dict.fromkeys(criteria, float)}),  # also without rows
         "recommended": call,
         "verdict": f"{verdict}\nRecommended call: {call}",
-        "params": {name: value for name, value in params.items() if value is not None}
-        | {"method": function.__name__, "space": json.dumps(search_space)},
+        "params": to_uns(params) | {"method": function.__name__, "space": json.dumps(search_space)},
     }
     _adata.write_record(adata, key_added, record)
     logg.info(record["verdict"])
@@ -224,7 +224,7 @@ def tune(
 
 def _trial_data(
     adata: AnnData,
-    batch_key: str | None,
+    batch_key: str | Sequence[str] | None,
     layer: str | None,
     mask_var: str | NDArray[np.bool_] | None,
     device: str,
@@ -240,7 +240,8 @@ def _trial_data(
     size_factor = base.get("size_factor")
     _adata.read_size_factor(adata, size_factor, counts)
     learn_covariates(adata, base.get("covariate_keys") or (), batch_key)
-    keys = (batch_key, size_factor, *(base.get("covariate_keys") or ()))
+    batch_keys = [] if batch_key is None else _obs.columns_of(batch_key)
+    keys = (*batch_keys, size_factor, *(base.get("covariate_keys") or ()))
     columns = list(dict.fromkeys(key for key in keys if key is not None))
     obs = adata.obs[columns].set_axis(np.arange(adata.n_obs).astype(str))
     n_scored = min(MAX_CELLS_SCORED, adata.n_obs)

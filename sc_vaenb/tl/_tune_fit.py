@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class TrialData:
     obs, var
         The columns of `obs` that a fit reads, and the names of the genes.
     batch_key
-        The column with the batches; None for `tl.vae`.
+        The column or columns with the batches; None for `tl.vae`.
     cells
         The cells that are scored.
     codes
@@ -59,7 +59,7 @@ class TrialData:
     counts: csr_matrix
     obs: pd.DataFrame
     var: pd.DataFrame
-    batch_key: str | None
+    batch_key: str | Sequence[str] | None
     cells: NDArray[np.int64]
     codes: NDArray[np.int64]
     batch_clusters: NDArray[np.int64]

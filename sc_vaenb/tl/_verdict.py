@@ -24,7 +24,7 @@ def judge(
     adata: AnnData,
     methods: pd.DataFrame,
     scores: Mapping[str, Any],
-    batch_key: str,
+    batch_key: str | Sequence[str],
     label_key: str | None,
     lost_in_null: Mapping[str, Sequence[Loss]] | None = None,
     seed: int = 0,

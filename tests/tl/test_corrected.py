@@ -1,7 +1,9 @@
 """`tl.corrected`: expression as if every cell came from one batch, or from all alike."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import scanpy as sc
 import torch
 from scipy import sparse as sp
 
@@ -178,3 +180,19 @@ def test_a_wrong_key_missing_genes_and_damage_are_refused(fitted, refused):
 def test_arguments_that_cannot_be_are_refused(fitted, refused, error, options, text):
     with refused(fitted, error, text):
         sc_vaenb.tl.corrected(fitted, **options)
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning")  # scanpy's own
+def test_a_umap_is_coloured_by_denoised_genes_as_documented(fitted):
+    genes = ["gene_0", "gene_1", "gene_2"]
+    fitted.obsm["X_umap"] = fitted.obsm["X_vae"][:, :2]
+    sc_vaenb.tl.corrected(fitted, device="cpu")
+    sc_vaenb.tl.corrected(fitted, genes=genes, device="cpu")
+    of_layer = sc.pl.umap(fitted, color=genes, layer="corrected", show=False)
+    table = sc.AnnData(fitted.obsm["corrected"], obsm={"X_umap": fitted.obsm["X_umap"]})
+    of_table = sc.pl.umap(table, color=genes, show=False)
+    for gene, *axes in zip(genes, of_layer, of_table, strict=True):
+        for ax in axes:
+            drawn = np.sort(ax.collections[0].get_array())
+            np.testing.assert_allclose(drawn, np.sort(fitted.obsm["corrected"][gene]), rtol=1e-6)
+    plt.close("all")

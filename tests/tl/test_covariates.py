@@ -123,7 +123,7 @@ def test_new_cells_are_mapped_with_their_covariates(told, measured, refused):
         ([1], TypeError, r"covariate_keys=\[1\] is not possible"),
         (["kit", "kit"], ValueError, r"covariate_keys=\['kit', 'kit'\] names a column twice"),
         (["nothing"], KeyError, r"covariate_keys='nothing' is not in adata\.obs\. Its columns are"),
-        (["batch"], ValueError, r"covariate_keys holds 'batch', which is the batch_key: .* Leave it out\."),
+        (["batch"], ValueError, r"covariate_keys holds 'batch', which is a batch_key: .* Leave it out\."),
         (["gaps"], ValueError, r"obs\['gaps'\] has no value for 1 cells \(first: '3'\)\. Fill them in"),
         (["infinite"], ValueError, r"obs\['infinite'\] has no value for 1 cells \(first: '3'\)"),
         (["same"], ValueError, r"obs\['same'\] is 2 for every cell: nothing can be learned from it"),

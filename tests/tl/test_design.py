@@ -197,7 +197,7 @@ def test_cells_without_a_label_do_not_count(laid_out):
 @pytest.mark.parametrize(
     ("keys", "error", "text"),
     [
-        ({"label_key": "batch"}, ValueError, "batch_key and label_key are both 'batch'. Give two different"),
+        ({"label_key": "batch"}, ValueError, "batch_key and label_key both name 'batch'. Give two different"),
         ({"condition_key": "absent"}, KeyError, "condition_key='absent' is not in adata.obs"),
         ({"condition_key": "one"}, ValueError, r"obs\['one'\] holds fewer than two conditions"),
         ({"layer": "absent"}, KeyError, "layer='absent' is not in adata.layers"),

@@ -202,7 +202,7 @@ def table(n, **columns):
     ("key", "error", "text"),
     [
         ("nothing", KeyError, r"labels_key='nothing' is not in adata.obs. Its columns are"),
-        ("batch", ValueError, r"labels_key='batch' is the batch_key: the embedding would keep the batches"),
+        ("batch", ValueError, r"labels_key='batch' is a batch_key: the embedding would keep the batches"),
         ("empty", ValueError, r"obs\['empty'\] holds no label \(cells without one are NaN or 'unknown'\)"),
         ("words", ValueError, r"obs\['words'\] holds no label \(cells without one are NaN or 'unknown'\)"),
         ("one", ValueError, r"obs\['one'\] holds only one label \('B'\): there is nothing to tell it from"),

@@ -4,6 +4,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import torch
 
 import sc_vaenb
@@ -334,3 +335,20 @@ def test_without_labels_nothing_is_left_of_what_was_said_of_them(three):
     again = mapped(result, reference)
     assert "vae_transfer" not in again.uns
     assert {"novelty_p", "novel"}.isdisjoint(again.obs)
+
+
+@pytest.mark.parametrize("n_missing", [0, 10])
+def test_query_and_reference_joined_by_the_documented_line_go_on_as_one(three, n_missing):
+    query, reference = three
+    query = mapped(query[:, n_missing:].copy(), reference, label_key="cell_type")
+    joined = ad.concat([query, reference], merge="first", uns_merge="first")
+    before = joined.obsm["X_vae"].copy()
+    np.testing.assert_array_equal(before, np.concatenate([query.obsm["X_vae"], reference.obsm["X_vae"]]))
+    assert joined.varm["vae_loadings"].shape == (joined.n_vars, 6)
+    sc.pp.neighbors(joined, use_rep="X_vae", transformer="sklearn")
+    assert joined.obsp["distances"].shape == (450, 450)
+    sc_vaenb.tl.normalized(joined, device="cpu")
+    assert np.isfinite(joined.layers["normalized"]).all()
+    sc_vaenb.tl.embed(joined, device="cpu")
+    n_same = query.n_obs if n_missing else joined.n_obs  # without its genes, the reference is embedded a bit elsewhere
+    np.testing.assert_allclose(joined.obsm["X_vae"][:n_same], before[:n_same], atol=1e-5)

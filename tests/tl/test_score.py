@@ -115,7 +115,7 @@ def test_scores_survive_a_file(scored, tmp_path):
     ("arguments", "error", "text"),
     [
         ({}, ValueError, "nothing to score by"),
-        ({"batch_key": "batch", "label_key": "batch"}, ValueError, "batch_key and label_key are both 'batch'"),
+        ({"batch_key": "batch", "label_key": "batch"}, ValueError, "batch_key and label_key both name 'batch'"),
         ({"batch_key": "no"}, KeyError, "batch_key='no'"),
         ({"label_key": "no"}, KeyError, "label_key='no'"),
         ({"batch_key": "batch", "embeddings": ["X_no"]}, KeyError, "'X_no' is not in adata.obsm"),
