@@ -1,8 +1,8 @@
 """Negative binomial log-likelihood of whole cells, compiled for CPUs: cell by cell, so that data stay in the cache.
 
 `nb_kernel` needs a dozen passes of PyTorch over (cells x genes); each reads and writes main memory. Here it is one
-pass. The loops over genes have no branches and no calls, so the compiler can use vector instructions. This is why exp
-and log are implemented here (polynomials of Cephes, S. Moshier; relative error 2e-7).
+pass. The loops over genes and over large counts have no branches and no calls, so the compiler can use vector
+instructions. This is why exp and log are implemented here (polynomials of Cephes, S. Moshier; relative error 2e-7).
 """
 
 from __future__ import annotations
