@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import move_new, only_user, work_folder
+from ._join import join
 from ._options import explicit_options
 from ._read import beyond_memory, choose_key, matrices, read, with_counts
 from ._results import params_of, write_results
-from ._tables import add_metadata, join
+from ._tables import add_metadata
 from ._writable import leave_out_unwritable
 from ._write import check_room, echo, in_memory, leave_matrices, make_folder, only_warn, timestamp, write_adata
 

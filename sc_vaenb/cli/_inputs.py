@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 FORMATS = ".h5ad, .zarr, 10x .h5, or a folder with matrix.mtx"
 BACKED = (".h5ad", ".zarr")
+SAMPLE = "sample"  # the column of obs with the input that a cell came from
 RUN = "run.json"  # the file that `compare` writes last
 
 
@@ -97,8 +98,6 @@ def _inputs(options: argparse.Namespace) -> list[Input]:
         if table is not None and not table.is_file():
             raise FileNotFoundError(f"{table} does not exist, or is a folder. Give a table, .csv or .tsv.")
     if options.samples is not None:
-        from ._tables import read_samples
-
         inputs = read_samples(options.samples)
     elif options.adata is not None or len(options.files) == 1:
         inputs = [Input(options.adata or options.files[0])]
@@ -124,3 +123,22 @@ def sample_names(paths: Sequence[Path]) -> list[str]:
         f"no name tells the inputs apart ({', '.join(map(str, paths))}). Give each once, or name them in the column "
         "'sample' of a sheet (--samples)."
     )
+
+
+def read_samples(path: Path) -> list[Input]:
+    """The inputs in a sheet: their paths, from its folder, and further columns. Its column `sample` names them."""
+    from ._tables import read_table
+
+    sheet = read_table(path)
+    if "path" not in sheet or sheet["path"].isna().any() or sheet.empty:
+        raise ValueError(f"{path} needs a column 'path' with a file in each row. Its columns are {list(sheet)}.")
+    paths = [path.parent / str(text) for text in sheet["path"]]
+    names = sheet[SAMPLE].astype(str).tolist() if SAMPLE in sheet else sample_names(paths)
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path}: the column 'sample' names two files alike. Give each a name of its own.")
+    rows = sheet.drop(columns=["path", SAMPLE], errors="ignore").to_dict("records")
+    return [Input(*entry) for entry in zip(paths, names, map(_text_keys, rows), strict=True)]
+
+
+def _text_keys(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in row.items()}

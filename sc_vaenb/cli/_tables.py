@@ -1,22 +1,16 @@
-"""Metadata of cells and sheets of samples: tables as .csv or .tsv, and how they come to cells."""
+"""Tables, .csv or .tsv, and how the metadata of cells in one come to obs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ._inputs import Input, sample_names
-
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-MIN_COMMON = 0.5  # share of the genes of the smallest file that all files must have, or they are of different genomes
-SAMPLE = "sample"  # the column of obs with the file that a cell came from
 
 
 def read_table(path: Path, **options: Any) -> pd.DataFrame:
@@ -28,23 +22,6 @@ def read_table(path: Path, **options: Any) -> pd.DataFrame:
         return pd.read_csv(path, sep=separator, **options)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table: {error}.") from error
-
-
-def read_samples(path: Path) -> list[Input]:
-    """The inputs in a sheet: their paths, from its folder, and further columns. Its column `sample` names them."""
-    sheet = read_table(path)
-    if "path" not in sheet or sheet["path"].isna().any() or sheet.empty:
-        raise ValueError(f"{path} needs a column 'path' with a file in each row. Its columns are {list(sheet)}.")
-    paths = [path.parent / str(text) for text in sheet["path"]]
-    names = sheet[SAMPLE].astype(str).tolist() if SAMPLE in sheet else sample_names(paths)
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path}: the column 'sample' names two files alike. Give each a name of its own.")
-    rows = sheet.drop(columns=["path", SAMPLE], errors="ignore").to_dict("records")
-    return [Input(*entry) for entry in zip(paths, names, map(_text_keys, rows), strict=True)]
-
-
-def _text_keys(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(name): value for name, value in row.items()}
 
 
 def add_columns(adata: AnnData, columns: pd.DataFrame, source: object) -> None:
@@ -71,8 +48,8 @@ def add_metadata(adata: AnnData, path: Path) -> None:
     missing = names[~names.isin(table.index)]
     if len(missing) == len(names):
         raise ValueError(
-            f"--obs {path} has no cell of the input (first names in the table: {_first(table.index)}; in the input: "
-            f"{_first(names)}). Give both the same names."
+            f"--obs {path} has no cell of the input (first names in the table: {first_names(table.index)}; in the input: "
+            f"{first_names(names)}). Give both the same names."
         )
     if len(missing):
         raise ValueError(
@@ -82,48 +59,5 @@ def add_metadata(adata: AnnData, path: Path) -> None:
     add_columns(adata, table.reindex(names), f"--obs {path}")
 
 
-def join(inputs: list[Input], adatas: list[AnnData]) -> tuple[AnnData, list[str]]:
-    """One AnnData of several: the genes in common, `obs["sample"]`, and what is to be said about it."""
-    import anndata
-
-    for entry, adata in zip(inputs, adatas, strict=True):
-        constant = pd.DataFrame(entry.columns, index=adata.obs_names, columns=list(entry.columns))
-        add_columns(adata, constant, "the sheet of --samples")
-    names = [str(entry.sample) for entry in inputs]
-    messages = [_name_samples(names, adatas)]
-    common = reduce(pd.Index.intersection, [adata.var_names for adata in adatas])
-    smallest = min(adata.n_vars for adata in adatas)
-    if len(common) < MIN_COMMON * smallest:
-        genes = "; ".join(f"{entry.path}: {_first(a.var_names)}" for entry, a in zip(inputs, adatas, strict=True))
-        raise ValueError(
-            f"the inputs have {len(common):,} genes in common, and the smallest has {smallest:,} ({genes}). They seem "
-            "to be of different genomes, or to name genes in different ways. Give all the same names of genes."
-        )
-    all_genes = reduce(pd.Index.union, [adata.var_names for adata in adatas])
-    messages.append(f"{len(common):,} genes are in all inputs; {len(all_genes) - len(common):,} others are dropped")
-    lost = sorted({str(name) for a in adatas for name in a.obs} - set.intersection(*({*a.obs} for a in adatas)))
-    if lost:
-        messages.append(f"columns of obs that not all inputs have are dropped: {', '.join(lost)}")
-    ending = None
-    if not reduce(pd.Index.append, [adata.obs_names for adata in adatas]).is_unique:
-        ending = "-"
-        example = f"{adatas[0].obs_names[0]}-{names[0]}"
-        messages.append(f"inputs share names of cells, which get the sample at their end ({example!r})")
-    joined = anndata.concat(dict(zip(names, adatas, strict=True)), join="inner", merge="same", index_unique=ending)
-    return joined, messages
-
-
-def _name_samples(names: list[str], adatas: list[AnnData]) -> str:
-    """Write `obs["sample"]`, unless all have it; say which."""
-    n_with = sum(SAMPLE in adata.obs for adata in adatas)
-    if n_with == len(adatas):
-        return f"obs[{SAMPLE!r}]: as in the inputs, which all have this column"
-    if n_with:
-        raise ValueError(f"{n_with} of {len(adatas)} inputs have obs[{SAMPLE!r}]. Give this column to all, or to none.")
-    for name, adata in zip(names, adatas, strict=True):
-        adata.obs[SAMPLE] = name
-    return f"obs[{SAMPLE!r}]: {', '.join(names)}"
-
-
-def _first(names: pd.Index) -> str:
+def first_names(names: pd.Index) -> str:
     return ", ".join(repr(str(name)) for name in names[:3]) + (", ..." if len(names) > 3 else "")

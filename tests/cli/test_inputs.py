@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from sc_vaenb import cli
-from sc_vaenb.cli._inputs import Input, sample_names
-from sc_vaenb.cli._tables import add_metadata, join, read_samples
+from sc_vaenb.cli._inputs import Input, read_samples, sample_names
+from sc_vaenb.cli._join import join
+from sc_vaenb.cli._tables import add_metadata
 
 FIT = ["--hidden", "8", "--n-latent", "4", "--n-steps", "10"]
 
