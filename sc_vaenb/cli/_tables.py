@@ -48,8 +48,8 @@ def add_metadata(adata: AnnData, path: Path) -> None:
     missing = names[~names.isin(table.index)]
     if len(missing) == len(names):
         raise ValueError(
-            f"--obs {path} has no cell of the input (first names in the table: {first_names(table.index)}; in the input: "
-            f"{first_names(names)}). Give both the same names."
+            f"--obs {path} has no cell of the input (first names in the table: {first_names(table.index)}; "
+            f"in the input: {first_names(names)}). Give both the same names."
         )
     if len(missing):
         raise ValueError(
