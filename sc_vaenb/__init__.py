@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from . import _command
 
-if _command.is_command():  # before the libraries load, which takes seconds
-    _command.listen()
-
-# Before anything runs numba's parallel code, as much of scanpy does: PyTorch's CPU builds would then find the OpenMP
-# library that numba has loaded, and share its threads with it, which makes the steps of a fit twice as slow.
-import torch as _torch  # noqa: F401
-
 if TYPE_CHECKING:
     from . import datasets, metrics, pl, pp, report, tl
+
+if _command.is_command():  # it imports torch once it knows that its arguments are right
+    _command.listen()
+else:
+    # Before anything runs numba's parallel code, as much of scanpy does: PyTorch's CPU builds would then find the
+    # OpenMP library that numba has loaded, and share its threads with it, which makes the steps of a fit twice as slow.
+    import torch as _torch  # noqa: F401
 
 __all__ = ["datasets", "metrics", "pl", "pp", "report", "tl"]
 __version__ = version("sc_vaenb")

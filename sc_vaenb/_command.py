@@ -44,7 +44,7 @@ def listen() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     Received.number = number
-    if Received.loading:  # nothing to clean up yet, and code that imports may hide an exception
+    if Received.loading:  # there is nothing to clean up yet
         with suppress(OSError):  # the terminal is gone
             os.write(2, f"sc-vaenb: {SIGNALS[signal.Signals(number)]}\n".encode())
         os._exit(128 + number)
@@ -68,6 +68,16 @@ def running() -> Iterator[None]:
         sys.unraisablehook, sys.excepthook = hooks
         for number, handler in handlers_before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While libraries load, a signal ends the process at once: code that imports may hide an exception."""
+    Received.loading = True
+    try:
+        yield
+    finally:
+        Received.loading = False
 
 
 def _resend_lost_signal(unraisable: Any) -> None:

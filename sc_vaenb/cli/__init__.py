@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .. import __version__
 from .._caches import ensure_caches
-from .._command import exit_code_and_word, ignore_signals, running
-from ._options import add_options
+from .._command import exit_code_and_word, ignore_signals, loading, running
+from ._inputs import check_compare, check_file, check_fit, check_nothing
+from ._options import GROUPS, Groups, add_options, check_options, without_import
 from ._write import one_line
 
 OUT = Path("results_comparison")
@@ -30,6 +32,7 @@ examples:
   sc-vaenb cvae data.h5ad --batch-key sample
   sc-vaenb --adata processed.h5ad --counts raw_counts.h5ad cvae --recon nb
   sc-vaenb compare data.h5ad --batch-key sample --label-key celltype
+  sc-vaenb compare day0.h5 day3.h5 day7.h5
   sc-vaenb compare --help
 
 Files: .h5ad, .zarr, 10x .h5, or a folder with matrix.mtx.
@@ -38,6 +41,7 @@ Exit codes: 0 done, 1 refused or failed, 2 not understood, 130 interrupted (Ctrl
 FIT_EXAMPLES = """\
 examples:
   sc-vaenb {0} data.h5ad --batch-key sample --label-key celltype
+  sc-vaenb {0} folder_of_10x --obs metadata.csv --batch-key donor
   sc-vaenb --adata processed.h5ad --counts raw_counts.h5ad {0} --recon nb --n-latent 20
 
 The raw counts are looked for in layers and X, or are those of --counts, whose cells and genes are matched by name.
@@ -46,6 +50,7 @@ Results go to a folder of their own, results_comparison/{1}_NB_<timestamp>/: lat
 COMPARE_EXAMPLES = """\
 examples:
   sc-vaenb compare data.h5ad --batch-key sample --label-key celltype --n-seeds 3
+  sc-vaenb compare day0.h5 day3.h5 day7.h5
   sc-vaenb compare --save-only
 
 Writes to --out: report.html, report.csv, figures, comparison.h5ad (everything in one AnnData), and a folder for each
@@ -96,9 +101,11 @@ def _run(arguments: list[str]) -> int:
             # these come from other libraries, and a user of the command cannot avoid them
             warnings.simplefilter("ignore", FutureWarning)
             warnings.simplefilter("ignore", DeprecationWarning)
+            options.check(options)
+            _load(options)
             _set_rank(options)
-            _set_verbosity(options.quiet)
-            options.run(options)
+            module, function = options.run
+            getattr(import_module(module, __name__), function)(options)
             sys.stdout.flush()
     except BrokenPipeError:  # as in `sc-vaenb info FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -125,13 +132,18 @@ def _set_rank(options: argparse.Namespace) -> None:
         options.quiet |= options.rank > 0
 
 
-def _set_verbosity(quiet: bool) -> None:
-    import matplotlib as mpl
+def _load(options: argparse.Namespace) -> None:
+    """Import what takes seconds: torch before scanpy, as in `sc_vaenb/__init__.py`."""
+    if "scanpy" not in sys.modules and not options.quiet and os.environ.get("RANK", "0") == "0":
+        print("loading libraries", file=sys.stderr, flush=True)
+    with loading():
+        import torch  # noqa: F401, I001
+        import matplotlib as mpl
 
-    mpl.use("Agg")
-    import scanpy as sc
+        mpl.use("Agg")
+        import scanpy as sc
 
-    sc.settings.verbosity = "error" if quiet else "info"
+    sc.settings.verbosity = "error" if options.quiet else "info"
 
 
 class Parser(argparse.ArgumentParser):
@@ -169,20 +181,21 @@ def _parser(arguments: Sequence[str]) -> Parser:
             description=summary[0].upper() + summary[1:] + ".",
             epilog=epilog,
         )
-        command.set_defaults(parser=command, run_with_source=name in WITH_SOURCE)
+        command.set_defaults(parser=command, run_with_source=name in WITH_SOURCE, check=check_nothing)
+        if name in arguments:
+            groups = {group: command.add_argument_group(group) for group in GROUPS}
+            add_arguments(command, groups)
         # General options may also follow the command; without them, those before the command are used.
         _add_general(command, argparse.SUPPRESS)
-        if name in arguments:  # the options come from signatures of functions, whose import takes seconds
-            add_arguments(command)
     return parser
 
 
-def _add_general(parser: argparse.ArgumentParser, default: object) -> None:
+def _add_general(parser: argparse._ActionsContainer, default: object) -> None:
     parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
     parser.add_argument("--quiet", action="store_true", default=default, help="only results and errors")
 
 
-def _add_source(parser: argparse.ArgumentParser, default: object) -> None:
+def _add_source(parser: argparse._ActionsContainer, default: object) -> None:
     settings: dict[str, Any] = {"type": Path, "metavar": "FILE", "default": default}
     parser.add_argument("--adata", help="cells and genes, in the place of FILE (vae, cvae, compare)", **settings)
     parser.add_argument(
@@ -190,98 +203,107 @@ def _add_source(parser: argparse.ArgumentParser, default: object) -> None:
     )
 
 
-def _add_out(parser: argparse.ArgumentParser, default: Path | None, meaning: str, **settings: Any) -> None:
+def _add_inputs(parser: argparse.ArgumentParser, group: argparse._ActionsContainer) -> None:
+    """The inputs of a fit: files, metadata of cells, a sheet of samples."""
+    parser.usage = f"{parser.prog} FILE [FILE ...] [options]"  # the list of all options would fill a page
+    text = "cells and genes; or --adata FILE. Several are joined: each is a sample, named in obs['sample']"
+    group.add_argument("files", type=Path, nargs="*", metavar="FILE", help=text)
+    _add_source(group, argparse.SUPPRESS)
+    text = "metadata of the cells, .csv or .tsv: names of cells in its first column, columns of obs in the others"
+    group.add_argument("--obs", type=Path, metavar="TABLE", help=text)
+    text = "a sheet of inputs, .csv or .tsv, in the place of FILE: column path, and others that become columns of obs"
+    group.add_argument("--samples", type=Path, metavar="SHEET", help=text)
+
+
+def _add_out(group: argparse._ActionsContainer, default: Path | None, meaning: str, **settings: Any) -> None:
     text = f"{meaning}. Default: %(default)s." if default is not None else meaning
-    parser.add_argument("--out", type=Path, default=default, metavar="PATH", help=text, **settings)
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    group.add_argument("--out", type=Path, default=default, metavar="PATH", help=text, **settings)
+    group.add_argument("--force", action="store_true", help="replace what is there")
 
 
-def _add_keys(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch-key", metavar="COLUMN", help="column of obs with the batch of each cell")
-    parser.add_argument("--label-key", metavar="COLUMN", help="column of obs with the cell types; none: no labels")
+def _add_keys(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--batch-key", metavar="COLUMN", help="column of obs with the batch of each cell")
+    group.add_argument("--label-key", metavar="COLUMN", help="column of obs with the cell types; none: no labels")
 
 
-def _demo_options(parser: argparse.ArgumentParser) -> None:
-    from ._demo import run_demo
-
-    _add_out(parser, Path("sc_vaenb_demo"), "folder for results")
-    parser.set_defaults(run=run_demo)
+def _demo_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    _add_out(groups["output"], Path("sc_vaenb_demo"), "folder for results")
+    parser.set_defaults(run=("._demo", "run_demo"))
 
 
-def _fit_options(parser: argparse.ArgumentParser, method: str) -> None:
-    from .. import pp, tl
-    from ._fit import run_fit
-
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="cells and genes; or --adata FILE")
-    _add_source(parser, argparse.SUPPRESS)
-    _add_keys(parser)
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s.")
+def _fit_options(parser: argparse.ArgumentParser, groups: Groups, method: str) -> None:
+    _add_inputs(parser, groups["input"])
     text = "leave X and layers in FILE (.h5ad or .zarr, CSR or dense), for files larger than memory"
-    parser.add_argument("--backed", action="store_true", help=text)
+    groups["input"].add_argument("--backed", action="store_true", help=text)
+    _add_keys(groups["batches"])
+    groups["output"].add_argument(
+        "--out", type=Path, default=OUT, metavar="FOLDER", help="for results. Default: %(default)s."
+    )
     text = f"keep the state of the fit in {method}_checkpoint in --out, and go on from there if it was killed"
-    parser.add_argument("--resume", action="store_true", help=text)
-    parser.add_argument("--mog", action="store_true", help="a mixture of Gaussians as prior: short for --prior mog")
-    add_options(parser, pp.prepare, ["log1p", "copy"])
-    set_by_command = ["layer", "allow_non_integer", "key_added", "copy"]
-    add_options(parser, tl.cvae if method == "cvae" else tl.vae, set_by_command)
-    parser.set_defaults(run=run_fit, method=method)
+    groups["run"].add_argument("--resume", action="store_true", help=text)
+    text = "a mixture of Gaussians as prior: short for --prior mog"
+    groups["model"].add_argument("--mog", action="store_true", help=text)
+    prepare, function = without_import("pp.prepare"), without_import(f"tl.{method}")
+    add_options(groups, prepare, ["log1p", "copy"])
+    add_options(groups, function, ["layer", "allow_non_integer", "key_added", "copy"])
+    parser.set_defaults(
+        run=("._fit", "run_fit"), method=method, check=partial(_check_all, check_fit, [prepare, function])
+    )
 
 
-def _compare_options(parser: argparse.ArgumentParser) -> None:
-    from .. import pp, tl
-    from ._compare import run_compare
-
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="cells and genes; or --adata FILE")
-    _add_source(parser, argparse.SUPPRESS)
-    _add_keys(parser)
-    _add_out(parser, OUT, "folder for results")
-    parser.add_argument("--backed", action="store_true", help=argparse.SUPPRESS)  # refused, with the reason
-    parser.add_argument("--save-only", action="store_true", help="only draw again from the results in --out")
-    add_options(parser, pp.prepare, ["log1p", "copy", "allow_non_integer"])
-    add_options(parser, tl.compare, ["label_key", "layer", "variants", "key_added", "copy"])
-    parser.set_defaults(run=run_compare)
+def _compare_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    _add_inputs(parser, groups["input"])
+    groups["input"].add_argument("--backed", action="store_true", help=argparse.SUPPRESS)  # refused, with the reason
+    _add_keys(groups["batches"])
+    _add_out(groups["output"], OUT, "folder for results")
+    groups["output"].add_argument("--save-only", action="store_true", help="only draw again from the results in --out")
+    prepare, function = without_import("pp.prepare"), without_import("tl.compare")
+    add_options(groups, prepare, ["log1p", "copy", "allow_non_integer"])
+    add_options(groups, function, ["label_key", "layer", "variants", "key_added", "copy"])
+    parser.set_defaults(run=("._compare", "run_compare"), check=partial(_check_all, check_compare, [prepare, function]))
 
 
-def _score_options(parser: argparse.ArgumentParser) -> None:
-    from .. import tl
-    from ._files import run_score
-
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--embeddings", metavar="KEY,KEY,...", help="keys of obsm. Default: all that can be scored.")
-    _add_keys(parser)
-    _add_out(parser, None, "CSV file to write the scores to as well")
-    add_options(parser, tl.score, ["batch_key", "label_key", "key_added", "copy"])
-    parser.set_defaults(run=run_score)
-
-
-def _report_options(parser: argparse.ArgumentParser) -> None:
-    from ._files import run_report
-
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.add_argument("--key", default="compare", help="where in uns the comparison is. Default: %(default)s.")
-    _add_out(parser, None, "HTML file. Default: the name of FILE with .html")
-    parser.set_defaults(run=run_report)
+def _score_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    groups["input"].add_argument("file", type=Path, metavar="FILE")
+    text = "keys of obsm. Default: all that can be scored."
+    groups["input"].add_argument("--embeddings", metavar="KEY,KEY,...", help=text)
+    _add_keys(groups["batches"])
+    _add_out(groups["output"], None, "CSV file to write the scores to as well")
+    function = without_import("tl.score")
+    add_options(groups, function, ["batch_key", "label_key", "key_added", "copy"])
+    parser.set_defaults(run=("._files", "run_score"), check=partial(_check_all, check_file, [function]))
 
 
-def _simulate_options(parser: argparse.ArgumentParser) -> None:
-    from ..datasets import simulate
-    from ._files import run_simulate
-
-    _add_out(parser, None, "file to write, .h5ad or .zarr", required=True)
-    parser.add_argument("--n-cells", type=int, default=1000, help="Number of cells. Default: %(default)s.")
-    parser.add_argument("--n-genes", type=int, default=500, help="Number of genes. Default: %(default)s.")
-    add_options(parser, simulate, ["composition"])
-    parser.set_defaults(run=run_simulate)
+def _report_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    groups["input"].add_argument("file", type=Path, metavar="FILE")
+    text = "where in uns the comparison is. Default: %(default)s."
+    groups["input"].add_argument("--key", default="compare", help=text)
+    _add_out(groups["output"], None, "HTML file. Default: the name of FILE with .html")
+    parser.set_defaults(run=("._files", "run_report"), check=check_file)
 
 
-def _info_options(parser: argparse.ArgumentParser) -> None:
-    from ._files import run_info
+def _simulate_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    _add_out(groups["output"], None, "file to write, .h5ad or .zarr", required=True)
+    groups["model"].add_argument("--n-cells", type=int, default=1000, help="Number of cells. Default: %(default)s.")
+    groups["model"].add_argument("--n-genes", type=int, default=500, help="Number of genes. Default: %(default)s.")
+    add_options(groups, without_import("datasets.simulate"), ["composition"])
+    parser.set_defaults(run=("._files", "run_simulate"))
 
-    parser.add_argument("file", type=Path, metavar="FILE")
-    parser.set_defaults(run=run_info)
+
+def _info_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    groups["input"].add_argument("file", type=Path, metavar="FILE")
+    parser.set_defaults(run=("._files", "run_info"), check=check_file)
 
 
-COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], str, str]] = {
+def _check_all(
+    check: Callable[[argparse.Namespace], None], functions: Sequence[Callable], options: argparse.Namespace
+) -> None:
+    check(options)
+    for function in functions:
+        check_options(options, function)
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser, Groups], None], str, str]] = {
     "demo": (_demo_options, "the main job on 700 real cells, without network", "example: sc-vaenb demo --out my_demo"),
     "vae": (
         partial(_fit_options, method="vae"),

@@ -22,10 +22,11 @@ from ._fit import (
     prepare,
     read_input,
 )
+from ._inputs import RUN, check_replaced
 from ._options import explicit_options
 from ._read import choose_key, read
 from ._results import write_results
-from ._stranger import DATA, REPORT, RUN, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
+from ._stranger import DATA, REPORT, UNFINISHED, check_comparison, method_in, read_run, remove_replaced
 from ._write import check_space, echo, make_folder, only_warn, save_figure, timestamp, write_adata, write_json
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 def run_compare(options: argparse.Namespace) -> None:
     """Read, prepare, compare, draw and write; with --save-only, only draw the stored comparison again."""
+    from scanpy import logging as logg
+
     start = time.perf_counter()
     out: Path = options.out
     if options.save_only:
@@ -46,17 +49,15 @@ def run_compare(options: argparse.Namespace) -> None:
         with _only_run(out):
             adata, run = read(out / DATA), read_run(out)
             check_comparison(adata, run, out / DATA)
-            echo_unless_quiet(options, "drawing")
+            logg.info("drawing and writing")
             _draw_again(adata, out, run)
     else:
         _earlier_run(out, options.force)
-        if options.backed:
-            raise ValueError("compare computes PCA, which needs all counts in memory. --backed goes with vae and cvae.")
         adata, arguments = _read_and_check(options)
         with _only_run(out):
             earlier_run = _earlier_run(out, options.force)  # check again: another run may have ended in between
             _compute(adata, arguments, options)
-            echo_unless_quiet(options, "drawing")
+            logg.info("drawing and writing")
             run = _draw(adata, arguments, options)
             for folder in remove_replaced(
                 out, set(earlier_run.get("folders", {}).values()) - set(run["folders"].values())
@@ -73,11 +74,7 @@ def run_compare(options: argparse.Namespace) -> None:
 
 def _earlier_run(out: Path, force: bool) -> dict[str, Any]:
     """The content of run.json of an earlier comparison, which is replaced only with --force."""
-    if (out / RUN).exists() and not force:
-        raise FileExistsError(
-            f"{out} holds a comparison. Pass --force to replace it (what is unchanged is not computed again), "
-            "--save-only to draw it again, or another --out."
-        )
+    check_replaced(out, force)
     return read_run(out)
 
 

@@ -10,13 +10,11 @@ import numpy as np
 from .._files import write_text
 from ._fit import BATCH_NAMES, LABEL_NAMES, warn_of_circular
 from ._options import explicit_options
-from ._read import choose_key, read
+from ._read import choose_key, matrices, read
 from ._write import check_new, echo, make_folder, write_adata
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-ROWS = 1000  # of a matrix that are read to describe it
 
 
 def run_simulate(options: argparse.Namespace) -> None:
@@ -65,12 +63,8 @@ def run_report(options: argparse.Namespace) -> None:
 def run_info(options: argparse.Namespace) -> None:
     adata = read(options.file)
     echo(f"{options.file}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
-    matrices = {"X": adata.X, **{f"layers[{name!r}]": layer for name, layer in adata.layers.items() if name}}
-    if adata.raw is not None:
-        matrices["raw"] = adata.raw.X
-    for name, matrix in matrices.items():
-        if matrix is not None:
-            echo(f"{name}: {_describe_matrix(matrix)}")
+    for name, matrix, content in matrices(adata):
+        echo(f"{name}: {matrix.dtype} {getattr(matrix, 'format', 'dense')}, {content}")
     for column in map(str, adata.obs.columns):
         values = adata.obs[column]
         kind = "numbers" if values.dtype.kind in "fiu" else f"{values.nunique():,} values"
@@ -80,18 +74,6 @@ def run_info(options: argparse.Namespace) -> None:
     for key, record in adata.uns.items():
         for line in _describe_record(adata, key, record):
             echo(line)
-
-
-def _describe_matrix(matrix: Any) -> str:
-    first_rows = matrix[:ROWS]
-    values = np.asarray(first_rows.data if hasattr(first_rows, "indptr") else first_rows).ravel()
-    matrix_type = f"{matrix.dtype} {getattr(matrix, 'format', 'dense')}"
-    if not len(values) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
-        return f"{matrix_type}, not counts"
-    if values.min() < 0:
-        return f"{matrix_type}, negative values: no counts"
-    is_whole = (values == np.rint(values)).all()
-    return f"{matrix_type}, {'whole numbers: raw counts' if is_whole else 'fractions: no raw counts'}"
 
 
 def _describe_record(adata: AnnData, key: str, record: Any) -> list[str]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import move_new, only_user, work_folder
+from ._join import join
 from ._options import explicit_options
-from ._read import beyond_memory, choose_key, read, with_counts
+from ._read import beyond_memory, choose_key, matrices, read, with_counts
 from ._results import params_of, write_results
+from ._tables import add_metadata
 from ._writable import leave_out_unwritable
 from ._write import check_space, drop_matrices_on_disk, echo, in_memory, make_folder, only_warn, timestamp, write_adata
 
@@ -31,12 +33,8 @@ def run_fit(options: argparse.Namespace) -> None:
     from .. import tl
     from ..tl._arguments import forget_states
 
-    if options.mog and getattr(options, "prior", "mog") != "mog":
-        raise ValueError(f"--mog and --prior {options.prior} are two priors. Give one.")
     if options.mog:
         options.prior = "mog"
-    if options.resume and getattr(options, "checkpoint", None) is not None:
-        raise ValueError("--resume and --checkpoint both name a folder for the state of the fit. Give one.")
     start = time.perf_counter()
     function = tl.cvae if options.method == "cvae" else tl.vae
     adata = read_input(options)
@@ -69,7 +67,7 @@ def run_fit(options: argparse.Namespace) -> None:
     for path in sorted(folder.iterdir()):
         echo_unless_quiet(options, f"  {path.name}")
     if options.backed:
-        counts = options.file or options.adata
+        counts = options.inputs[0].path
         echo_unless_quiet(options, f"X and layers stay in {counts}: {method_of(key, adata)}.h5ad holds everything else")
 
 
@@ -100,9 +98,12 @@ def _write_fit(
     adata: AnnData, key: str, batch_key: str | None, label_key: str | None, options: argparse.Namespace
 ) -> Path:
     """Cluster, score and write. If a step fails (except writing to disk), only its own result is left out."""
+    from scanpy import logging as logg
+
     from .. import tl
     from ..tl._graph import neighbors_leiden_umap
 
+    logg.info("computing neighbours, clusters and the UMAP")
     with only_warn("the UMAP with the clusters"):
         neighbors_leiden_umap(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     score_keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
@@ -113,6 +114,7 @@ def _write_fit(
     if score_keys:
         with only_warn("metrics.csv"):
             tl.score(adata, f"X_{key}", **score_keys, key_added=f"{key}_scores")
+    logg.info("drawing and writing")
     method = method_of(key, adata)
     columns = {"sample": batch_key, "celltype": label_key}
     with work_folder(options.out) as work:
@@ -159,27 +161,36 @@ def labels_to_score(
 
 
 def read_input(options: argparse.Namespace) -> AnnData:
-    """The AnnData of the command, with the counts of a second file if there is one."""
-    path = options.file or options.adata
-    if path is None:
-        raise ValueError("there is no input: give a FILE, or --adata FILE.")
-    if options.file is not None and options.adata is not None:
-        raise ValueError(f"there are two inputs: {options.file} and --adata {options.adata}. Give one.")
-    if options.backed and options.counts is not None:
-        raise ValueError("--backed leaves counts in their place, and --counts puts them in another order. Give one.")
-    if not options.backed and (sizes := beyond_memory(path)):
-        from scanpy import logging as logg
-
-        needed, memory = (f"{value / 2**30:,.1f} GiB" for value in sizes)
-        advice = "If it runs out, leave the counts in the file: vae or cvae with --backed."
-        logg.warning(f"{path} needs at least {needed} of memory, and this machine has {memory}. {advice}")
-    adata = read(path, backed=options.backed)
-    echo_unless_quiet(options, f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
+    """The AnnData of the command: inputs joined, with the metadata and the counts of other files if there are any."""
+    adatas = [_read_one(entry.path, options) for entry in options.inputs]
+    adata = adatas[0]
+    if options.inputs[0].sample is not None:
+        adata, messages = join(options.inputs, adatas)
+        messages.append(f"{len(adatas)} inputs: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
+        for message in messages:
+            echo_unless_quiet(options, message)
+    if options.obs is not None:
+        n_columns = adata.obs.shape[1]
+        add_metadata(adata, options.obs)
+        echo_unless_quiet(options, f"{options.obs}: {', '.join(map(str, adata.obs.columns[n_columns:]))} in obs")
     if options.counts is not None:
         adata, message = with_counts(adata, read(options.counts), getattr(options, "layer", None))
         options.layer = "counts"
         echo_unless_quiet(options, message)
     leave_out_unwritable(adata)
+    return adata
+
+
+def _read_one(path: Path, options: argparse.Namespace) -> AnnData:
+    from scanpy import logging as logg
+
+    logg.info(f"reading {path}")
+    if not options.backed and (sizes := beyond_memory(path)):
+        needed, memory = (f"{value / 2**30:,.1f} GiB" for value in sizes)
+        advice = "If it runs out, leave the counts in the file: vae or cvae with --backed."
+        logg.warning(f"{path} needs at least {needed} of memory, and this machine has {memory}. {advice}")
+    adata = read(path, backed=options.backed)
+    echo_unless_quiet(options, f"{path}: {adata.n_obs:,} cells x {adata.n_vars:,} genes")
     return adata
 
 
@@ -193,7 +204,9 @@ def prepare(adata: AnnData, batch_key: str | None, options: argparse.Namespace) 
         if "no raw counts" not in str(error):
             raise
         advice = "Give a second file that has them with --counts FILE, or the name of their layer with --layer NAME."
-        raise ValueError(f"{options.file or options.adata} holds no raw counts. {advice} ({error})") from error
+        advice += "".join(f" {name} holds {content}." for name, _, content in matrices(adata) if "--layer" in content)
+        paths = ", ".join(str(entry.path) for entry in options.inputs)
+        raise ValueError(f"{paths} holds no raw counts. {advice} ({error})") from error
 
 
 def layer_of(adata: AnnData) -> str | None:
@@ -231,5 +244,6 @@ def echo_unless_quiet(options: argparse.Namespace, text: str) -> None:
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """How the results were made: command, input files and package versions."""
-    files = {name: str(Path(path)) for name in ("file", "adata", "counts") if (path := getattr(options, name, None))}
+    files = {f"file {i}": str(entry.path) for i, entry in enumerate(options.inputs, 1)}
+    files |= {name: str(path) for name in ("samples", "obs", "counts") if (path := getattr(options, name)) is not None}
     return {"command": options.command, "input": files, "versions": {name: version(name) for name in PACKAGES}}

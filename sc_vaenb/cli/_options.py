@@ -1,12 +1,18 @@
-"""Make options of the command line from the parameters of the public functions."""
+"""Make options of the command line from the parameters of the public functions.
+
+They are read from the source, because to import a public function takes seconds.
+"""
 
 from __future__ import annotations
+import __future__
 
 import argparse
 import ast
 import inspect
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 NUMBERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "str": str}
@@ -16,12 +22,45 @@ LISTS: dict[str, tuple[Callable[[str], Any], str, str]] = {  # type of the items
 }
 
 
-def add_options(parser: argparse.ArgumentParser, function: Callable, leave_out: Collection[str] = ()) -> None:
+GROUPS: dict[str, tuple[str, ...]] = {  # groups of the help, and parameters in each
+    "input": ("layer", "mask_var", "n_top_genes", "size_factor", "allow_non_integer", "protein_key"),
+    "batches": (
+        *("overlap", "controls", "condition", "encode_batch", "align", "adversary", "mmd"),
+        *("labels_key", "unlabeled", "covariate_keys", "condition_key"),
+    ),
+    "model": (),  # all others
+    "output": (),
+    "run": ("device", "rng", "checkpoint", "max_cells"),
+}
+Groups = Mapping[str, argparse._ArgumentGroup]
+
+
+def without_import(name: str) -> Callable:
+    """A function with the signature and docstring of a public function such as "tl.cvae", which is not imported."""
+    part, function_name = name.split(".")
+    folder = Path(__file__).parents[1] / part
+    tree = ast.parse((folder / f"_{function_name}.py").read_text(encoding="utf-8"))
+    (node,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function_name)
+    node.decorator_list, node.body = [], node.body[:1]
+    scope: dict[str, Any] = {"__name__": f"sc_vaenb.{part}._{function_name}"}
+    flags = __future__.annotations.compiler_flag  # so that annotations stay text
+    exec(compile(ast.Module([node], []), f"<signature of {name}>", "exec", flags, True, 0), scope)
+    function = scope[function_name]
+    if "{parameters}" in function.__doc__:  # the part that `tl.vae` and `tl.cvae` share
+        shared = ast.parse((folder / "_parameters.py").read_text(encoding="utf-8"))
+        assignments = (statement for statement in shared.body if isinstance(statement, ast.Assign))
+        (text,) = (ast.literal_eval(a.value) for a in assignments if ast.unparse(a.targets[0]) == "PARAMETERS")
+        function.__doc__ = inspect.cleandoc(function.__doc__).replace("{parameters}", dedent("    " + text))
+    return function
+
+
+def add_options(groups: Groups, function: Callable, leave_out: Collection[str] = ()) -> None:
     """Add an option for each keyword-only parameter, with its name, type, choices, default and description."""
     texts = described(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is not parameter.KEYWORD_ONLY or name in leave_out:
             continue
+        parser = groups[next((group for group, names in GROUPS.items() if name in names), "model")]
         names = ["--" + name.replace("_", "-"), *(["--recon"] if name == "likelihood" else [])]
         # An option that the user did not pass is not set, so the function uses its default.
         help_text = _help(texts.get(name, ""), parameter.default)
@@ -43,6 +82,15 @@ def explicit_options(options: argparse.Namespace, function: Callable) -> dict[st
     parameters = inspect.signature(function).parameters.values()
     names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
+
+def check_options(options: argparse.Namespace, function: Callable) -> None:
+    """Check the values that the user passed as the function will do it."""
+    explicit = explicit_options(options, function)
+    if explicit:
+        from .._checks import check_values
+
+        check_values(function, explicit)
 
 
 def described(function: Callable) -> dict[str, str]:

@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ._inputs import BACKED, check_format
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 LOCKED = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK, errno.ENOLCK}
 NOT_READABLE = {errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENXIO}
-FORMATS = ".h5ad, .zarr, 10x .h5, or a folder with matrix.mtx"
-BACKED = (".h5ad", ".zarr")
 N_COPIES = 2  # of X that a command holds in memory at least: X, and the counts of all genes as a layer
+ROWS, RAW_COUNTS = 1000, "whole numbers: raw counts"  # rows of a matrix that are read to describe it, and for counts
 MIN_MATCHED = 0.5  # share of cells and genes that the file with counts must have, or it is of another data set
 
 
 def read(path: Path, *, backed: bool = False) -> AnnData:
     """Read an AnnData; the file name determines the format. With `backed`, X and layers stay in the file."""
+    mtx = check_format(path, backed=backed)
     import anndata
     import scanpy as sc
 
     readers = getattr(sc, "io", sc)  # since scanpy 1.13 they are in scanpy.io
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist.") from None
-    except OSError as error:  # such as a path that is too long
-        raise OSError(f"{path} cannot be opened: {error.strerror}.") from error
-    mtx = sorted(path.glob("*matrix.mtx*")) if is_folder else []
-    if path.suffix not in {".h5ad", ".zarr", ".h5"} and not mtx:
-        what = "is a folder without matrix.mtx" if is_folder else f"has the ending {path.suffix!r}"
-        raise ValueError(f"{path} {what}. Give {FORMATS}.")
-    if is_folder and path.suffix in {".h5ad", ".h5"}:
-        raise IsADirectoryError(f"{path} is a folder, not a file. Give {FORMATS}.")
-    if backed and path.suffix not in BACKED:
-        raise ValueError(
-            f"--backed takes {' or '.join(BACKED)}, and {path} is neither. Convert it, or leave out --backed."
-        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, and about duplicate names, which are made unique below
@@ -74,7 +60,7 @@ def _prefix(path: Path, mtx: list[Path]) -> str:
         raise Unreadable(
             f"{path} holds the files of {len(prefixes)} samples ({', '.join(f'{p}matrix.mtx' for p in prefixes[:3])}"
             f"{', ...' if len(prefixes) > 3 else ''}). Put the three files of each into a folder of its own and read "
-            "one, or join them with anndata.concat first."
+            "all these folders: they are joined, and each is a sample."
         )
     return prefixes[0]
 
@@ -184,6 +170,35 @@ def with_counts(adata: AnnData, counts: AnnData, layer: str | None) -> tuple[Ann
     matrix = checked_matrix(matrix, f"--counts: {where}")
     adata.layers["counts"] = matrix[rows][:, columns]
     return adata, message
+
+
+def matrices(adata: AnnData) -> Iterator[tuple[str, Any, str]]:
+    """X, layers and raw: name, matrix, and whether a command takes it for raw counts."""
+    from ..pp._find_counts import is_searched
+
+    if adata.X is not None:
+        yield "X", adata.X, _content(adata.X)
+    for name, layer in adata.layers.items():
+        if name is not None:  # anndata 0.13 lists X as None
+            content = _content(layer)
+            if content == RAW_COUNTS and not is_searched(name):
+                content = f"whole numbers: raw counts only if you say so, with --layer {name}"
+            yield f"layers[{name!r}]", layer, content
+    if adata.raw is not None:
+        yield "raw", adata.raw.X, _content(adata.raw.X)
+
+
+def _content(matrix: Any) -> str:
+    """What the first rows of a matrix hold."""
+    import numpy as np
+
+    first_rows = matrix[:ROWS]
+    values = np.asarray(first_rows.data if hasattr(first_rows, "indptr") else first_rows).ravel()
+    if not len(values) or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        return "not counts"
+    if values.min() < 0:
+        return "negative values: no counts"
+    return RAW_COUNTS if (values == np.rint(values)).all() else "fractions: no raw counts"
 
 
 def choose_key(adata: AnnData, option: str, key: str | None, usual: tuple[str, ...], *, needed: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,15 +47,22 @@ def write_results(
             np.save(path, array)
     write_json({"method": method, **about, "params": params_of(adata, key)}, folder / "params.json")
     if f"X_umap_{key}" in adata.obsm:
-        for what, column in {**columns, "leiden": f"leiden_{key}"}.items():
+        for column in (*columns.values(), f"leiden_{key}"):
             if column is not None:
-                save_figure(partial(_umap, adata, method, key, column), folder / f"{method}_umap_{what}.svg")
+                path = folder / f"{method}_umap_{_in_name(column)}.svg"
+                save_figure(partial(_umap, adata, method, key, column), path)
     if "history" in adata.uns.get(key, ()):
         save_figure(partial(losses, adata, key), folder / "training_losses.svg")
     if columns["celltype"] is not None:
-        save_table(partial(_silhouette, embedding, adata, columns["celltype"]), folder / "silhouette_celltype.txt")
+        name = f"silhouette_{_in_name(columns['celltype'])}.txt"
+        save_table(partial(_silhouette, embedding, adata, columns["celltype"]), folder / name)
     if scores is not None:
         save_table(lambda: metrics_of(scores, f"X_{key}").to_csv(), folder / "metrics.csv")
+
+
+def _in_name(column: str) -> str:
+    """A column's name as part of a file's name."""
+    return re.sub(r"[^\w.-]", "_", column)[:50]  # at most 200 bytes
 
 
 def params_of(adata: AnnData, key: str) -> dict[str, Any]:

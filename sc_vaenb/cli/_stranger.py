@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .._files import is_real_folder
+from ._inputs import RUN
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-DATA, RUN, REPORT = "comparison.h5ad", "run.json", "report.html"
+DATA, REPORT = "comparison.h5ad", "report.html"
 UNFINISHED = "unfinished.h5ad"  # results of an interrupted run that was to replace a comparison
 MAX_BYTES = 10**6  # of run.json, which usually has a few kilobytes
 FOLDER = re.compile(r"([A-Z0-9_]{1,100})_\d{8}_\d{6}(_\d{1,6})?")  # method, time, number
 KEY = re.compile(r"[a-z0-9_]{1,100}")  # of a method in the AnnData
 RESULTS = re.compile(
-    r"latents\.npy|latents_z\.npy|[A-Z0-9_]+_umap_(sample|celltype|leiden)\.svg|training_losses\.svg"
-    r"|silhouette_celltype\.txt|metrics\.csv|params\.json"
+    r"latents\.npy|latents_z\.npy|[A-Z0-9_]+_umap_[\w.-]{1,200}\.svg|training_losses\.svg"
+    r"|silhouette_[\w.-]{1,200}\.txt|metrics\.csv|params\.json"
 )
 
 

@@ -12,10 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from scipy import sparse
-
 from .._files import atomic_path, work_folder, write_bytes, write_text
+from ._inputs import check_folder
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,6 +30,9 @@ def drop_matrices_on_disk(adata: AnnData) -> None:
 
 
 def in_memory(matrix: Any) -> bool:
+    import numpy as np
+    from scipy import sparse
+
     return matrix is None or isinstance(matrix, np.ndarray) or sparse.issparse(matrix)
 
 
@@ -111,8 +112,7 @@ def check_new(path: Path, force: bool) -> None:
 
 def make_folder(out: Path) -> None:
     """Make the folder for results, and check that it is writable before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file, not a folder. Pass another --out.")
+    check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with work_folder(out):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ReadMatrix = Callable[[], tuple[Any, str]]  # returns a matrix and its name
 
-COUNT_LAYER = re.compile("count|raw|umi", re.IGNORECASE)  # names of layers that are searched, besides "counts"
+COUNT_LAYER = re.compile("count|raw|umi", re.IGNORECASE)  # names of layers that are searched, besides "counts",
+PART_OF_COUNTS = re.compile("spliced|ambiguous", re.IGNORECASE)  # but not these: RNA velocity splits counts into them
 
 
 def find_counts(
@@ -45,7 +46,7 @@ def find_counts(
         return read(partial(matrix_of, adata, layer), allow_non_integer)
 
     layers = keys(adata.layers)
-    searched_layers = [name for name in layers if name != "counts" and COUNT_LAYER.search(name)]
+    searched_layers = [name for name in layers if name != "counts" and is_searched(name)]
     ignored_layers = [name for name in layers if name != "counts" and name not in searched_layers]
     from_counts: list[ReadMatrix] = [partial(matrix_of, adata, "counts")] if "counts" in layers else []
     from_x_and_raw: list[ReadMatrix] = [partial(matrix_of, adata, None)]
@@ -72,6 +73,11 @@ def find_counts(
         msg += "X and raw do not pass for ambient-corrected counts, as uns['log1p'] says that they are logarithmised. "
     msg += "Put the raw counts into adata.layers['counts'], or name their layer (layer=...)."
     raise ValueError(msg)
+
+
+def is_searched(layer: str) -> bool:
+    """Whether raw counts are looked for in a layer of this name."""
+    return COUNT_LAYER.search(layer) is not None and PART_OF_COUNTS.search(layer) is None
 
 
 def _raw(adata: AnnData) -> tuple[Any, str]:

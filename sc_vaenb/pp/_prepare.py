@@ -52,7 +52,8 @@ def prepare(
 
     This is the one step between a filtered AnnData and :func:`sc_vaenb.tl.cvae`. ``X`` may be in any state. Raw counts
     are looked for in ``layers['counts']``, ``X``, ``raw`` (the genes of `adata`, matched by name), and layers with
-    count, raw or umi in their name, in this order. The first place without negative and non-integer values is taken.
+    count, raw or umi in their name, in this order, but not in those with spliced or ambiguous in their name, which hold
+    a part of the counts each. The first place without negative and non-integer values is taken.
 
     Variable genes are chosen by ``scanpy.pp.highly_variable_genes(flavor='seurat_v3')`` (Stuart et al. 2019) on the
     counts, batch by batch. Its loess fit fails in batches with few cells or low counts. If these batches hold at most a

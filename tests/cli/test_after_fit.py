@@ -134,14 +134,14 @@ def test_labels_that_cannot_be_scored_are_found_before_the_fit(
         assert cli.main([*map(str, typed), *FIT]) == 0
         assert "the labels in obs['cell_type'] are left out: " in log.getvalue()
         (folder,) = (tmp_path / "out").iterdir()
-        assert not list(folder.glob("*celltype*"))
+        assert not list(folder.glob("*cell_type*"))
         assert (folder / "metrics.csv").exists()
 
 
 def test_labels_are_left_out_if_asked(file, tmp_path):
     assert cli.main(["vae", str(file), "--out", str(tmp_path / "out"), "--label-key", "none", *FIT]) == 0
     (folder,) = (tmp_path / "out").iterdir()
-    assert not list(folder.glob("*celltype*"))
+    assert not list(folder.glob("*cell_type*"))
 
 
 # What no file can hold

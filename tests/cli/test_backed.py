@@ -11,6 +11,7 @@ import pytest
 import sc_vaenb
 from sc_vaenb import _adata, cli
 from sc_vaenb.cli import _fit, _read, _write
+from sc_vaenb.cli._inputs import Input
 
 pytestmark = pytest.mark.slow
 
@@ -132,7 +133,7 @@ def test_the_advice_is_given_where_it_helps(file, monkeypatch, log):
     monkeypatch.setattr(_fit, "beyond_memory", lambda path: (3 * 2**30, 2**30))
     said = f"{file} needs at least 3.0 GiB of memory, and this machine has 1.0 GiB. If it runs out, leave the counts"
     for backed in (True, False):
-        options = argparse.Namespace(file=file, adata=None, counts=None, backed=backed, quiet=True)
+        options = argparse.Namespace(inputs=[Input(file)], obs=None, counts=None, backed=backed, quiet=True)
         assert _fit.read_input(options).n_obs == 300
         assert log.getvalue().count(said) == (not backed)
 

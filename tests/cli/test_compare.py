@@ -63,7 +63,7 @@ def test_a_comparison_from_the_command_line(typed, tmp_path, capsys, monkeypatch
     for key, folder in run["folders"].items():
         method = folder.rsplit("_", 2)[0]
         np.testing.assert_array_equal(np.load(out / folder / "latents.npy"), adata.obsm[f"X_{key}"])
-        assert (out / folder / f"{method}_umap_leiden.svg").exists()
+        assert (out / folder / f"{method}_umap_leiden_{key}.svg").exists()
         assert (out / folder / "training_losses.svg").exists() == (key in {"vae", "cvae"})
         total = pd.read_csv(out / folder / "metrics.csv", index_col=0).loc["total", "value"]
         assert total == pytest.approx(adata.uns["compare"]["scores"]["values"].loc[f"X_{key}", "total"])
@@ -73,7 +73,7 @@ def test_a_comparison_from_the_command_line(typed, tmp_path, capsys, monkeypatch
     assert cli.main(typed) == 1  # nothing is replaced unasked
     assert "holds a comparison. Pass --force to replace it" in capsys.readouterr().err
     refuse_to_compute(monkeypatch)
-    drawn = out / run["folders"]["vae"] / "VAE_NB_umap_leiden.svg"
+    drawn = out / run["folders"]["vae"] / "VAE_NB_umap_leiden_vae.svg"
     drawn.unlink()
     (out / "report.html").unlink()
     before = (out / "comparison.h5ad").read_bytes()
@@ -145,8 +145,8 @@ def test_without_labels(adata, tmp_path):
     adata.write_h5ad(tmp_path / "a.h5ad")
     assert cli.main(["compare", str(tmp_path / "a.h5ad"), "--out", str(tmp_path / "out")]) == 0
     names = {path.name for path in (tmp_path / "out").rglob("*")}
-    assert not {"tradeoff.svg", "silhouette_celltype.txt", "PCA_umap_celltype.svg"} & names
-    assert {"report.html", "PCA_umap_sample.svg"} <= names
+    assert not {"tradeoff.svg", "silhouette_cell_type.txt", "PCA_umap_cell_type.svg"} & names
+    assert {"report.html", "PCA_umap_batch.svg"} <= names
 
 
 def test_there_is_nothing_to_draw_again(tmp_path, refuses):

@@ -48,6 +48,8 @@ def test_info_says_what_is_in_a_file(fitted, tmp_path, capsys):
     fitted.layers["log"] = fitted.X.copy()
     fitted.layers["log"].data = np.log1p(fitted.layers["log"].data)
     fitted.layers["scaled"] = fitted.X.toarray() - 1
+    for name in ("orig", "spliced", "spliced_counts"):
+        fitted.layers[name] = fitted.X.copy()
     fitted.write_h5ad(tmp_path / "a.h5ad")
     assert cli.main(["info", str(tmp_path / "a.h5ad")]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -55,6 +57,10 @@ def test_info_says_what_is_in_a_file(fitted, tmp_path, capsys):
     assert "X: float32 csr, whole numbers: raw counts" in lines
     assert "layers['log']: float32 csr, fractions: no raw counts" in lines
     assert "layers['scaled']: float32 dense, negative values: no counts" in lines
+    assert "layers['counts']: float32 csr, whole numbers: raw counts" in lines
+    for name in ("orig", "spliced", "spliced_counts"):
+        only = f"raw counts only if you say so, with --layer {name}"
+        assert f"layers['{name}']: float32 csr, whole numbers: {only}" in lines
     assert "obs['batch']: 2 values" in lines
     assert "obs['depth_factor']: numbers" in lines
     assert "obsm['X_vae']: 300 x 4" in lines

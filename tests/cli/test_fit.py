@@ -14,8 +14,8 @@ from sc_vaenb import cli
 from sc_vaenb.fit import checkpoint, history
 
 FILES = {
-    "latents.npy", "latents_z.npy", "training_losses.svg", "metrics.csv", "params.json", "silhouette_celltype.txt",
-    *(f"CVAE_NB_umap_{what}.svg" for what in ("celltype", "sample", "leiden")), "CVAE_NB.h5ad",
+    "latents.npy", "latents_z.npy", "training_losses.svg", "metrics.csv", "params.json", "silhouette_cell_type.txt",
+    *(f"CVAE_NB_umap_{what}.svg" for what in ("cell_type", "batch", "leiden_cvae")), "CVAE_NB.h5ad",
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
     scaled = np.load(folder / "latents_z.npy")
     np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std(0), 1, atol=1e-5)
-    silhouette = float((folder / "silhouette_celltype.txt").read_text())
+    silhouette = float((folder / "silhouette_cell_type.txt").read_text())
     assert silhouette == pytest.approx(silhouette_score(latent, adata.obs["cell_type"]), abs=1e-4)
     metrics = pd.read_csv(folder / "metrics.csv", index_col=0)
     assert metrics.loc["silhouette_label", "value"] == pytest.approx((silhouette + 1) / 2, abs=1e-5)
@@ -50,7 +50,7 @@ def test_the_results_folder_of_a_cvae(file, tmp_path, capsys):
     params = json.loads((folder / "params.json").read_text())
     assert params["command"].startswith("sc-vaenb cvae ")
     assert params["params"] | {"n_latent": 4, "hidden": [16], "rng": 3, "batch_key": "batch"} == params["params"]
-    assert "cell_type" in (folder / "CVAE_NB_umap_celltype.svg").read_text()
+    assert "cell_type" in (folder / "CVAE_NB_umap_cell_type.svg").read_text()
 
     sc_vaenb.tl.embed(adata, "cvae")  # the model is in the file
     np.testing.assert_allclose(adata.obsm["X_cvae"], latent, atol=1e-5)
@@ -70,7 +70,7 @@ def test_as_in_the_tutorial_with_counts_in_a_second_file(simulated, tmp_path):
     assert folder.name.startswith("VAE_POISSON_")
     adata = ad.read_h5ad(folder / "VAE_POISSON.h5ad")
     np.testing.assert_array_equal(adata.layers["counts"].toarray(), simulated.X.toarray())
-    assert not list(folder.glob("*celltype*")) + list(folder.glob("*sample*")) + list(folder.glob("metrics.csv"))
+    assert not list(folder.glob("silhouette*")) + list(folder.glob("*batch*")) + list(folder.glob("metrics.csv"))
 
 
 @pytest.mark.slow
@@ -92,6 +92,10 @@ def test_a_file_without_counts_gets_the_advice_of_the_command_line(simulated, tm
     text = (
         "log.h5ad holds no raw counts. Give a second file that has them with --counts FILE, or the name of their layer"
     )
+    assert "--layer orig" not in refuses("cvae", tmp_path / "log.h5ad", "--out", tmp_path / "out", text=text)
+    adata.layers["orig"] = simulated.X.copy()
+    adata.write_h5ad(tmp_path / "log.h5ad")
+    text = "layers['orig'] holds whole numbers: raw counts only if you say so, with --layer orig."
     refuses("cvae", tmp_path / "log.h5ad", "--out", tmp_path / "out", text=text)
 
 
@@ -112,10 +116,10 @@ def test_more_categories_than_colours_cost_a_figure_and_no_results(file, tmp_pat
     adata.write_h5ad(tmp_path / "a.h5ad")
     typed = ["vae", str(tmp_path / "a.h5ad"), "--batch-key", "donor", "--hidden", "8", "--out", str(tmp_path / "out")]
     assert cli.main(typed) == 0
-    assert "VAE_NB_umap_sample.svg is left out of the results: color 'donor' has 100 categories" in log.getvalue()
+    assert "VAE_NB_umap_donor.svg is left out of the results: color 'donor' has 100 categories" in log.getvalue()
     names = {path.name.removeprefix("VAE_NB_umap_") for path in folder_in(tmp_path / "out").iterdir()}
-    assert {"celltype.svg", "leiden.svg", "VAE_NB.h5ad", "metrics.csv"} <= names
-    assert "sample.svg" not in names
+    assert {"cell_type.svg", "leiden_vae.svg", "VAE_NB.h5ad", "metrics.csv"} <= names
+    assert "donor.svg" not in names
 
 
 @pytest.mark.slow

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 
-from sc_vaenb.cli._options import add_options, described, explicit_options
+import sc_vaenb
+from sc_vaenb.cli._options import GROUPS, add_options, described, explicit_options, without_import
+
+PUBLIC = ("pp.prepare", "tl.vae", "tl.cvae", "tl.compare", "tl.score", "datasets.simulate")
 
 
 def function(
@@ -47,7 +51,8 @@ def function(
 @pytest.fixture
 def parser():
     parser = argparse.ArgumentParser()
-    add_options(parser, function, leave_out=["copy"])
+    groups = {name: parser.add_argument_group(name) for name in GROUPS}
+    add_options(groups, function, leave_out=["copy"])
     return parser
 
 
@@ -93,3 +98,17 @@ def test_help_is_the_docstring(parser):
     assert "--hidden N,N,... Widths. Default: 128." in text
     assert "--keys NAME,NAME,... Columns. Default: none." in text
     assert described(function)["n"] == "Numbers. `None`: found in :func:`somewhere`."
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_source_tells_what_an_import_would(name):
+    part, function_name = name.split(".")
+    imported, found = getattr(getattr(sc_vaenb, part), function_name), without_import(name)
+    assert inspect.signature(found) == inspect.signature(imported)
+    assert described(found) == described(imported)
+    assert set(described(found)) == set(inspect.signature(imported).parameters)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_groups_name_parameters_that_exist(name):
+    assert set(GROUPS[name]) <= {parameter for text in PUBLIC for parameter in described(without_import(text))}

@@ -583,3 +583,11 @@ def test_a_second_choice_of_genes_leaves_nothing_of_the_first(adata, log):
     assert "is_marker" in adata.var  # what the user had stays
     assert "replacing var['highly_variable']" in log.getvalue()
     assert "replacing obs['size_factor']" in log.getvalue()
+
+
+def test_a_part_of_the_counts_is_not_taken_for_them(adata):
+    adata.layers["spliced_counts"], adata.X = adata.X.copy(), adata.X.log1p()
+    with pytest.raises(ValueError, match=r"Not looked at: layers \['spliced_counts'\]"):
+        prepare(adata)
+    prepare(adata, layer="spliced_counts")
+    assert adata.uns["prepare"]["source"] == "layers['spliced_counts']"
