@@ -99,7 +99,12 @@ class State:
         }
         for parameter, moments in self.optimizer.state_dict()["state"].items():  # parameters are numbered
             parts[f"optimizer/{parameter}"] = moments
-        arrays = {f"{part}/{name}": value.cpu() for part, values in parts.items() for name, value in values.items()}
+        # a file holds arrays in row-major order only
+        arrays = {
+            f"{part}/{name}": value.cpu().contiguous()
+            for part, values in parts.items()
+            for name, value in values.items()
+        }
         best = {name: getattr(self.best, name) for name in BEST}
         adapt = {name: getattr(self.adapt, name) for name in ADAPT}
         facts = {"step": self.step, "status": self.status, "best": best, "adapt": adapt, "rows": self.history.rows}

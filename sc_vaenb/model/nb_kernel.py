@@ -2,10 +2,11 @@
 
 With the odds u = mu / theta, the log-probability of a zero is `-theta * log1p(u)`, without gamma functions. A count
 x > 0 adds `x * log(u / (1 + u))` and `lgamma(x + theta) - lgamma(theta) - lgamma(x + 1)`. For small x the latter is a
-sum of x logarithms, and is read from a table with one row per gene. Only larger counts need gamma functions, in float64,
-where the textbook formula is accurate. The gradients are closed forms of results of the forward pass, so autograd
-stores no graph over the genes. On a CPU, `nb_compiled` does all this in one pass (and takes Stirling's series for large
-counts); the PyTorch code here is for other devices. `distributions.negative_binomial` computes the same for single counts; tests compare both with it.
+sum of x logarithms, and is read from a table with one row per gene. Only larger counts need gamma functions: in
+float64, where the textbook formula is accurate. The gradients are closed forms of results of the forward pass, so
+autograd stores no graph over the genes. On a CPU, `nb_compiled` does all this in one pass, with Stirling's series for
+large counts. The PyTorch code here is for other devices. `distributions.negative_binomial` computes the same for
+single counts; tests compare both with it.
 """
 
 from __future__ import annotations
