@@ -38,8 +38,7 @@ def add_columns(adata: AnnData, columns: pd.DataFrame, source: object) -> None:
 
 def add_metadata(adata: AnnData, path: Path) -> None:
     """Join a table to obs: its first column holds the names of the cells, in any order."""
-    table = read_table(path, index_col=0)
-    table.index = table.index.astype(str)
+    table = read_table(path, index_col=0, converters={0: str})  # as text: "007" is no number
     names = adata.obs_names
     if not table.index.is_unique or not names.is_unique:
         where, index = (f"--obs {path}", table.index) if not table.index.is_unique else ("the input", names)

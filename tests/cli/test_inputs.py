@@ -64,6 +64,14 @@ def test_metadata_of_other_cells_are_refused(bare, metadata, unchanged, change, 
         add_metadata(bare, metadata)
 
 
+def test_names_of_cells_that_look_like_numbers_are_text(bare, tmp_path):
+    bare = bare[:3].copy()
+    bare.obs_names = ["001", "1", "1e3"]
+    (tmp_path / "a.csv").write_text("cell,donor\n1e3,c\n001,a\n1,b\n")
+    add_metadata(bare, tmp_path / "a.csv")
+    assert bare.obs["donor"].tolist() == ["a", "b", "c"]
+
+
 def test_what_is_no_table_is_refused(bare, tmp_path):
     (tmp_path / "a.xlsx").touch()
     (tmp_path / "a.csv").touch()
