@@ -2,7 +2,9 @@
 
     python benchmarks/speed.py whole DATA.h5ad ...     fit and embed, against PCA + Harmony and scVI
     python benchmarks/speed.py step DATA.h5ad          cells per second of a training step, against scVI and the floor
-    python benchmarks/speed.py growth DATA.h5ad        10k, 100k, 1M cells drawn from DATA: time and peak memory
+    python benchmarks/speed.py growth DATA.h5ad        10k, 100k, 1M cells of DATA: time and memory; PCA + Harmony
+    python benchmarks/speed.py busy DATA.h5ad          the job of 10k cells, alone and beside another busy process
+    python benchmarks/speed.py batches DATA.h5ad       100k cells of DATA in 8, 1,000 and 5,000 batches at random
     python benchmarks/speed.py gpu DATA.h5ad           steps and the job of a million cells on a CUDA device
     python benchmarks/speed.py show                    tables and figure from the results
 
@@ -112,7 +114,7 @@ def whole(paths: list[Path], repeats: int) -> None:
 
 
 def step(path: Path, repeats: int) -> None:
-    """One training step of 128 cells of each, and what dense products and one pass over the output would take."""
+    """One training step of 128 cells of each, on one thread as in a fit, and a floor: what no step can do without."""
     import numpy as np
     import torch
 
@@ -131,8 +133,18 @@ def step(path: Path, repeats: int) -> None:
     counts = Counts(matrix, (depth / depth.mean()).astype(np.float32), batch)
     n_genes, n, rng = adata.n_vars, 128, np.random.default_rng(0)
     rows = []
-    ways = {"ours": (1, step_on_cpu), "ours, 2 hidden": (2, step_on_cpu), "ours by autograd": (1, Step)}  # scVI has 2
-    for what, (layers, make) in ways.items():
+    reads = matrix.copy()  # as many non-zeros, but large, as in Smart-seq2
+    reads.data = rng.poisson(40 * matrix.data).astype(np.float32) + 1
+    read_counts = Counts(reads, counts.size_factor, batch)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ways = {
+        "ours": (1, step_on_cpu, counts),
+        "ours, read counts": (1, step_on_cpu, read_counts),
+        "ours, 2 hidden": (2, step_on_cpu, counts),  # as scVI
+        "ours by autograd": (1, Step, counts),
+    }
+    for what, (layers, make, counts) in ways.items():
         widths = (128,) * layers
         config = ModelConfig(n_genes, int(batch.max()) + 1, 30, widths, widths, batch_width=3, encode_batch=True)
         model = CountVAE(config)
@@ -142,18 +154,24 @@ def step(path: Path, repeats: int) -> None:
             times = [seconds(train_step, rng.permutation(len(counts))[:n], 1e-3, 0.5) for _ in range(120)]
             rows.append({"what": what, "repeat": repeat, "ms": 1e3 * float(np.median(times[20:]))})
     x, h, w = torch.randn(n, n_genes), torch.randn(n, 128), torch.randn(n_genes, 128)
+    n_seen = round(n_genes * matrix.nnz / np.prod(matrix.shape))  # as many products as a cell has non-zeros
+    parameters = [torch.zeros(2 * w.numel(), requires_grad=True)]
+    parameters[0].grad = torch.zeros_like(parameters[0])
+    optimizer = torch.optim.AdamW(parameters, fused=True)
 
     def floor() -> None:
-        x @ w  # encoder forward
-        h.T @ x  # and its weights' gradient
+        x[:, :n_seen] @ w[:n_seen]  # encoder forward
+        h.T @ x[:, :n_seen]  # and its weights' gradient
         y = h @ w.T  # decoder forward
         y.exp_()  # one pass over the output
         y @ w  # gradient in the hidden layer
         y.T @ h  # and of the decoder's weights
+        optimizer.step()  # reads four arrays and writes three of the size of both networks
 
     for repeat in range(repeats):
         times = [seconds(floor) for _ in range(220)]
         rows.append({"what": "floor", "repeat": repeat, "ms": 1e3 * float(np.median(times[20:]))})
+    torch.set_num_threads(n_threads)
     if has_scvi():
         model = scvi_model(adata)
         n_batches = int(np.ceil(0.9 * adata.n_obs / n))
@@ -196,7 +214,47 @@ def growth(path: Path, n: int | None) -> None:
     embedding = seconds(sc_vaenb.tl.embed, adata, key_added="again")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     row = {"cells": n, "seconds": took, "of_it_steps": fit_seconds, "embed_seconds": embedding}
-    print(json.dumps(row | {"counts_gib": counts_gib, "peak_gib": peak}))
+    row |= {"counts_gib": counts_gib, "peak_gib": peak, "pca_harmony_seconds": seconds(pca_harmony, adata)}
+    print(json.dumps(row | {"threads": os.environ["OMP_NUM_THREADS"]}))
+
+
+def busy(path: Path, repeats: int) -> None:
+    import sc_vaenb
+
+    adata = resampled(path, SIZES[0])
+    sc_vaenb.tl.cvae(adata[:500].copy(), "batch", layer=None, n_steps=5)
+    n_others = max((os.cpu_count() or 2) - 1, 1)
+    rows = []
+    for repeat in range(repeats):
+        quiet = seconds(sc_vaenb.tl.cvae, adata, "batch", layer=None)
+        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n_others)]
+        try:
+            loaded = seconds(sc_vaenb.tl.cvae, adata, "batch", layer=None)
+        finally:
+            for other in others:
+                other.kill()
+        took = {"alone": quiet, f"beside {n_others} busy of {n_others + 1}": loaded}
+        rows += [{"what": what, "repeat": repeat, "seconds": s} for what, s in took.items()]
+        print(rows[-2:], flush=True)
+    write("busy", rows)
+
+
+def batches(path: Path, repeats: int) -> None:
+    import numpy as np
+
+    import sc_vaenb
+
+    adata, rng, rows = resampled(path, 100_000), np.random.default_rng(0), []
+    sc_vaenb.tl.cvae(adata[:500].copy(), "batch", layer=None, n_steps=5)
+    for repeat in range(repeats):
+        for n_batches in (8, 1000, 5000):
+            adata.obs["batch"] = np.array([f"b{i}" for i in range(n_batches)])[
+                rng.integers(n_batches, size=adata.n_obs)
+            ]
+            took = seconds(sc_vaenb.tl.cvae, adata, "batch", layer=None)
+            rows.append({"what": f"{n_batches} batches", "repeat": repeat, "seconds": took})
+            print(rows[-1], flush=True)
+    write("batches", rows)
 
 
 def gpu(path: Path) -> None:
@@ -226,7 +284,7 @@ def show() -> None:
     import matplotlib.pyplot as plt
     import pandas as pd
 
-    for name in ("whole", "step", "growth", "gpu"):
+    for name in ("whole", "step", "growth", "busy", "batches", "gpu"):
         path = RESULTS / f"speed_{name}.csv"
         if not path.exists():
             continue
@@ -248,7 +306,7 @@ def show() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["whole", "step", "growth", "gpu", "show"])
+    parser.add_argument("command", choices=["whole", "step", "growth", "busy", "batches", "gpu", "show"])
     parser.add_argument("data", nargs="*", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cells", type=int)
@@ -259,6 +317,10 @@ if __name__ == "__main__":
         step(options.data[0], options.repeats)
     elif options.command == "growth":
         growth(options.data[0], options.cells)
+    elif options.command == "busy":
+        busy(options.data[0], options.repeats)
+    elif options.command == "batches":
+        batches(options.data[0], options.repeats)
     elif options.command == "gpu":
         gpu(options.data[0])
     else:
