@@ -248,6 +248,7 @@ sys.exit(main())
 """
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    expected = f"sc-vaenb: a.h5ad could not be written to {tmp_path}: File too large. What was there is unchanged.\n"
+    expected = "loading libraries\n"
+    expected += f"sc-vaenb: a.h5ad could not be written to {tmp_path}: File too large. What was there is unchanged.\n"
     assert (done.returncode, done.stderr) == (1, expected)
     assert names(tmp_path) == []

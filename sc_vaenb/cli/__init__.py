@@ -104,6 +104,7 @@ def _run(arguments: list[str]) -> int:
             options.check(options)
             _load(options)
             _set_rank(options)
+            _set_verbosity(options.quiet)
             module, function = options.run
             getattr(import_module(module, __name__), function)(options)
             sys.stdout.flush()
@@ -141,9 +142,13 @@ def _load(options: argparse.Namespace) -> None:
         import matplotlib as mpl
 
         mpl.use("Agg")
-        import scanpy as sc
+        import scanpy  # noqa: F401
 
-    sc.settings.verbosity = "error" if options.quiet else "info"
+
+def _set_verbosity(quiet: bool) -> None:
+    import scanpy as sc
+
+    sc.settings.verbosity = "error" if quiet else "info"
 
 
 class Parser(argparse.ArgumentParser):

@@ -226,7 +226,9 @@ def test_what_is_not_possible_is_refused(compared, tmp_path, refused, name, key,
 
 def test_what_is_gone_is_named(compared, tmp_path, refused):
     del compared.obsm["X_umap_vae"], compared.obsm["X_cvae"], compared.obs["leiden_pca"]
-    with refused(compared, KeyError, r"obsm\['X_umap_vae'\], obsm\['X_cvae'\], obs\['leiden_pca'\], which adata has"):
+    with refused(
+        compared, KeyError, r"obsm\['X_umap_vae'\], obsm\['X_cvae'\], obs\['leiden_pca'\], which adata no longer has"
+    ):
         sc_vaenb.report.write(compared, tmp_path / "a.html")
     assert not list(tmp_path.iterdir())
 
