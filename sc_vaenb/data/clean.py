@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from ..model.nb_compiled import cached_njit
+from ..model.compiled import cached_njit
 
 KINDS = np.float32, np.float64, np.int32, np.int64
 LARGEST_EXACT = 2.0**24  # whole numbers up to this are exact in float32

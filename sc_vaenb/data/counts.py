@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from ..model.compiled import cached_njit
 from ..model.minibatch import Minibatch
-from ..model.nb_compiled import cached_njit
 
 N_CHECKSUM = 2**20  # about so many counts, evenly spread, go into the checksum
 CELLS_AT_ONCE = 4096  # in a pass over all cells

@@ -8,12 +8,13 @@ instructions. This is why exp and log are implemented here (polynomials of Cephe
 from __future__ import annotations
 
 import math
-from functools import wraps
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from .compiled import OPTIONS, cached_njit
 
 TABLE_SIZE = 16  # counts up to this value are looked up in tables
 # Constants have the type float32: Python floats would convert everything to float64.
@@ -30,34 +31,6 @@ LOG = tuple(map(np.float32, (7.0376836e-2, -1.1514610e-1, 1.1676998e-1, -1.24201
 LOG += tuple(map(np.float32, (-1.6668057e-1, 2.0000714e-1, -2.4999994e-1, 3.3333331e-1)))
 # Bits of a float32: position of the exponent, exponent of 1, mask of the mantissa, and the bits of sqrt(1/2).
 EXPONENT, BIAS, MANTISSA, SQRT_HALF = np.int32(23), np.int32(127), np.int32(0x7FFFFF), np.int32(0x3F3504F3)
-
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # with "python", each division would have a branch
-
-
-def cached_njit(function: Any) -> Any:
-    """Compile a function, and cache the result on disk if there is a folder for it.
-
-    If anything goes wrong with this folder (it is full, or its files are damaged), the function is compiled for this
-    session only. The functions do not change their arguments, so a failed call can be repeated.
-    """
-    compiled = numba.njit(**OPTIONS)(function)
-    try:
-        cached = numba.njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:  # there is no cache folder
-        return compiled
-
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        nonlocal cached
-        if cached is compiled:
-            return compiled(*arguments)
-        try:
-            return cached(*arguments)
-        except Exception:  # disk errors, unpickling errors, truncated code: each has another class
-            cached = compiled
-            return compiled(*arguments)
-
-    return call
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .compiled import OPTIONS, cached_njit
 from .minibatch import Minibatch
-from .nb_compiled import OPTIONS, cached_njit
 
 DENSE_FROM = 0.2  # share of non-zeros from which the dense product is faster
 

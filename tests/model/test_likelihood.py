@@ -8,7 +8,7 @@ import torch
 from scipy import sparse, stats
 
 from sc_vaenb.data.counts import Counts
-from sc_vaenb.model import nb_compiled, nb_kernel
+from sc_vaenb.model import compiled, nb_compiled, nb_kernel
 from sc_vaenb.model.distributions import negative_binomial
 from sc_vaenb.model.likelihood import INVERSE_LINKS, LIKELIHOODS, LINKS, gene_moments
 from sc_vaenb.model.nb_compiled import TABLE_SIZE
@@ -233,8 +233,8 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_all_the_same(monkeypa
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: ("compiled", function, options)
 
-    monkeypatch.setattr(nb_compiled.numba, "njit", njit)
-    assert nb_compiled.cached_njit(len) == ("compiled", len, nb_compiled.OPTIONS)
+    monkeypatch.setattr(compiled.numba, "njit", njit)
+    assert compiled.cached_njit(len) == ("compiled", len, compiled.OPTIONS)
 
 
 def test_exp_and_log_are_right_to_float32():
