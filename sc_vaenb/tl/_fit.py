@@ -39,7 +39,7 @@ from ..model.config import ModelConfig
 from ..model.vae import CountVAE
 from ._arguments import check_shareable, check_together, checkpoint_folder, to_python, to_uns
 from ._components import order_components, write_components
-from ._fit_words import all_in_words, groups_in_words, lost_in_words, start_in_words
+from ._fit_words import all_in_words, groups_in_words, lost_in_words, not_compared_in_words, start_in_words
 from ._inputs import Inputs, model_config, read_inputs
 from ._labels import classifier_of, write_labels
 
@@ -145,6 +145,8 @@ def _find_overlap(inputs: Inputs, params: Mapping[str, Any]) -> Overlap:
     if not len(inputs.batches):
         return nothing_to_compare(0)
     overlap = find_overlap(inputs.counts)
+    if params["overlap"] == "auto" and len(inputs.batches) > 1 and not len(overlap.compared):
+        logg.warning(not_compared_in_words(len(inputs.batches)))
     if params["overlap"] == "all" and overlap.group.any():
         logg.warning(all_in_words(inputs.batches, overlap))
         return overlap.in_one_group()

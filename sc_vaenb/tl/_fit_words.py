@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..fit.lost_kinds import Lost
-from ..fit.overlap import Overlap
+from ..fit.overlap import MIN_CELLS_PER_BATCH, Overlap
 from ..model.config import ModelConfig
 from ._inputs import Inputs
 
@@ -39,6 +39,15 @@ def groups_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
         f"{result} The data cannot tell whether these differences are biological or technical. If they are biological "
         "(other tissues, stages, sorted cells), this is right. If they are technical (the same kinds of cells by "
         "another technology), fit again with overlap='all', and compare both with sc_vaenb.tl.compare."
+    )
+
+
+def not_compared_in_words(n_batches: int) -> str:
+    return (
+        f"None of the {n_batches} batches has the {MIN_CELLS_PER_BATCH} cells that a search for shared kinds of cells "
+        "needs. So all are corrected as if they held the same kinds: what differs between them is lost, also if it is "
+        "biological, such as time points. Use larger batches (the day, the plate, the protocol) as batch_key, and "
+        "compare with PCA and sc_vaenb.tl.vae."
     )
 
 
