@@ -326,9 +326,9 @@ def test_all_batches_in_one_group_is_done_with_a_warning(log):
 def test_batches_too_small_to_compare_are_corrected_with_a_warning(log, adata):
     adata.obs["capture"] = [f"c{i // 10}" for i in range(adata.n_obs)]
     sc_vaenb.tl.cvae(adata, "capture", n_steps=2)
-    assert "None of the" in log.getvalue() and "also if it is biological, such as time points" in log.getvalue()
+    assert "None of the" in log.getvalue()
+    assert "also if it is biological, such as time points" in log.getvalue()
     assert len(adata.uns["vae"]["overlap"]["compared"]) == 0
-
 
 
 def test_kinds_that_the_fit_loses_are_named(adata, fast, log, monkeypatch):
