@@ -110,5 +110,5 @@ def _is_intact(adata: AnnData, key: str) -> bool:
     try:
         FittedModel.from_uns(adata, key)
         return bool(adata.uns[key][FINGERPRINT].get("results") == _results(adata, key))
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return False
