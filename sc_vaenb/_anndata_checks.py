@@ -14,9 +14,12 @@ from ._constraints import ArgumentError, is_a
 def _not_an_anndata(name: str, value: object) -> str:
     problem = f"{name} is a {type(value).__name__}, not an AnnData."
     if is_a(value, "MuData"):
-        return f"{problem} Give one of its modalities: {name}[{next(iter(value.mod), 'rna')!r}]."  # type: ignore[attr-defined]
+        modalities = list(value.mod)  # type: ignore[attr-defined]
+        example = "rna" if "rna" in modalities or not modalities else modalities[0]
+        return f"{problem} Give one of its modalities, which are {modalities}: {name}[{example!r}]."
     if is_a(value, "SpatialData"):
-        return f"{problem} Give one of its tables: {name}.tables[{next(iter(value.tables), 'table')!r}]."  # type: ignore[attr-defined]
+        tables = list(value.tables)  # type: ignore[attr-defined]
+        return f"{problem} Give one of its tables, which are {tables}: {name}.tables[{next(iter(tables), 'table')!r}]."
     if is_a(value, "Raw"):
         return f"{problem} Give {name}.to_adata()."
     if isinstance(value, str | os.PathLike):

@@ -139,7 +139,11 @@ def _sweep(n_dimensions: int) -> Check:
     return check
 
 
-MADE = table({"made_from": "text", "checksum": "whole", "seconds": "gaps"}, most=MAX_METHODS * 100)
+MADE = table(
+    {"made_from": "text", "checksum": "whole", "seconds": "gaps", "found": "flag"},
+    optional={"found"},  # results of earlier versions lack it
+    most=MAX_METHODS * 100,
+)
 FINDINGS = table(
     dict.fromkeys(("question", "subject", "answer", "confidence", "sentence", "evidence"), "text"),
     least=1,

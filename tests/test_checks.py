@@ -165,7 +165,7 @@ def test_every_bound_and_word_is_of_some_function():
 
 
 class MuData:
-    mod: Mapping = {"rna": None, "prot": None}
+    mod: Mapping = {"prot": None, "rna": None}
 
 
 class SpatialData:
@@ -176,8 +176,8 @@ class SpatialData:
     ("value", "text"),
     [
         (None, "adata is None, not an AnnData. Functions of scanpy and of sc_vaenb write into adata and return None."),
-        (MuData(), "adata is a MuData, not an AnnData. Give one of its modalities: adata['rna']."),
-        (SpatialData(), "adata is a SpatialData, not an AnnData. Give one of its tables: adata.tables['counts']."),
+        (MuData(), "a MuData, not an AnnData. Give one of its modalities, which are ['prot', 'rna']: adata['rna']."),
+        (SpatialData(), "a SpatialData, not an AnnData. Give one of its tables, which are ['counts']: adata.tables["),
         (Path("a.h5ad"), "Path, not an AnnData. Read it with anndata.read_h5ad first."),
         ([1], "adata is a list, not an AnnData. Join several with anndata.concat first."),
         (np.eye(2), "adata is a ndarray, not an AnnData. Wrap counts with anndata.AnnData(counts) first."),

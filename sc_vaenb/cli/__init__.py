@@ -91,7 +91,9 @@ def _main(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     options, unknown = _parser(arguments).parse_known_args(arguments)
-    if unknown:
+    if hasattr(options, "files") and not any(word.startswith("-") for word in unknown):
+        options.files += map(Path, unknown)  # argparse takes only the first of several groups of files
+    elif unknown:
         options.parser.unknown(unknown)
     if options.run_with_source is False and (options.adata or options.counts):
         options.parser.error("--adata and --counts go with vae, cvae and compare. Give FILE instead.")
@@ -227,7 +229,8 @@ def _add_out(group: argparse._ActionsContainer, default: Path | None, meaning: s
 
 
 def _add_keys(group: argparse._ActionsContainer) -> None:
-    group.add_argument("--batch-key", metavar="COLUMN", help="column of obs with the batch of each cell")
+    text = "column of obs with the batch of each cell; of several, the batches are the combinations"
+    group.add_argument("--batch-key", metavar="COLUMN,...", help=text)
     group.add_argument("--label-key", metavar="COLUMN", help="column of obs with the cell types; none: no labels")
 
 

@@ -12,10 +12,10 @@ import pandas as pd
 
 from .._files import move_new, only_user, work_folder
 from ._fit import (
-    BATCH_NAMES,
     LABEL_NAMES,
     about,
     check_columns,
+    choose_batch_key,
     echo_unless_quiet,
     labels_to_score,
     method_of,
@@ -88,7 +88,7 @@ def _read_and_check(options: argparse.Namespace) -> tuple[AnnData, dict[str, Any
     from .. import tl
 
     adata = read_input(options)
-    batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=True)
+    batch_key = choose_batch_key(adata, options.batch_key, needed=True)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     assert batch_key is not None  # `choose_key` raises if there is none
     check_columns(batch_key, label_key)
@@ -139,9 +139,10 @@ def _take_over(adata: AnnData, earlier_adata: AnnData) -> None:
         return
     if not pd.api.types.is_numeric_dtype(made["seconds"]) or not adata.obs_names.equals(earlier_adata.obs_names):
         return
-    reused = {name: record[name] for name in ("made", "null_split") if name in record}
+    if "found" in made:  # fits that are in the input itself
+        made = made[~made["found"].astype(bool)]
+    reused = {name: record[name] for name in ("null_split",) if name in record} | {"made": made}
     adata.uns["compare"] = check_result(reused, "compare", "compare")
-    made = adata.uns["compare"]["made"]
     for key in made.index:
         for slot, name in (
             ("obsm", f"X_{key}"), ("obsm", f"X_umap_{key}"), ("obs", f"leiden_{key}"), ("uns", f"leiden_{key}"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._files import write_text
-from ._fit import BATCH_NAMES, LABEL_NAMES, warn_of_circular
+from ._fit import LABEL_NAMES, choose_batch_key, warn_of_circular
 from ._options import explicit_options
 from ._read import choose_key, matrices, read
 from ._write import check_new, echo, make_folder, write_adata
@@ -36,7 +36,7 @@ def run_score(options: argparse.Namespace) -> None:
         check_new(options.out, options.force)
         make_folder(options.out.parent)
     adata = read(options.file)
-    batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=False)
+    batch_key = choose_batch_key(adata, options.batch_key, needed=False)
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     keys = options.embeddings.split(",") if options.embeddings else None
     arguments = {**explicit_options(options, tl.score), "batch_key": batch_key, "label_key": label_key}

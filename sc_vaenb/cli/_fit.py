@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._files import move_new, only_user, work_folder
+from .._obs import columns_of, read_categories
 from ._join import join
 from ._options import explicit_options
 from ._read import beyond_memory, choose_key, matrices, read, with_counts
@@ -38,7 +39,7 @@ def run_fit(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     function = tl.cvae if options.method == "cvae" else tl.vae
     adata = read_input(options)
-    batch_key = choose_key(adata, "batch-key", options.batch_key, BATCH_NAMES, needed=options.method == "cvae")
+    batch_key = choose_batch_key(adata, options.batch_key, needed=options.method == "cvae")
     label_key = choose_key(adata, "label-key", options.label_key, LABEL_NAMES, needed=False)
     check_columns(batch_key, label_key)
     label_key = labels_to_score(adata, batch_key, label_key, options)
@@ -95,7 +96,7 @@ def _checkpoint_of(options: argparse.Namespace) -> Iterator[Path | None]:
 
 
 def _write_fit(
-    adata: AnnData, key: str, batch_key: str | None, label_key: str | None, options: argparse.Namespace
+    adata: AnnData, key: str, batch_key: str | list[str] | None, label_key: str | None, options: argparse.Namespace
 ) -> Path:
     """Cluster, score and write. If a step fails (except writing to disk), only its own result is left out."""
     from scanpy import logging as logg
@@ -108,7 +109,7 @@ def _write_fit(
         neighbors_leiden_umap(adata, key, 1.0, int(adata.uns[key]["params"]["rng"]))
     score_keys: dict[str, Any] = {"batch_key": batch_key, "label_key": label_key}
     score_keys = {
-        name: column for name, column in score_keys.items() if column is not None and adata.obs[column].nunique() > 1
+        name: column for name, column in score_keys.items() if column is not None and n_groups(adata, column) > 1
     }
     warn_of_circular(adata, [f"X_{key}"], label_key)
     if score_keys:
@@ -135,7 +136,7 @@ def method_of(key: str, adata: AnnData) -> str:
 
 
 def labels_to_score(
-    adata: AnnData, batch_key: str | None, label_key: str | None, options: argparse.Namespace
+    adata: AnnData, batch_key: str | list[str] | None, label_key: str | None, options: argparse.Namespace
 ) -> str | None:
     """Return the column of labels if scores can be computed from it. This is checked before the fit.
 
@@ -148,7 +149,7 @@ def labels_to_score(
 
     if label_key is None:
         return None
-    if batch_key is not None and adata.obs[batch_key].nunique() < 2:  # then there are no batch scores
+    if batch_key is not None and n_groups(adata, batch_key) < 2:  # then there are no batch scores
         batch_key = None
     try:
         check_scored(adata, batch_key, label_key)
@@ -194,7 +195,7 @@ def _read_one(path: Path, options: argparse.Namespace) -> AnnData:
     return adata
 
 
-def prepare(adata: AnnData, batch_key: str | None, options: argparse.Namespace) -> None:
+def prepare(adata: AnnData, batch_key: str | list[str] | None, options: argparse.Namespace) -> None:
     """Run `pp.prepare`; if there are no raw counts, raise an error with advice for the command line."""
     from .. import pp
 
@@ -231,9 +232,21 @@ def warn_of_circular(adata: AnnData, embeddings: Iterable[str], label_key: str |
             )
 
 
-def check_columns(batch_key: str | None, label_key: str | None) -> None:
-    if batch_key is not None and batch_key == label_key:
-        raise ValueError(f"--batch-key and --label-key are both {batch_key!r}: what is to be removed would be kept.")
+def choose_batch_key(adata: AnnData, text: str | None, *, needed: bool) -> str | list[str] | None:
+    """The column of obs with the batches, or several: their combinations are then the batches."""
+    if text is None or text in adata.obs or "," not in text:
+        return choose_key(adata, "batch-key", text, BATCH_NAMES, needed=needed)
+    return [str(choose_key(adata, "batch-key", column, BATCH_NAMES, needed=True)) for column in text.split(",")]
+
+
+def n_groups(adata: AnnData, key: str | list[str]) -> int:
+    """How many batches, or labels, there are."""
+    return int((adata.obs[key] if isinstance(key, str) else read_categories(adata, "batch_key", key)).nunique())
+
+
+def check_columns(batch_key: str | list[str] | None, label_key: str | None) -> None:
+    if batch_key is not None and label_key in columns_of(batch_key):
+        raise ValueError(f"--batch-key and --label-key are both {label_key!r}: what is to be removed would be kept.")
 
 
 def echo_unless_quiet(options: argparse.Namespace, text: str) -> None:

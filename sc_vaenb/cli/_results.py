@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._files import atomic_path
+from .._obs import columns_of
 from ._write import save_figure, save_table, write_json
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def write_results(
     method: str,
     key: str,
     folder: Path,
-    columns: dict[str, str | None],
+    columns: dict[str, Any],
     scores: dict[str, Any] | None,
     about: dict[str, Any],
 ) -> None:
@@ -34,7 +35,7 @@ def write_results(
     Parameters
     ----------
     columns
-        Columns of obs: `sample` (the batch) and `celltype`; each may be None.
+        Columns of obs: `sample` (the batch; one column, or a list) and `celltype`; each may be None.
     scores
         What :func:`sc_vaenb.tl.score` writes, with a row for this embedding; None if there is nothing to score by.
     about
@@ -47,10 +48,10 @@ def write_results(
             np.save(path, array)
     write_json({"method": method, **about, "params": params_of(adata, key)}, folder / "params.json")
     if f"X_umap_{key}" in adata.obsm:
-        for column in (*columns.values(), f"leiden_{key}"):
-            if column is not None:
-                path = folder / f"{method}_umap_{_in_name(column)}.svg"
-                save_figure(partial(_umap, adata, method, key, column), path)
+        shown = [name for value in columns.values() if value is not None for name in columns_of(value)]
+        for column in (*shown, f"leiden_{key}"):
+            path = folder / f"{method}_umap_{_in_name(column)}.svg"
+            save_figure(partial(_umap, adata, method, key, column), path)
     if "history" in adata.uns.get(key, ()):
         save_figure(partial(losses, adata, key), folder / "training_losses.svg")
     if columns["celltype"] is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from .._files import is_real_folder
+from .._obs import columns_of
 from ._inputs import RUN
 
 if TYPE_CHECKING:
@@ -58,7 +59,11 @@ def _check_run(run: Any) -> None:
         if not isinstance(run[name], dict):
             raise ValueError(f"{name} is no table")
         for key, value in run[name].items():
-            if not isinstance(value, str) and not (name == "columns" and key == "celltype" and value is None):
+            is_columns = name == "columns" and (
+                (key == "celltype" and value is None)
+                or (key == "sample" and isinstance(value, list) and all(isinstance(part, str) for part in value))
+            )
+            if not isinstance(value, str) and not is_columns:
                 raise ValueError(f"{name} holds a value that is no text")
     if set(run["columns"]) != {"sample", "celltype"}:
         raise ValueError("columns should hold sample and celltype")
@@ -97,7 +102,8 @@ def check_comparison(adata: AnnData, run: Mapping[str, Any], path: Path) -> None
         else:
             known = set(methods["embedding"].astype(str)) & set(adata.obsm)
             missing = [f"X_{key}" for key in run["folders"] if f"X_{key}" not in known]
-            missing += [name for name in run["columns"].values() if name is not None and name not in adata.obs]
+            columns = [name for value in run["columns"].values() if value is not None for name in columns_of(value)]
+            missing += [name for name in columns if name not in adata.obs]
             problem = f"{missing[0]!r} is not there" if missing else None
     if problem is not None:
         raise ValueError(f"{path} is not what sc-vaenb compare wrote ({problem}). Run sc-vaenb compare with --force.")

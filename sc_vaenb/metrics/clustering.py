@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array, triu
 
-from .._checks import checked
+from .._checks import checked, seed_of
 from .._session import own_state, shared
 from ._check import IntArray, check_graph, check_groups
 
@@ -47,7 +47,9 @@ def _igraph_seed(seed: int) -> Iterator[None]:
 
 @own_state()
 @checked
-def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int = 0) -> list[IntArray]:
+def leiden(
+    graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int | np.random.Generator | None = 0
+) -> list[IntArray]:
     """Cluster a weighted graph by the Leiden algorithm, maximising modularity at each resolution.
 
     As `scanpy.tl.leiden(flavor="igraph", n_iterations=2)` [1]_. Each undirected edge is entered once, where scanpy and
@@ -77,7 +79,7 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
     """
     import igraph
 
-    graph = check_graph(graph)
+    graph, seed = check_graph(graph), seed_of(seed)
     upper = triu(graph, k=1).tocoo()
     edges = np.stack([upper.row, upper.col], axis=1)
     network = igraph.Graph(n=graph.shape[0], edges=edges, edge_attrs={"weight": upper.data})
@@ -94,7 +96,11 @@ def leiden(graph: csr_array, resolutions: Sequence[float] = (1.0,), *, seed: int
 @own_state()
 @checked
 def cluster_scores(
-    graph: csr_array, labels: ArrayLike, *, resolutions: Sequence[float] = RESOLUTIONS, seed: int = 0
+    graph: csr_array,
+    labels: ArrayLike,
+    *,
+    resolutions: Sequence[float] = RESOLUTIONS,
+    seed: int | np.random.Generator | None = 0,
 ) -> list[ClusterScore]:
     """Compare Leiden clusters with labels at each resolution.
 

@@ -17,10 +17,11 @@ from ..data.counts import checksum
 from ._arguments import to_uns
 from ._cvae import cvae
 from ._design import audit
+from ._equal_fit import take_over
 from ._fingerprints import check_keys, computed_before
 from ._graph import neighbors_leiden_umap
 from ._null_split import null_split
-from ._runs import METHOD_KEYS, Run, plan_runs, stop_if_interrupted
+from ._runs import Run, plan_runs, stop_if_interrupted
 from ._score import check_scored, score_embeddings
 from ._seeds import seed_overlap
 from ._verdict import judge
@@ -53,7 +54,8 @@ def compare(
 
     Each method gets an embedding, neighbours, Leiden clusters and a UMAP under its own keys. Results that an earlier
     call computed from the same data and parameters are used again: an interrupted comparison continues, and a new
-    variant costs only its own fit. A method that fails is reported, and the others go on.
+    variant costs only its own fit. A fit of yours that is equal to one of these, to the bit, is taken in its place. A
+    method that fails is reported, and the others go on.
 
     The parameters are in four groups:
 
@@ -99,7 +101,8 @@ def compare(
     Returns
     -------
     `None`, or the copy if `copy`. For each method NAME (`pca`, `pca_harmony`, `vae`, `cvae`, the variants) it writes
-    the following. If a result with that name exists that no comparison made, it stays, and NAME ends in `_compare`.
+    the following. If a result with that name exists that no comparison made, it stays, and NAME ends in `_compare`;
+    but a fit that equals the one of this method is used where it is.
 
     `obsm["X_NAME"]`, `obsm["X_umap_NAME"]`, `obs["leiden_NAME"]`
         Embedding, UMAP, clusters.
@@ -125,7 +128,7 @@ def compare(
         As :func:`sc_vaenb.tl.score` writes them.
     `methods`
         DataFrame: a row per embedding with `method`, `seed`, `embedding`, and its `seconds` of computing, without
-        neighbours and UMAP.
+        neighbours and UMAP; of a fit that existed, those of its history.
     `null_split`
         DataFrame: the purity of clusters `before` and `after` each correction, where the largest batch is split at
         random into two. Written only if that batch has at least 100 cells; not for variants with `controls`.
@@ -133,7 +136,8 @@ def compare(
         DataFrame, if `n_seeds` is above 1: for each model, the number of fits (`n_seeds`) and the mean share of a
         cell's 15 nearest cells that two fits have in common (`overlap`; among at most 2,000 cells).
     `params`, `failed`, `made`
-        Arguments; the error of each method that failed; what this and earlier calls computed, with checksums.
+        Arguments; the error of each method that failed; what this and earlier calls computed or `found`, with
+        checksums.
 
     Raises
     ------
@@ -180,11 +184,9 @@ def compare(
     del counts
     made = computed_before(adata, key_added)
     options = {"layer": layer, "mask_var": mask_var, "device": device}
-    runs = plan_runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
+    runs = plan_runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, made)
     check_keys([run.key for run in runs], key_added, batch_key, label_key)
-    if copy:
-        adata = adata.copy()
-        runs = plan_runs(adata, batch_key, variants or {}, n_seeds, rng, options, data_checksum, set(made.index))
+    adata = adata.copy() if copy else adata
 
     audited_design = audit(adata, batch_key, label_key, condition_key, layer, mask_var, rng)
     logg.info(audited_design.in_words())
@@ -195,10 +197,15 @@ def compare(
         is_computed = run.key in made.index and made.loc[run.key, "made_from"] == run.fingerprint
         try:
             if not is_computed:
-                run.compute()
-                stop_if_interrupted(adata, run.key)
+                if run.source is None:
+                    run.compute(adata)
+                    stop_if_interrupted(adata, run.key)
+                    seconds = time.perf_counter() - start
+                else:
+                    logg.info(f"{run.method}: uns[{run.source!r}] holds this fit, so it is not computed again")
+                    seconds = take_over(adata, run.source, run.key)
                 embedding = np.asarray(adata.obsm[f"X_{run.key}"])
-                made.loc[run.key] = [run.fingerprint, checksum(embedding), time.perf_counter() - start]
+                made.loc[run.key] = [run.fingerprint, checksum(embedding), seconds, run.source == run.key]
                 adata.uns.pop(f"neighbors_{run.key}", None)  # of an earlier embedding with this name
                 # Written now, so that an interrupted comparison can continue. Earlier scores stay until the end.
                 adata.uns[key_added] = {**adata.uns.get(key_added, {}), "made": made.copy()}
@@ -227,9 +234,9 @@ def compare(
             for name, arguments in (variants or {}).items()
             if arguments.get("controls") is None  # within one batch there are no controls to compare cases with
         }
-        own_keys = {*METHOD_KEYS, *short_variants}  # a null split holds no results of the user
         short_options = {**options, "n_steps": max_steps}
-        runs = plan_runs(null, half_key, short_variants, 1, rng, short_options, data_checksum, own_keys)
+        none_made = made.iloc[:0]
+        runs = plan_runs(null, half_key, short_variants, 1, rng, short_options, data_checksum, none_made)
         return [run for run in runs if run.method in succeeded]
 
     null, losses = null_split(adata, batch_key, null_runs, adata.uns.get(key_added, {}).get("null_split"), rng)

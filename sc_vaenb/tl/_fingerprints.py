@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SUFFIX = "_compare"  # put behind the name of a method if something else has that name
 # Not among the parameters of a fingerprint: what changes no result, and what has a checksum.
-NOT_IN_FINGERPRINT = {"layer", "mask_var", "device", "checkpoint", "key_added", "copy", "controls"}
+NOT_IN_FINGERPRINT = {"batch_key", "layer", "mask_var", "device", "checkpoint", "key_added", "copy", "controls"}
 
 
 def fingerprint(adata: AnnData, method: str, seed: int, params: Mapping[str, Any], data_checksum: int) -> str:
@@ -48,12 +48,15 @@ def free_key(adata: AnnData, name: str, own_keys: set[str]) -> str:
     """The first of `name`, name_compare, name_compare2, ... that is not in use, or that this comparison wrote."""
 
     def is_free(key: str) -> bool:
-        in_uns, in_obsm = (key, f"neighbors_{key}"), (f"X_{key}", f"X_umap_{key}")
-        is_used = any(name in adata.uns for name in in_uns) or any(name in adata.obsm for name in in_obsm)
-        return not is_used and f"leiden_{key}" not in adata.obs
+        return not (key in adata.uns or f"X_{key}" in adata.obsm or has_graph(adata, key))
 
     candidates = chain((name, name + SUFFIX), (f"{name}{SUFFIX}{n}" for n in count(2)))
     return next(key for key in candidates if key in own_keys or is_free(key))
+
+
+def has_graph(adata: AnnData, key: str) -> bool:
+    """Whether neighbours, clusters or a UMAP exist under this key."""
+    return f"neighbors_{key}" in adata.uns or f"leiden_{key}" in adata.obs or f"X_umap_{key}" in adata.obsm
 
 
 def check_keys(keys: list[str], key_added: str, batch_key: str | Sequence[str], label_key: str | None) -> None:
@@ -69,16 +72,17 @@ def check_keys(keys: list[str], key_added: str, batch_key: str | Sequence[str], 
 
 
 def computed_before(adata: AnnData, key_added: str) -> pd.DataFrame:
-    """The embeddings of earlier comparisons that have not changed since, a row per key."""
-    made = adata.uns.get(key_added, {}).get("made")
-    if made is None:
-        return pd.DataFrame(
-            {"made_from": pd.Series(dtype=object), "checksum": pd.Series(dtype=np.int64), "seconds": 0.0}
-        )
-    made = made.astype({"made_from": object})
+    """The embeddings of earlier comparisons that have not changed since, a row per key.
+
+    `found`: it is a fit of the user, which the comparison took as it was.
+    """
+    made = adata.uns.get(key_added, {}).get("made", pd.DataFrame(columns=["made_from", "checksum", "seconds"]))
+    if "found" not in made:  # earlier versions
+        made = made.assign(found=False)
+    made = made.astype({"made_from": object, "checksum": np.int64, "seconds": np.float64, "found": bool})
     for key in list(made.index):
-        if f"X_{key}" not in adata.obsm:
+        if f"X_{key}" not in adata.obsm and not made.loc[key, "found"]:
             made.loc[key, "made_from"] = ""  # its graph and clusters may still exist
-        elif checksum(np.asarray(adata.obsm[f"X_{key}"])) != made.loc[key, "checksum"]:
+        elif f"X_{key}" not in adata.obsm or checksum(np.asarray(adata.obsm[f"X_{key}"])) != made.loc[key, "checksum"]:
             made = made.drop(index=key)
     return made

@@ -37,8 +37,9 @@ from ..inference.embed import aligned, latent_states, memberships, to_embedding
 from ..inference.offsets import find_offsets, with_offsets
 from ..model.config import ModelConfig
 from ..model.vae import CountVAE
-from ._arguments import check_shareable, check_together, checkpoint_folder, to_python, to_uns
+from ._arguments import check_shareable, check_together, checkpoint_folder, to_uns
 from ._components import order_components, write_components
+from ._equal_fit import fingerprint, params_of, seal
 from ._fit_words import all_in_words, groups_in_words, lost_in_words, not_compared_in_words, start_in_words
 from ._inputs import Inputs, model_config, read_inputs
 from ._labels import classifier_of, write_labels
@@ -79,8 +80,7 @@ class Result:
 
 def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> AnnData | None:
     """Validate, fit, embed, write: the body of `tl.vae` and `tl.cvae`. `arguments` are all of their arguments."""
-    not_in_params = {"adata", "copy", "key_added", "checkpoint"}
-    params = {name: to_python(value) for name, value in arguments.items() if name not in not_in_params}
+    params = params_of(arguments)
     key = "vae" if arguments["key_added"] is None else arguments["key_added"]
     check_together(adata, params)
     rank, n_processes = rank_and_size()
@@ -95,6 +95,7 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
         config = model_config(params, inputs, overlap)
         fitted_config = config if inputs.control is None else with_offsets(config)
         checkpoint = _checkpoint(folder, config, fitted_config, inputs, seed, device, processes, locks)
+        made_from = fingerprint(method, params, seed, device, inputs)
         start = logg.info(start_in_words(method, inputs, config, device))
         if checkpoint and checkpoint.step:
             logg.info(f"    continuing from step {checkpoint.step:,}, saved in {folder}")
@@ -128,6 +129,10 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
         message = f"{verdict.message} {lost_in_words(lost, inputs.batches, inputs.genes)}"
         verdict = replace(verdict, message=message)
     log_lines = _write(adata, key, written_params, inputs, overlap, replace(result, verdict=verdict))
+    is_as_asked = processes.size == 1 and result.options == inputs.options and verdict.status != "interrupted"
+    is_in_one_place = result.memberships is None and not inputs.labels  # components and labels are in obs, too
+    if made_from and is_as_asked and is_in_one_place:
+        seal(adata, key, made_from)
     is_good = verdict.status in NO_WARNING and not verdict.posterior_collapse and not lost
     (logg.info if is_good else logg.warning)(verdict.message)
     if overlap.group.any():

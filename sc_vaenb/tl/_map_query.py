@@ -305,7 +305,8 @@ def _query_record(
         mapped = replace(
             mapped, proteins=proteins_with_batches(mapped.proteins, protein, counts.batch_index, n_batches)
         )
-    result = deepcopy({name: part for name, part in record.items() if name not in {"model", "query", "components"}})
+    of_the_reference = {"model", "query", "components", "fingerprint"}
+    result = deepcopy({name: part for name, part in record.items() if name not in of_the_reference})
     new_batches = list(query["new_batches"])
     if new_batches and "overlap" in result:
         nearest_cell = nearest(search_embedding, embedding, 1)[1][:, 0]

@@ -95,7 +95,7 @@ def _compare_clusters(null: AnnData, runs: list[Run], missing: list[str]) -> lis
             if run.method not in needed:
                 continue
             try:
-                run.compute()
+                run.compute(null)
             except Exception:  # for example if one half has no labels: this method then has no rows
                 continue
             stop_if_interrupted(null, run.key)

@@ -141,6 +141,10 @@ RETURNS = """\
         `interrupted`; see "Has the fit converged?" in the documentation), `posterior_collapse`, `best_step` (with the
         lowest held-out loss), `kept_step` (whose weights the model has), `setbacks` (how often the fit went
         back and continued with a lower learning rate) and `message`.
+    `uns["vae"]["fingerprint"]`
+        Checksums of the `params`, the `data` and the `results`, by which :func:`sc_vaenb.tl.compare` finds a fit that
+        it need not make again. Not of fits that another call may not repeat to the bit (several processes, too little
+        memory, interrupted, counts read in parts), and not with labels or a mixture as prior.
     `uns["vae"]["overlap"]` (`cvae` only)
         `batches`, the `group` of each (a number), and `compared`, the positions (from 0) of the batches that were
         compared: the 64 largest with 20 cells or more. `share` (compared x compared): the share of the first batch's

@@ -13,27 +13,32 @@ from .._constraints import ArgumentError
 from .._names import is_writable
 from ._arguments import check_together
 from ._cvae import cvae
-from ._fingerprints import fingerprint, free_key
+from ._equal_fit import equal_fit
+from ._fingerprints import fingerprint, free_key, has_graph
 from ._harmony import harmony
 from ._pca import log_pca
 from ._vae import vae
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 METHODS = "PCA", "Harmony", "VAE", "CVAE"
-METHOD_KEYS = "pca", "pca_harmony", "vae", "cvae"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One embedding: `compute` writes it under `key`; `fingerprint` changes with its parameters and with the data."""
+    """One embedding: `compute` writes it under `key`; `fingerprint` changes with its parameters and with the data.
+
+    `source` is the key of an equal fit that exists already, if there is one.
+    """
 
     method: str
     seed: int
     key: str
     fingerprint: str
-    compute: Callable[[], Any]
+    compute: Callable[[AnnData], Any]
+    source: str | None
 
 
 def plan_runs(
@@ -44,33 +49,35 @@ def plan_runs(
     rng: int,
     options: Mapping[str, Any],
     data_checksum: int,
-    own_keys: set[str],
+    made: pd.DataFrame,
 ) -> list[Run]:
-    """The embeddings to compute. `data_checksum`: of counts and batches. `own_keys`: keys of an earlier comparison."""
+    """The embeddings to compute. `data_checksum`: of counts and batches. `made`: embeddings of earlier comparisons."""
     _check_variants(adata, batch_key, variants, options)
     layer, mask_var = options["layer"], options["mask_var"]
+    own_keys = set(made.index[~made["found"]])
 
-    def run(method: str, seed: int, name: str, params: Mapping[str, Any], compute: Callable[..., Any]) -> Run:
-        key = free_key(adata, name, own_keys)
+    def run(method: str, seed: int, name: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> Run:
+        is_fit = function in (vae, cvae)
+        params = {**(function.__kwdefaults__ or {}), **arguments} if is_fit else {}
         made_from = fingerprint(adata, method, seed, params, data_checksum)
-        return Run(method, seed, key, made_from, partial(compute, key_added=key))
+        earlier = made.index[made["made_from"] == made_from]
+        source = equal_fit(adata, function, params, name) if is_fit and earlier.empty else None
+        in_place = {name} if source == name and not has_graph(adata, name) else set()
+        key = earlier[0] if len(earlier) else free_key(adata, name, own_keys | in_place)
+        return Run(method, seed, key, made_from, partial(function, key_added=key, **arguments), source)
 
-    def pca(key_added: str) -> None:
+    def pca(adata: AnnData, *, key_added: str) -> None:
         _adata.write_result(adata, key_added, log_pca(adata, layer, mask_var, rng))
 
-    runs = [run("PCA", rng, "pca", {}, pca)]
-    harmony_of_pca = partial(harmony, adata, batch_key, basis=f"X_{runs[0].key}", rng=rng)
-    runs.append(run("Harmony", rng, "pca_harmony", {}, harmony_of_pca))
+    runs = [run("PCA", rng, "pca", pca, {})]
+    arguments = {"batch_key": batch_key, "basis": f"X_{runs[0].key}", "rng": rng}
+    runs.append(run("Harmony", rng, "pca_harmony", harmony, arguments))
     for seed in range(rng, rng + n_seeds):
         suffix = "" if seed == rng else f"_seed{seed - rng}"
-        vae_arguments = {**options, "rng": seed}
-        params = {**(vae.__kwdefaults__ or {}), **vae_arguments}
-        runs.append(run("VAE", seed, "vae" + suffix, params, partial(vae, adata, **vae_arguments)))
-        for name, arguments in {"cvae": {}, **variants}.items():
-            cvae_arguments = {**options, **arguments, "rng": seed}
-            params = {**(cvae.__kwdefaults__ or {}), **cvae_arguments}
-            label = "CVAE" if name == "cvae" else name
-            runs.append(run(label, seed, name + suffix, params, partial(cvae, adata, batch_key, **cvae_arguments)))
+        runs.append(run("VAE", seed, "vae" + suffix, vae, {**options, "rng": seed}))
+        for name, changes in {"cvae": {}, **variants}.items():
+            arguments = {"batch_key": batch_key, **options, **changes, "rng": seed}
+            runs.append(run("CVAE" if name == "cvae" else name, seed, name + suffix, cvae, arguments))
     order = {label: i for i, label in enumerate([*METHODS, *variants])}
     return sorted(runs, key=lambda r: (order[r.method], r.seed))
 

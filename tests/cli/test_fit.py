@@ -11,6 +11,7 @@ from sklearn.metrics import silhouette_score
 
 import sc_vaenb
 from sc_vaenb import cli
+from sc_vaenb.cli._fit import choose_batch_key
 from sc_vaenb.fit import checkpoint, history
 
 FILES = {
@@ -122,6 +123,27 @@ def test_more_categories_than_colours_are_drawn(file, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
+def test_several_columns_are_the_batches(file, tmp_path, capsys):
+    adata = ad.read_h5ad(file)
+    adata.obs["donor"], adata.obs["kit"] = np.where(np.arange(300) % 2, "d1", "d2"), np.where(np.arange(300) < 90, 1, 2)
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    for command in ("cvae", "vae"):
+        typed = [command, str(tmp_path / "a.h5ad"), "--batch-key", "donor,kit", "--hidden", "8"]
+        assert cli.main([*typed, "--out", str(tmp_path / command)]) == 0
+    fitted = folder_in(tmp_path / "cvae")
+    assert {"CVAE_NB_umap_donor.svg", "CVAE_NB_umap_kit.svg", "metrics.csv"} <= {path.name for path in fitted.iterdir()}
+    record = ad.read_h5ad(fitted / "CVAE_NB.h5ad").uns["cvae"]
+    assert list(record["params"]["batch_key"]) == ["donor", "kit"]
+    assert list(record["model"]["batches"]) == ["d1 | 1", "d1 | 2", "d2 | 1", "d2 | 2"]
+    typed = ["score", str(fitted / "CVAE_NB.h5ad"), "--embeddings", "X_cvae", "--batch-key", "donor,kit"]
+    assert cli.main(typed) == 0
+    assert "batch" in capsys.readouterr().out
+    adata.obs["donor,kit"] = adata.obs["donor"]  # a column with a comma in its name is meant as it is
+    assert choose_batch_key(adata, "donor,kit", needed=True) == "donor,kit"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_scores_by_labels_that_the_fit_has_seen_come_with_a_warning(file, tmp_path, log):
     adata = ad.read_h5ad(file)
     adata.obs["other"] = adata.obs["cell_type"].astype(str) + " cell"
@@ -182,6 +204,8 @@ def test_a_fit_goes_on_with_resume_and_clears_up_at_the_end(file, tmp_path, monk
         (["cvae", "FILE", "--batch-key", "donor"], "--batch-key 'donor' is not a column of obs, which has ["),
         (["cvae", "FILE", "--layer", "raw"], "layer='raw' is not in adata.layers"),
         (["cvae", "FILE", "--label-key", "batch"], "--batch-key and --label-key are both 'batch'"),
+        (["cvae", "FILE", "--batch-key", "batch,kit"], "--batch-key 'kit' is not a column of obs, which has ["),
+        (["cvae", "FILE", "--batch-key", "batch,cell_type"], "--batch-key and --label-key are both 'cell_type'"),
         (["cvae", "FILE", "--beta", "-1"], "beta=-1.0 is not possible."),
         (["cvae", "FILE", "--resume", "--checkpoint", "a"], "--resume and --checkpoint both name a folder for the st"),
         (["cvae", "FILE", "--checkpoint", "FILE"], "data.h5ad' is a file, not a folder. Pass another name."),

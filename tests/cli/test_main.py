@@ -72,6 +72,21 @@ def test_what_is_not_understood_ends_with_2_and_says_what_was_meant(capsys, type
     assert error.count("\n") == 2
 
 
+def test_files_may_stand_before_and_after_options():
+    options = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "_load", lambda parsed: options.append(parsed))
+        patch.setattr(cli, "_set_rank", interrupt)
+        for typed in ("a b --batch-key s c", "--batch-key s a b c", "a --batch-key s b c"):
+            patch.setattr(cli, "check_compare", lambda _: None)
+            assert cli.main(["compare", *typed.split()]) == 130
+    assert [[str(path) for path in parsed.files] for parsed in options] == [["a", "b", "c"]] * 3
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_nothing_is_replaced_unasked(tmp_path, capsys):
     (tmp_path / "demo.h5ad").write_text("mine")
     assert cli.main(["demo", "--out", str(tmp_path)]) == 1

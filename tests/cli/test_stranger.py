@@ -77,6 +77,7 @@ TAMPERED = {
     "twice": (lambda out: folders(out, vae="A_20250101_000000", cvae="A_20250101_000000"), "names a folder twice"),
     "list as folders": (lambda out: changed(out, folders=["PCA"]), "folders is no table"),
     "columns": (lambda out: changed(out, columns={"../../x": "batch", "celltype": None}), "sample and celltype"),
+    "columns in columns": (lambda out: changed(out, columns={"sample": [["a"]], "celltype": None}), "that is no text"),
     "command": (lambda out: changed(out, command=["rm"]), "command is no text"),
     "more": (lambda out: changed(out, more="x"), "and nothing else"),
 }  # fmt: skip

@@ -133,6 +133,18 @@ def test_the_same_seed_gives_the_same_bits(name, start, call, result):
     assert table.differing(table.snapshot(adata), result(name)[2]) == set()
 
 
+@each([name for name in table.FUNCTIONS if "rng" in table.parameters(name)])
+def test_a_generator_is_a_seed(name, start, call):
+    results = []
+    for state in (3, 3):
+        adata = start(name).copy()
+        rng = np.random.default_rng(state)
+        returned = call(name, adata, rng=rng)
+        results.append(table.snapshot({"adata": adata, "returned": returned if name in NEW_ANNDATA else None}))
+        assert rng.bit_generator.state != np.random.default_rng(state).bit_generator.state  # it was drawn from
+    assert table.differing(results[0], results[1]) == set()
+
+
 @every_function
 def test_a_bad_call_is_refused_by_name_and_changes_nothing(name, start, call, rows, unchanged):
     adata = start(name).copy()

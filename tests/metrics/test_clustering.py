@@ -65,6 +65,8 @@ def test_seed_decides_and_global_random_states_stay(graph):
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     random.seed(99)
     np.testing.assert_array_equal(leiden(graph, (2.0,), seed=5)[0], first)
+    generated = [leiden(graph, (2.0,), seed=np.random.default_rng(5))[0] for _ in range(2)]
+    np.testing.assert_array_equal(*generated)
 
 
 def test_igraph_draws_from_python_random_again_afterwards(graph):

@@ -4,12 +4,15 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 
 import sc_vaenb
 from sc_vaenb.fit import history
 from sc_vaenb.tl import _compare, _graph, _runs
 from sc_vaenb.tl._findings import ADVICE, BEST, NEEDED
 from sc_vaenb.tl._fingerprints import side_input_checksums
+
+from ..contract.table import snapshot
 
 KEYS = ["pca", "pca_harmony", "vae", "cvae"]
 
@@ -288,3 +291,52 @@ def test_what_a_fit_reads_beside_the_counts_is_part_of_what_it_was_made_from(ada
         prints.append(side_input_checksums(adata, params))
         assert prints[-1] == side_input_checksums(adata.copy(), params)
     assert len({str(found) for found in prints}) == len(prints)
+
+
+def fitted(adata, method="cvae", **arguments):
+    """A fit of the user that is one of the comparison's, unless `arguments` say otherwise."""
+    batch = ["batch"] if method == "cvae" else []
+    getattr(sc_vaenb.tl, method)(adata, *batch, **{"device": "cpu"} | arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["cvae", "vae", "mine"])
+def test_an_equal_fit_is_taken_as_it_is_to_the_same_bits(ready, monkeypatch, log, key):
+    anew = run(ready, copy=True)
+    fitted(ready, key_added=key)
+    before = snapshot({"uns": ready.uns[key], "obsm": ready.obsm[f"X_{key}"]})
+    refuses_to_run(monkeypatch, "cvae", AssertionError("computed again"))
+    monkeypatch.setattr(_compare, "null_split", lambda *_: (pd.DataFrame(), {}))
+    sc.settings.verbosity = "info"
+    run(ready)
+    assert ready.uns["compare"]["failed"] == {}
+    assert f"CVAE: uns[{key!r}] holds this fit, so it is not computed again" in log.getvalue()
+    expected = ["X_pca", "X_pca_harmony", "X_vae_compare" if key == "vae" else "X_vae", "X_cvae"]
+    assert ready.uns["compare"]["methods"]["embedding"].tolist() == expected
+    assert snapshot({"uns": ready.uns[key], "obsm": ready.obsm[f"X_{key}"]}) == before
+    for slot, name in (("obsm", "X_cvae"), ("varm", "cvae_loadings"), ("uns", "cvae"), ("obsm", "X_umap_cvae")):
+        assert snapshot(getattr(ready, slot)[name]) == snapshot(getattr(anew, slot)[name]), name
+
+
+@pytest.mark.slow
+def test_a_fit_that_was_taken_stays_the_users(ready, tmp_path):
+    fitted(ready, key_added="cvae")
+    own = snapshot({"uns": ready.uns["cvae"], "obsm": ready.obsm["X_cvae"]})
+    run(ready)
+    ready.write_h5ad(tmp_path / "a.h5ad")
+    again = anndata.read_h5ad(tmp_path / "a.h5ad")
+    run(again)  # nothing has changed
+    assert again.uns["compare"]["methods"]["embedding"].tolist() == [f"X_{key}" for key in KEYS]
+    run(again, rng=1)  # another fit, which has a key of its own
+    assert again.uns["compare"]["methods"]["embedding"].tolist()[3] == "X_cvae_compare"
+    assert snapshot({"uns": again.uns["cvae"], "obsm": again.obsm["X_cvae"]}) == own
+
+
+@pytest.mark.slow
+def test_a_taken_fit_leaves_the_users_clusters_alone(ready):
+    fitted(ready, key_added="cvae")
+    ready.obs["leiden_cvae"] = "mine"
+    run(ready)
+    assert set(ready.obs["leiden_cvae"]) == {"mine"}
+    assert "X_cvae_compare" in ready.uns["compare"]["methods"]["embedding"].tolist()
+    np.testing.assert_array_equal(ready.obsm["X_cvae_compare"], ready.obsm["X_cvae"])

@@ -113,9 +113,9 @@ def test_fractions_are_fitted_on_request(adata, fast):
 # what is written
 
 
-def test_the_embedding_is_float32_and_the_record_has_four_parts(expected):
+def test_the_embedding_is_float32_and_the_record_has_five_parts(expected):
     assert expected.obsm["X_vae"].dtype == np.float32
-    assert set(expected.uns["vae"]) == {"params", "history", "verdict", "model"}
+    assert set(expected.uns["vae"]) == {"params", "history", "verdict", "model", "fingerprint"}
 
 
 def test_results_are_kept_side_by_side_and_replaced_with_a_word(adata, fast, log):

@@ -182,18 +182,12 @@ def test_without_labels_clusters_of_single_batches_must_stay_apart():
 class Run:
     """A fit of a null split that keeps the data as they are, or destroys them."""
 
-    def __init__(self, adata, method, destroys):
-        self.adata, self.method, self.key, self.fingerprint, self.destroys = (
-            adata,
-            method,
-            method,
-            f"{method} 1",
-            destroys,
-        )
+    def __init__(self, method, destroys):
+        self.method, self.key, self.fingerprint, self.destroys = method, method, f"{method} 1", destroys
 
-    def compute(self):
-        x = np.asarray(self.adata.layers["counts"], np.float32)
-        self.adata.obsm[f"X_{self.key}"] = np.random.default_rng(0).normal(size=x.shape) if self.destroys else x
+    def compute(self, null):
+        x = np.asarray(null.layers["counts"], np.float32)
+        null.obsm[f"X_{self.key}"] = np.random.default_rng(0).normal(size=x.shape) if self.destroys else x
 
 
 def test_a_null_split_finds_what_a_correction_destroys_and_is_not_made_twice():
@@ -204,7 +198,7 @@ def test_a_null_split_finds_what_a_correction_destroys_and_is_not_made_twice():
 
     def runs(null, half, n_steps):
         calls.append((null.n_obs, null.obs[half].value_counts().tolist(), n_steps))
-        return [Run(null, name, name == "CVAE") for name in ("PCA", "Harmony", "VAE", "CVAE")]
+        return [Run(name, name == "CVAE") for name in ("PCA", "Harmony", "VAE", "CVAE")]
 
     table, found = null_split(adata, "batch", runs, None, 0)
     assert calls == [(200, [100, 100], 150)]
@@ -214,7 +208,7 @@ def test_a_null_split_finds_what_a_correction_destroys_and_is_not_made_twice():
     def none(null, half, n_steps):
         made = runs(null, half, n_steps)
         for run in made:
-            run.compute = lambda: pytest.fail("computed again")
+            run.compute = lambda _: pytest.fail("computed again")
         return made
 
     pd.testing.assert_frame_equal(null_split(adata, "batch", none, table, 0)[0], table)
