@@ -227,6 +227,11 @@ def read_embedding(adata: AnnData, key: str, *, finite: bool = True, dtype: type
     return values
 
 
+def pca_key(adata: AnnData) -> str:
+    """The key of obsm with the PCA: `X_pca`, or `pca` where scanpy 2, or its preset, has written it."""
+    return "pca" if "pca" in adata.obsm and "X_pca" not in adata.obsm else "X_pca"
+
+
 def write_result(
     adata: AnnData, key: str, embedding: NDArray[np.float32], record: dict[str, Any] | None = None
 ) -> None:
