@@ -199,6 +199,13 @@ def locate_genes(adata: AnnData, genes: list[str], key: str) -> NDArray[np.int64
     return positions
 
 
+def gene_values(adata: AnnData, gene: str, layer: str | None) -> NDArray[Any]:
+    """The values of one gene in a layer (None: X), also in a file. AnnData.obs_vector is deprecated since 0.13."""
+    matrix, where = (adata.X, "X") if layer is None else (adata.layers[layer], f"layers[{layer!r}]")
+    start = adata.var_names.get_loc(gene)
+    return np.asarray(dense(on_host(matrix[:, start : start + 1]), where)).ravel()
+
+
 def read_embedding(adata: AnnData, key: str, *, finite: bool = True, dtype: type = np.float32) -> NDArray[Any]:
     """An embedding in obsm, which must be a matrix of (`finite`) numbers."""
     if key not in adata.obsm:
@@ -218,6 +225,11 @@ def read_embedding(adata: AnnData, key: str, *, finite: bool = True, dtype: type
         msg = f"obsm[{key!r}] is not a matrix of finite numbers ({problem}). Compute it again."
         raise ValueError(msg)
     return values
+
+
+def pca_key(adata: AnnData) -> str:
+    """The key of obsm with the PCA: `X_pca`, or `pca` where scanpy 2, or its preset, has written it."""
+    return "pca" if "pca" in adata.obsm and "X_pca" not in adata.obsm else "X_pca"
 
 
 def write_result(

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, is_color_like, to_hex, to_rgba, to_rgba_array
 from scanpy import logging
 
-from .. import _obs
+from .. import _adata, _obs
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,7 +117,7 @@ def _values(adata: AnnData, name: str, layer: str | None) -> pd.Series:
             raise ValueError(f"var_names holds {name!r} more than once. Call adata.var_names_make_unique() first.")
         if layer is None and adata.X is None:
             raise ValueError("adata.X is empty: name the layer with the values of genes.")
-        values = pd.Series(adata.obs_vector(name, layer=layer))
+        values = pd.Series(_adata.gene_values(adata, name, layer))
     is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     return values if is_number else values.astype("category")
 

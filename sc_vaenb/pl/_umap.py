@@ -64,8 +64,7 @@ def _graphs(adata: AnnData) -> Iterator[tuple[str, csr_array]]:
         if graph is not None:
             # without use_rep, scanpy takes the PCA, but X if it is told so by n_pcs=0 or has few genes
             took_x = params.get("n_pcs") == 0 or adata.n_vars <= MAX_GENES_WITHOUT_PCA
-            pca = "X_pca" if "X_pca" in adata.obsm else "pca"  # as scanpy 1 and scanpy 2 name it
-            yield str(params.get("use_rep") or ("X" if took_x else pca)), csr_array(graph)
+            yield str(params.get("use_rep") or ("X" if took_x else _adata.pca_key(adata))), csr_array(graph)
 
 
 def _share_of_strays(graph: csr_array, plane: NDArray[np.float64]) -> float:

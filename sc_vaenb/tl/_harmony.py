@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 KEY = "pca_harmony"
-MIN_CELLS_FOR_HARMONY = 15  # with fewer cells harmonypy makes no cluster or does not end
+MIN_CELLS_FOR_HARMONY = 20  # with fewer, harmonypy (of some versions) returns NaN, makes no cluster or does not end
 
 
 @own_state()
@@ -38,7 +38,7 @@ def harmony(
     """Correct principal components for batch effects with Harmony, to compare with the count models.
 
     Calls harmonypy (Korsunsky et al. 2019, Nature Methods, "Fast, sensitive and accurate integration of single-cell
-    data with Harmony") with its defaults. Versions that return components x cells are supported too.
+    data with Harmony") with its defaults.
 
     Parameters
     ----------
@@ -138,11 +138,11 @@ def _run_harmony(components: NDArray[np.float32], codes: NDArray[np.int64], seed
     if is_square:
         components = np.pad(components, ((0, 0), (0, 1)))  # a column of zeros changes no distance
     options: dict[str, Any] = {"verbose": False, "random_state": seed}
-    if "ncores" in signature(harmonypy.run_harmony).parameters:  # since 0.1
+    if "ncores" in signature(harmonypy.run_harmony).parameters:  # since 2
         options["ncores"] = _n_cores()  # by default it starts a thread per core of the machine, even in a container
+    if round(len(components) / 30) == 1:  # one cluster: harmonypy before 2 needs its own default as an array
+        options["sigma"] = np.array([0.1])
     corrected = np.asarray(harmonypy.run_harmony(components, batches, "batch", **options).Z_corr)
-    if corrected.shape != components.shape:  # versions before 0.1: components x cells
-        corrected = corrected.T
     return np.ascontiguousarray(corrected[:, :-1] if is_square else corrected, dtype=np.float32)
 
 

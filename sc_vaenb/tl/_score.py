@@ -51,7 +51,8 @@ def score(
     adata
         Cells, with embeddings in `obsm`.
     embeddings
-        Keys of `obsm`. `None`: all that begin with `X_` and have more than two dimensions.
+        Keys of `obsm`. `None`: all that begin with `X_` and have more than two dimensions, and `pca` if `X_pca` does
+        not exist.
     batch_key
         Column of `obs` with the batch of each cell, or several columns, as in :func:`sc_vaenb.tl.cvae`. `None` leaves
         out the metrics that need batches.
@@ -60,8 +61,8 @@ def score(
         of the neighbourhoods within each batch is kept, remain. Cells without a label (NaN, or words such as "Unknown"
         and "NA", which a warning names) are left out of the scores.
     reference
-        The embedding before any correction, for the metrics that compare with it. These metrics are left out
-        if it is `None`, or if the default does not exist.
+        The embedding before any correction, for the metrics that compare with it. If the default does not exist,
+        it is `"pca"`, as scanpy 2 names its PCA. These metrics are left out if neither exists, or with `None`.
     neighbors_key
         Neighbour graphs to score in addition to the embeddings, for methods without an embedding (BBKNN): keys of
         `uns`, as :func:`scanpy.pp.neighbors` writes them, or of `obsp`. They are scored by the metrics that need only a
@@ -149,7 +150,9 @@ def score_embeddings(
     cells, labels, batch = check_scored(adata, batch_key, label_key)
     arrays = {key: _adata.read_embedding(adata, key)[cells] for key in keys}
     uncorrected = None
-    if reference not in (None, "X_pca", *adata.obsm):
+    if reference == "X_pca":
+        reference = _adata.pca_key(adata)
+    elif reference not in (None, *adata.obsm):
         msg = f"reference={reference!r} is not in adata.obsm, which holds {list(adata.obsm)}. Choose one of these."
         raise KeyError(msg)
     if reference is not None and reference in adata.obsm:
@@ -281,7 +284,8 @@ def _graphs(adata: AnnData, neighbors_key: str | Sequence[str] | None) -> dict[s
 def _keys(adata: AnnData, embeddings: str | Sequence[str] | None) -> list[str]:
     """Keys of the embeddings to score."""
     if embeddings is None:
-        matrices = [key for key in adata.obsm if key.startswith("X_") and np.ndim(adata.obsm[key]) == 2]
+        named = [key for key in adata.obsm if key.startswith("X_") or key == _adata.pca_key(adata)]
+        matrices = [key for key in named if np.ndim(adata.obsm[key]) == 2]
         embeddings = [key for key in matrices if adata.obsm[key].shape[1] > 2]
     keys = [embeddings] if isinstance(embeddings, str) else list(embeddings)
     if not keys:

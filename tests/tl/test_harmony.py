@@ -33,17 +33,11 @@ def test_a_basis_that_is_there_is_taken(prepared):
     assert prepared.obsm["X_other"].shape == (300, 5)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_either_orientation_of_the_result_is_read(prepared, monkeypatch, turned):
-    """harmonypy before 0.1 gave components x cells, and knew no `ncores`."""
-
-    def new(components, batches, name, *, verbose, random_state, ncores):
+def test_harmonypy_before_2_knows_no_number_of_cores(prepared, monkeypatch):
+    def run_harmony(components, batches, name, *, verbose, random_state):
         return types.SimpleNamespace(Z_corr=components + 1.0)
 
-    def old(components, batches, name, *, verbose, random_state):
-        return types.SimpleNamespace(Z_corr=components.T + 1.0)
-
-    monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=old if turned else new))
+    monkeypatch.setitem(sys.modules, "harmonypy", types.SimpleNamespace(run_harmony=run_harmony))
     sc_vaenb.tl.harmony(prepared, "batch")
     np.testing.assert_allclose(prepared.obsm["X_pca_harmony"], prepared.obsm["X_pca"] + 1, rtol=1e-5)
 
@@ -77,9 +71,17 @@ def test_what_cannot_be_is_refused(prepared, unchanged, arguments, error, text):
 
 
 def test_few_cells_are_refused(prepared, refused):
-    few = prepared[:14].copy()
-    with refused(few, ValueError, "adata has 14 cells: Harmony .* needs at least 15 cells"):
+    few = prepared[:19].copy()
+    with refused(few, ValueError, "adata has 19 cells: Harmony .* needs at least 20 cells"):
         sc_vaenb.tl.harmony(few, "batch")
+
+
+@pytest.mark.parametrize("n_cells", [20, 44, 45])
+def test_few_cells_are_one_cluster_or_two(prepared, n_cells):
+    """harmonypy before 2 fails with one cluster, up to 44 cells, if it is called with its defaults."""
+    few = prepared[:n_cells].copy()
+    sc_vaenb.tl.harmony(few, "batch")
+    assert np.isfinite(few.obsm["X_pca_harmony"]).all()
 
 
 def test_a_pca_of_one_gene_is_refused(prepared, refused):

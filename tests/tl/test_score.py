@@ -47,6 +47,19 @@ def test_values_are_those_of_the_metrics(scored, unchanged, log):
     assert "scoring 2 embeddings of 300 cells" in log.getvalue()
 
 
+def test_the_pca_of_scanpy_2_is_the_reference(scored):
+    """It is `pca` there, and `X_pca` in scanpy 1; what both have is that of scanpy 1."""
+    arguments = {"batch_key": "batch", "copy": True}
+    expected = sc_vaenb.tl.score(scored, "X_noise", **arguments).uns["scores"]
+    scored.obsm["pca"] = scored.obsm["X_noise"]
+    assert sc_vaenb.tl.score(scored, **arguments).uns["scores"]["values"].index.tolist() == ["X_pca", "X_noise"]
+    scored.obsm["pca"] = scored.obsm.pop("X_pca")
+    record = sc_vaenb.tl.score(scored, **arguments).uns["scores"]
+    assert sorted(record["values"].index) == ["X_noise", "pca"]
+    assert record["params"]["reference"] == "pca"
+    assert record["values"].loc["X_noise", "neighborhood_overlap"] == expected["values"]["neighborhood_overlap"].item()
+
+
 def test_without_labels_the_batch_metrics_remain(scored):
     sc_vaenb.tl.score(scored, "X_noise", batch_key="batch", key_added="mine")
     values = scored.uns["mine"]["values"]
