@@ -26,8 +26,7 @@ if "OMP_NUM_THREADS" in os.environ:
     os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 project = "sc_vaenb"
-author = "The sc_vaenb developers"
-copyright = "the sc_vaenb developers"
+author = copyright = "the sc_vaenb developers"
 release = version = installed("sc_vaenb")
 
 extensions = [
