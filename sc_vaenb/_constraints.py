@@ -154,6 +154,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "reference": "a name",
     "tl.score.reference": "the name of an embedding in obsm",
     "size_factor": COLUMN,
+    "slice_key": COLUMN_OR_COLUMNS,
     "space": "a dict such as {'n_latent': [10, 30], 'beta': (0.1, 2.0)}",
     "start": "the name of a cell, or of a group",
     "storage": "the name of a file, or a URL such as 'sqlite:///tune.db'",
