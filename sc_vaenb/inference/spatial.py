@@ -1,0 +1,74 @@
+"""What surrounds each cell of a tissue: the shares of kinds of cells around it.
+
+Kinds are soft clusters of states. Shares of kinds tell two mixtures of cells apart also where their mean states are
+alike, and a few cells with extreme states move them little.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import kneighbors_graph
+
+from .._session import shared
+from ..data.counts import cells_by_code
+from ..fit.align import draw_cells
+
+N_NEIGHBORS = 6  # of a cell in a graph that is built here; as in squidpy
+CELLS_AROUND = 30  # that the default number of hops reaches, about
+SHARPNESS = 2.0  # of the assignment to kinds: of exp(-SHARPNESS * squared distance / its mean to the nearest kind)
+CELLS_AT_ONCE = 65_536
+
+
+def build_graph(coordinates: NDArray[np.float64], slices: NDArray[np.int64]) -> sparse.csr_array:
+    """Which cells are neighbours: the nearest ones in the same slice, in one direction or the other."""
+    rows, columns = [], []
+    for cells in cells_by_code(slices):
+        k = min(N_NEIGHBORS, len(cells) - 1)
+        if k:
+            near = kneighbors_graph(coordinates[cells], k, include_self=False).tocoo()
+            rows.append(cells[near.row])
+            columns.append(cells[near.col])
+    n = len(coordinates)
+    i, j = np.concatenate([*rows, *columns]), np.concatenate([*columns, *rows])
+    return sparse.csr_array((np.ones(len(i), bool), (i, j)), (n, n))
+
+
+def default_hops(graph: sparse.csr_array) -> int:
+    """5 with 6 neighbours a cell, 2 with 15."""
+    return max(1, round(CELLS_AROUND * graph.shape[0] / max(graph.nnz, 1)))
+
+
+def kinds(states: NDArray[np.float32], slices: NDArray[np.int64], n_kinds: int, seed: int) -> NDArray[np.float32]:
+    """How much each cell is of each kind: cells x kinds, with rows that sum to 1."""
+    drawn = states[draw_cells(slices, np.random.default_rng(seed))]
+    with shared(), warnings.catch_warnings():  # KMeans sets the BLAS threads
+        warnings.simplefilter("ignore", ConvergenceWarning)  # some kinds are empty if few cells are distinct
+        fitted = KMeans(min(n_kinds, len(drawn)), n_init=1, random_state=seed).fit(drawn)
+        scale = max(fitted.inertia_ / len(drawn), np.finfo(np.float32).tiny)
+        parts = [
+            _softmax(-SHARPNESS / scale * fitted.transform(states[first : first + CELLS_AT_ONCE]) ** 2)
+            for first in range(0, len(states), CELLS_AT_ONCE)
+        ]
+    return np.concatenate(parts)
+
+
+def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
+    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
+    result: NDArray[np.float32] = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
+    return result
+
+
+def mean_around(values: NDArray[np.float32], graph: sparse.csr_array, n_hops: int) -> NDArray[np.float32]:
+    """The mean over each cell and its neighbours, `n_hops` times; a cell without neighbours keeps its own values."""
+    n = graph.shape[0]
+    with_self = sparse.csr_array(graph, dtype=np.float32) + sparse.eye_array(n, dtype=np.float32, format="csr")
+    mean = sparse.diags_array(1 / with_self.sum(axis=1)) @ with_self
+    for _ in range(n_hops):
+        values = mean @ values
+    return values
