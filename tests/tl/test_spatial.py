@@ -21,13 +21,9 @@ def adata():
     place = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE)), -1).reshape(-1, 2).astype(float)
     place = np.concatenate([place, place[:, ::-1]])
     upper = place[:, 1] >= SIDE / 2
-    kind = np.where(rng.uniform(size=len(place)) < 0.7, upper, rng.integers(3, size=len(place)))
+    kind = np.where(rng.uniform(size=len(place)) < 0.5, upper, rng.integers(3, size=len(place)))
     obs = pd.DataFrame(
-        {
-            "slice": np.repeat(["a", "b"], SIDE**2),
-            "domain": np.where(upper, "upper", "lower"),
-            "kind": kind.astype(str),
-        },
+        {"slice": np.repeat(["a", "b"], SIDE**2), "domain": np.where(upper, "upper", "lower")},
         index=[f"cell{i}" for i in range(len(place))],
     )
     states = 3 * np.eye(3, 5)[kind] + rng.normal(size=(len(place), 5))
