@@ -14,7 +14,8 @@ own          as it is
 mean         averaged over neighbours
 BANKSY       own, mean and gradient, weighted (Singhal et al. 2024; our reading of the paper)
 CellCharter  own, and the means of the cells at 1, 2 and 3 hops (Varrone et al. 2024; our reading)
-tl.spatial   the shares of kinds of cells around each cell
+shares       the shares of kinds of cells around each cell: one half of tl.spatial
+tl.spatial   mean, and these shares
 
 `ari` and `nmi` compare k-means at the true number of domains with the domains, over all slices; `ari_slice` is the mean
 over single slices, `leiden` the ARI of Leiden clusters of this number (of the first seed). `types` is the ARI of
@@ -192,7 +193,9 @@ def views(adata: ad.AnnData, embedding: NDArray, seed: int) -> Iterator[tuple[st
     yield "CellCharter", cellcharter(embedding, graph)
     adata.obsm["X_one"] = embedding
     sc_vaenb.tl.spatial(adata, "one", slice_key="batch", rng=seed)
-    yield "tl.spatial", adata.obsm["X_one_spatial"]
+    both = adata.obsm["X_one_spatial"]
+    yield "shares", both[:, embedding.shape[1] :]
+    yield "tl.spatial", both
 
 
 def evaluate(adata: ad.AnnData, seed: int, **options: object) -> list[dict[str, object]]:

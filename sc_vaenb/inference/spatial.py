@@ -1,7 +1,7 @@
-"""What surrounds each cell of a tissue: the shares of kinds of cells around it.
+"""What surrounds each cell of a tissue: the mean state of the cells around it, and the shares of kinds among them.
 
-Kinds are soft clusters of states. Shares of kinds tell two mixtures of cells apart also where their mean states are
-alike, and a few cells with extreme states move them little.
+Kinds are soft clusters of states. Their shares tell two mixtures of cells apart also where the mean states are alike;
+the mean state shows what all cells of a place have in common.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..fit.align import draw_cells
 
 N_NEIGHBORS = 6  # of a cell in a graph that is built here; as in squidpy
 CELLS_AROUND = 30  # that the default number of hops reaches, about
-SHARPNESS = 2.0  # of the assignment to kinds: of exp(-SHARPNESS * squared distance / its mean to the nearest kind)
+SHARPNESS = 4.0  # of the assignment to kinds: of exp(-SHARPNESS * squared distance / its mean to the nearest kind)
 CELLS_AT_ONCE = 65_536
 
 
@@ -62,6 +62,17 @@ def _softmax(logits: NDArray[np.floating]) -> NDArray[np.float32]:
     weight = np.exp(logits - logits.max(axis=1, keepdims=True))
     result: NDArray[np.float32] = (weight / weight.sum(axis=1, keepdims=True)).astype(np.float32)
     return result
+
+
+def surroundings(
+    states: NDArray[np.float32], shares: NDArray[np.float32], graph: sparse.csr_array, n_hops: int
+) -> NDArray[np.float32]:
+    """Means of states and shares around each cell, side by side, each of the two with total variance 1."""
+    means = mean_around(np.hstack([states, shares]), graph, n_hops)
+    means -= means.mean(axis=0)
+    for part in (means[:, : states.shape[1]], means[:, states.shape[1] :]):
+        part /= max(float(np.sqrt(np.square(part).sum(axis=1).mean())), np.finfo(np.float32).tiny)
+    return means
 
 
 def mean_around(values: NDArray[np.float32], graph: sparse.csr_array, n_hops: int) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from .. import _schema as schema
 from .._checks import checked, seed_of
 from .._session import own_state
 from ..data.sparse import checked_matrix
-from ..inference.spatial import build_graph, default_hops, kinds, mean_around
+from ..inference.spatial import build_graph, default_hops, kinds, surroundings
 from ._arguments import to_uns
 
 if TYPE_CHECKING:
@@ -38,11 +38,12 @@ def spatial(
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Embed cells by what surrounds them in a tissue, to find domains: the shares of kinds of cells around each cell.
+    """Embed cells by what surrounds them in a tissue, to find domains.
 
-    Cells are softly assigned to kinds, which are clusters of the embedding. Then the assignments are averaged over each
-    cell and its neighbours, and over the neighbours of these. The clusters of the result are domains. For cell types,
-    keep the embedding itself: surroundings do not help there.
+    Cells are softly assigned to kinds, which are clusters of the embedding. The embedding and the assignments are
+    averaged over each cell and its neighbours, several times. So each cell gets the mean state of the cells around it,
+    and the shares of kinds among them. The clusters of the result are domains. For cell types, keep the embedding
+    itself: surroundings do not help there.
 
     Parameters
     ----------
@@ -78,7 +79,8 @@ def spatial(
     `None`, or the copy if `copy`. Written are:
 
     `obsm["X_vae_spatial"]`
-        The shares of kinds around each cell, float32, cells x kinds. Each row sums to 1.
+        The mean state around each cell, then the shares of kinds, float32, cells x (dimensions + kinds). Each of the
+        two parts is centred and has total variance 1.
     `uns["vae_spatial"]["params"]`
         The arguments, with the number of hops.
 
@@ -95,7 +97,7 @@ def spatial(
 
     Notes
     -----
-    A cell without neighbours has its own kind alone.
+    A cell without neighbours has its own state and kind.
 
     References
     ----------
@@ -128,18 +130,18 @@ def spatial(
     graph = _read_graph(adata, neighbors_key, slices, slice_names)
     coordinates = _adata.read_coordinates(adata, basis) if graph is None else None
 
-    start = logg.info(f"averaging kinds of cells in 'X_{key}' over neighbours in {len(slice_names)} slices")
+    start = logg.info(f"averaging 'X_{key}' over neighbours in {len(slice_names)} slices")
     adata = adata.copy() if copy else adata
     if graph is None:
         assert coordinates is not None
         logg.info(f"    neighbours are the nearest cells by obsm[{basis!r}]: there is no uns[{neighbors_key!r}]")
         graph = build_graph(coordinates, slices)
     hops = default_hops(graph) if n_hops is None else n_hops
-    around = mean_around(kinds(states, slices, n_kinds, seed), graph, hops)
+    around = surroundings(states, kinds(states, slices, n_kinds, seed), graph, hops)
     params = {"key": key, "neighbors_key": neighbors_key, "slice_key": slice_key, "basis": basis}
     params |= {"n_hops": hops, "n_kinds": n_kinds, "rng": seed, "version": version("sc_vaenb")}
     _adata.write_result(adata, name, around, {"params": to_uns(params)})
-    logg.info("    finished", time=start, deep=f"added\n    'X_{name}', the shares of kinds around cells (adata.obsm)")
+    logg.info("    finished", time=start, deep=f"added\n    'X_{name}', what surrounds each cell (adata.obsm)")
     return adata if copy else None
 
 

@@ -65,3 +65,9 @@ def test_kinds_are_the_groups_of_states(monkeypatch):
 def test_kinds_of_few_or_equal_cells():
     assert spatial.kinds(np.zeros((3, 2), np.float32), np.zeros(3, int), 20, 0).shape == (3, 3)
     np.testing.assert_allclose(spatial.kinds(np.ones((50, 2), np.float32), np.zeros(50, int), 5, 0).sum(axis=1), 1)
+
+
+def test_surroundings_of_equal_cells_are_finite():
+    graph = spatial.build_graph(np.random.default_rng(0).uniform(size=(20, 2)), np.zeros(20, int))
+    states, shares = np.ones((20, 3), np.float32), np.full((20, 2), 0.5, np.float32)
+    np.testing.assert_array_equal(spatial.surroundings(states, shares, graph, 2), 0)

@@ -53,12 +53,14 @@ def test_domains_are_found_by_surroundings_and_not_by_single_cells(adata):
     assert domains_found(adata, "X_own") < 0.5
 
 
-def test_each_cell_has_shares_of_kinds_of_its_own_slice(adata):
+def test_means_and_shares_weigh_the_same_and_are_of_one_slice(adata):
     tl.spatial(adata, "own", slice_key="slice", n_kinds=7)
     both = adata.obsm["X_own_spatial"]
     assert both.dtype == np.float32
-    np.testing.assert_allclose(both.sum(axis=1), 1, rtol=1e-5)
-    assert both.shape == (adata.n_obs, 7)
+    np.testing.assert_allclose(both.mean(axis=0), 0, atol=1e-5)
+    parts = np.hsplit(both, [5])  # of the five dimensions, and of the kinds
+    np.testing.assert_allclose([np.square(part).sum(axis=1).mean() for part in parts], 1, rtol=1e-4)
+    assert both.shape == (adata.n_obs, 5 + 7)
     adata.obsm["spatial"][adata.obs["slice"] == "b"] *= 17  # another unit, in this slice alone
     tl.spatial(adata, "own", slice_key="slice", n_kinds=7)
     np.testing.assert_array_equal(adata.obsm["X_own_spatial"], both)
@@ -66,26 +68,17 @@ def test_each_cell_has_shares_of_kinds_of_its_own_slice(adata):
 
 def test_the_graph_of_squidpy_is_used_and_counts_each_neighbour_once(adata):
     graph = with_graph(adata)
-    tl.spatial(adata, "own", slice_key="slice", n_hops=0, key_added="kinds")
-    kinds = adata.obsm["X_kinds"]
     tl.spatial(adata, "own", slice_key="slice", n_hops=1)
-    with_self = graph + sparse.eye(adata.n_obs)
-    expected = with_self @ kinds / with_self.sum(axis=1)
-    np.testing.assert_allclose(adata.obsm["X_own_spatial"], expected, rtol=1e-4, atol=1e-6)
+    with_self = (graph + sparse.eye(adata.n_obs)).tocsr()
+    expected = with_self @ adata.obsm["X_own"] / with_self.sum(axis=1)
+    expected -= expected.mean(axis=0)
+    expected /= np.sqrt(np.square(expected).sum(axis=1).mean())
+    np.testing.assert_allclose(adata.obsm["X_own_spatial"][:, :5], expected, atol=1e-4)
     once = adata.obsm["X_own_spatial"]
     adata.obsp["spatial_connectivities"] = 0.3 * sparse.triu(graph, format="csr")  # weights, and one direction alone
     tl.spatial(adata, "own", slice_key="slice", n_hops=1)
     np.testing.assert_array_equal(adata.obsm["X_own_spatial"], once)
     assert tl.spatial(adata, "own", slice_key="slice", copy=True).uns["own_spatial"]["params"]["n_hops"] == 8
-
-
-def test_a_cell_without_neighbours_has_its_own_kind(adata):
-    graph = with_graph(adata).tolil()
-    graph[5], graph[:, 5] = 0, 0
-    adata.obsp["spatial_connectivities"] = graph.tocsr()
-    tl.spatial(adata, "own", n_hops=0, key_added="kinds")
-    tl.spatial(adata, "own", n_hops=9)
-    np.testing.assert_allclose(adata.obsm["X_own_spatial"][5], adata.obsm["X_kinds"][5], rtol=1e-5)
 
 
 def test_the_slices_are_the_batches_of_the_embedding(adata):
