@@ -20,8 +20,8 @@ shares       the shares of kinds of cells around each cell: one half of tl.spati
 tl.spatial   mean, and these shares
 
 `ari` and `nmi` compare k-means at the true number of domains with the domains, over all slices; `ari_slice` is the mean
-over single slices, `leiden` the ARI of Leiden clusters of this number (of `tl.cvae` with the first seed). `types` is the
-ARI of k-means with cell types, `purity` the share of nearest neighbours of the same type.
+over single slices, `leiden` the ARI of Leiden clusters of this number (of `tl.cvae`, first seed). `types` is the ARI of
+k-means with cell types, `purity` the share of nearest neighbours of the same type.
 """
 
 from __future__ import annotations
