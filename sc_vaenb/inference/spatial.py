@@ -27,7 +27,7 @@ CELLS_AT_ONCE = 65_536
 
 def build_graph(coordinates: NDArray[np.float64], slices: NDArray[np.int64]) -> sparse.csr_array:
     """Which cells are neighbours: the nearest ones in the same slice, in one direction or the other."""
-    rows, columns = [], []
+    rows, columns = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for cells in cells_by_code(slices):
         k = min(N_NEIGHBORS, len(cells) - 1)
         if k:
@@ -50,9 +50,9 @@ def kinds(states: NDArray[np.float32], slices: NDArray[np.int64], n_kinds: int, 
     with shared(), warnings.catch_warnings():  # KMeans sets the BLAS threads
         warnings.simplefilter("ignore", ConvergenceWarning)  # some kinds are empty if few cells are distinct
         fitted = KMeans(min(n_kinds, len(drawn)), n_init=1, random_state=seed).fit(drawn)
-        scale = max(fitted.inertia_ / len(drawn), np.finfo(np.float32).tiny)
+        scale = max(float(fitted.inertia_) / len(drawn), 1e-30)  # 0 if no cell is between kinds
         parts = [
-            _softmax(-SHARPNESS / scale * fitted.transform(states[first : first + CELLS_AT_ONCE]) ** 2)
+            _softmax(-SHARPNESS * (fitted.transform(states[first : first + CELLS_AT_ONCE]) ** 2 / scale))
             for first in range(0, len(states), CELLS_AT_ONCE)
         ]
     return np.concatenate(parts)
@@ -69,9 +69,11 @@ def surroundings(
 ) -> NDArray[np.float32]:
     """Means of states and shares around each cell, side by side, each of the two with total variance 1."""
     means = mean_around(np.hstack([states, shares]), graph, n_hops)
-    means -= means.mean(axis=0)
     for part in (means[:, : states.shape[1]], means[:, states.shape[1] :]):
-        part /= max(float(np.sqrt(np.square(part).sum(axis=1).mean())), np.finfo(np.float32).tiny)
+        rounding = 1e-5 * np.abs(part).max()
+        part -= part.mean(axis=0)
+        spread = np.sqrt(np.square(part).sum(axis=1).mean())
+        part /= spread if spread > rounding else 1
     return means
 
 
