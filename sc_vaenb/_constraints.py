@@ -81,7 +81,7 @@ BOUNDS: Mapping[str, Bounds] = {
     "n_draws": Bounds(1, 10_000),
     "n_genes": Bounds(1, 10**6),
     "n_hops": Bounds(0, 1_000),
-    "n_kinds": Bounds(2, 1_000),
+    "n_kinds": Bounds(0, 1_000),
     "n_jobs": Bounds(1, 10_000),
     "n_latent": Bounds(1, 10_000),
     "n_neighbors": AT_LEAST_1,

@@ -45,7 +45,9 @@ def default_hops(graph: sparse.csr_array) -> int:
 
 
 def kinds(states: NDArray[np.float32], slices: NDArray[np.int64], n_kinds: int, seed: int) -> NDArray[np.float32]:
-    """How much each cell is of each kind: cells x kinds, with rows that sum to 1."""
+    """How much each cell is of each kind: cells x kinds, with rows that sum to 1 (if there are kinds)."""
+    if n_kinds == 0:
+        return np.empty((len(states), 0), np.float32)
     drawn = states[draw_cells(slices, np.random.default_rng(seed))]
     with shared(), warnings.catch_warnings():  # KMeans sets the BLAS threads
         warnings.simplefilter("ignore", ConvergenceWarning)  # some kinds are empty if few cells are distinct
@@ -70,9 +72,9 @@ def surroundings(
     """Means of states and shares around each cell, side by side, each of the two with total variance 1."""
     means = mean_around(np.hstack([states, shares]), graph, n_hops)
     for part in (means[:, : states.shape[1]], means[:, states.shape[1] :]):
-        rounding = 1e-5 * np.abs(part).max()
+        rounding = 1e-5 * np.abs(part).max(initial=0)
         part -= part.mean(axis=0)
-        spread = np.sqrt(np.square(part).sum(axis=1).mean())
+        spread = np.linalg.norm(part) / np.sqrt(len(part))
         part /= spread if spread > rounding else 1
     return means
 

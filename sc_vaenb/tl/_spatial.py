@@ -66,7 +66,7 @@ def spatial(
         How often the average over neighbours is taken. `None`: 30 times, divided by the mean number of neighbours of
         a cell. More hops smooth more, for few counts per cell and large domains; fewer hops keep thin domains.
     n_kinds
-        Number of kinds. More than the cell types that matter do no harm.
+        Number of kinds. 0: the mean states alone.
     rng
         Seed of the clusters.
     key_added

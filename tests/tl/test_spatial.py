@@ -75,6 +75,8 @@ def test_the_graph_of_squidpy_is_used_and_counts_each_neighbour_once(adata):
     expected /= np.sqrt(np.square(expected).sum(axis=1).mean())
     np.testing.assert_allclose(adata.obsm["X_own_spatial"][:, :5], expected, atol=1e-4)
     once = adata.obsm["X_own_spatial"]
+    tl.spatial(adata, "own", slice_key="slice", n_hops=1, n_kinds=0)
+    np.testing.assert_allclose(adata.obsm["X_own_spatial"], expected, atol=1e-4)
     adata.obsp["spatial_connectivities"] = 0.3 * sparse.triu(graph, format="csr")  # weights, and one direction alone
     tl.spatial(adata, "own", slice_key="slice", n_hops=1)
     np.testing.assert_array_equal(adata.obsm["X_own_spatial"], once)
@@ -122,7 +124,7 @@ def test_a_graph_across_slices_is_refused(adata):
         ({"slice_key": "no"}, KeyError, "slice_key='no' is not in adata.obs"),
         ({"key_added": "own"}, ValueError, "would replace the embedding"),
         ({"n_hops": -1}, ValueError, "n_hops=-1 is not possible"),
-        ({"n_kinds": 1}, ValueError, "n_kinds=1 is not possible"),
+        ({"n_kinds": -1}, ValueError, "n_kinds=-1 is not possible"),
     ],
 )
 def test_what_is_not_there_or_not_possible_is_refused(adata, arguments, error, message):
