@@ -232,6 +232,23 @@ def pca_key(adata: AnnData) -> str:
     return "pca" if "pca" in adata.obsm and "X_pca" not in adata.obsm else "X_pca"
 
 
+def read_coordinates(adata: AnnData, basis: str) -> NDArray[np.float64]:
+    """Coordinates of the cells in a tissue: cells x 2 or more."""
+    coordinates: NDArray[np.float64] = read_embedding(adata, basis, finite=False, dtype=np.float64)
+    if coordinates.shape[1] < 2:
+        msg = f"basis={basis!r}: obsm[{basis!r}] has {coordinates.shape[1]} columns. Give coordinates: cells x 2."
+        raise ValueError(msg)
+    lost = ~np.isfinite(coordinates).all(axis=1)
+    if lost.any():
+        msg = (
+            f"obsm[{basis!r}] holds no finite coordinates for {lost.sum()} cells (first: "
+            f"{str(adata.obs_names[int(np.argmax(lost))])!r}). Remove them: "
+            f"adata = adata[numpy.isfinite(adata.obsm[{basis!r}]).all(axis=1)].copy()."
+        )
+        raise ValueError(msg)
+    return coordinates
+
+
 def write_result(
     adata: AnnData, key: str, embedding: NDArray[np.float32], record: dict[str, Any] | None = None
 ) -> None:

@@ -80,6 +80,8 @@ BOUNDS: Mapping[str, Bounds] = {
     "n_dimensions": AT_LEAST_1,
     "n_draws": Bounds(1, 10_000),
     "n_genes": Bounds(1, 10**6),
+    "n_hops": Bounds(0, 1_000),
+    "n_kinds": Bounds(0, 1_000),
     "n_jobs": Bounds(1, 10_000),
     "n_latent": Bounds(1, 10_000),
     "n_neighbors": AT_LEAST_1,
@@ -117,6 +119,7 @@ COLUMN, COLUMNS = "the name of a column of obs", "names of columns of obs"
 COLUMN_OR_COLUMNS = "the name of a column of obs, or the different names of several"
 DESCRIPTIONS: Mapping[str, str] = {
     "basis": "the name of an embedding in obsm",
+    "neighbors_key": "the name of a graph of neighbours in uns",
     "batch": "the name of a batch",
     "batch_key": COLUMN_OR_COLUMNS,
     "condition_key": COLUMN,
@@ -154,6 +157,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "reference": "a name",
     "tl.score.reference": "the name of an embedding in obsm",
     "size_factor": COLUMN,
+    "slice_key": COLUMN_OR_COLUMNS,
     "space": "a dict such as {'n_latent': [10, 30], 'beta': (0.1, 2.0)}",
     "start": "the name of a cell, or of a group",
     "storage": "the name of a file, or a URL such as 'sqlite:///tune.db'",

@@ -98,9 +98,14 @@ def _combinations(adata: AnnData, columns: Sequence[pd.Series]) -> pd.Series:
     return pd.Series(joined, index=adata.obs_names, name=title_of([column.name for column in columns]))
 
 
-def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """The batch code of each cell, and the names of the batches. Categories without cells are dropped."""
-    column = read_categories(adata, "batch_key", batch_key)
+def batch_labels(
+    adata: AnnData, batch_key: str | Sequence[str], name: str = "batch_key"
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """The batch code of each cell, and the names of the batches. Categories without cells are dropped.
+
+    `name` is the argument that names the column.
+    """
+    column = read_categories(adata, name, batch_key)
     missing = column.isna().to_numpy()
     if missing.any():
         msg = (
@@ -108,7 +113,7 @@ def batch_labels(adata: AnnData, batch_key: str | Sequence[str]) -> tuple[NDArra
             f"{str(adata.obs_names[int(np.argmax(missing))])!r}). Label or remove them."
         )
         raise ValueError(msg)
-    names = [str(name) for name in column.cat.categories]
+    names = [str(category) for category in column.cat.categories]
     return column.cat.codes.to_numpy(dtype=np.int64), np.array(names)
 
 

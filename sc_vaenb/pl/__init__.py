@@ -9,6 +9,7 @@ from ._interpolation import interpolation
 from ._latent import latent
 from ._posterior_check import posterior_check
 from ._scores import scores
+from ._spatial_domains import spatial_domains
 from ._tradeoff import tradeoff
 from ._tune import tune
 
@@ -22,6 +23,7 @@ __all__ = [
     "latent",
     "posterior_check",
     "scores",
+    "spatial_domains",
     "tradeoff",
     "tune",
 ]

@@ -142,6 +142,11 @@ def check_names(adata: AnnData, keys: list[str], colors: Sequence[str | None], l
                 f"obsm[{key!r}] holds non-finite values in {np.sum(~finite):,} of {adata.n_obs:,} cells "
                 f"(the first: {cell!r}). Leave these cells out, or compute the embedding again."
             )
+    check_colors(adata, colors, layer)
+
+
+def check_colors(adata: AnnData, colors: Sequence[str | None], layer: str | None = None) -> None:
+    """Refuse colours and layers that are not there."""
     for name in colors:
         if name is not None and name not in adata.obs and name not in adata.var_names:
             raise KeyError(

@@ -34,6 +34,7 @@ class Panel(NamedTuple):
     title: str
     plane: NDArray[np.float64]
     colouring: Colouring
+    cells: slice | NDArray[np.intp] = slice(None)  # those that are drawn
 
 
 def draw_grid(
@@ -58,8 +59,11 @@ def draw_grid(
                 if legend_loc == "on data":
                     _write_on_cells(axes[i, j], panel)
     widths = []
+    columns = list(zip(*panels, strict=True))
     for j in range(n_columns):
-        strips = list(_draw_legends(figure, grid, j, [row[j] for row in panels], legend_loc))
+        coloured_alike = j + 1 < n_columns and _colourings(columns[j]) == _colourings(columns[j + 1])
+        # the next column shows the same legend
+        strips = [] if coloured_alike else list(_draw_legends(figure, grid, j, columns[j], legend_loc))
         boxes = [box for strip in strips if (box := strip.get_tightbbox()) is not None]
         widths.append(max((box.width for box in boxes), default=0) / figure.figure.dpi)
     if fit_width:
@@ -67,11 +71,16 @@ def draw_grid(
     return axes
 
 
+def _colourings(panels: Sequence[Panel | None]) -> set[int]:
+    """The colourings of a column of panels."""
+    return {id(panel.colouring) for panel in panels if panel is not None}
+
+
 def _draw_cells(ax: Axes, panel: Panel, size: float | None, rng: int) -> None:
     """Draw the cells in random order, those with missing values below all others."""
     plane, colouring = panel.plane, panel.colouring
-    area = np.clip(24_000 / len(plane), 0.4, 16) if size is None else size
-    shuffled = np.random.default_rng(rng).permutation(len(plane))
+    shuffled = np.random.default_rng(rng).permutation(np.arange(len(plane))[panel.cells])
+    area = np.clip(24_000 / len(shuffled), 0.4, 16) if size is None else size
     order = shuffled[np.argsort(~colouring.missing[shuffled], kind="stable")]
     ax.scatter(plane[order, 0], plane[order, 1], c=colouring.rgba[order], s=area, linewidths=0, rasterized=True)
     ax.set_title(panel.title, fontsize="medium")

@@ -19,6 +19,7 @@ from ._posterior_check import posterior_check
 from ._pseudobulk import pseudobulk
 from ._sample import sample
 from ._score import score
+from ._spatial import spatial
 from ._tune import tune
 from ._vae import vae
 
@@ -42,6 +43,7 @@ __all__ = [
     "pseudobulk",
     "sample",
     "score",
+    "spatial",
     "tune",
     "vae",
 ]

@@ -50,6 +50,7 @@ def small(n_cells: int = 80, *, whole: bool = True) -> AnnData:
     adata.layers["counts"] = adata.X.copy()
     adata.obs["score"] = np.linspace(0, 1, n_cells)
     adata.obsm["X_pca"] = np.random.default_rng(0).normal(size=(n_cells, 5)).astype(np.float32)
+    adata.obsm["spatial"] = np.random.default_rng(2).uniform(size=(n_cells, 2))
     adata.obsm["X_two"] = adata.obsm["X_pca"][:, :2]
     adata.obsm["proteins"] = pd.DataFrame(
         np.random.default_rng(1).poisson(5, (n_cells, 3)), index=adata.obs_names, columns=["CD3", "CD4", "CD8"]
@@ -143,6 +144,9 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             "uns/scores",
             {"embeddings": "no", "reference": "no", "key_added": "vae"},
         ),
+        "tl.spatial": Row(
+            {}, "obsm/X_vae_spatial uns/vae_spatial", {"key": "no", "slice_key": "no", "n_hops": -1, "key_added": "vae"}
+        ),
         "tl.tune": Row(
             {"batch_key": "batch", "n_trials": 1, "n_seeds": 0, "space": {"n_steps": [2]}} | CPU,
             "uns/tune",
@@ -160,6 +164,9 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
         "pl.latent": Row({"groupby": "cell_type"}, bad={"groupby": "no", "dimension": "no"}),
         "pl.posterior_check": Row(bad={"key": "no"}),
         "pl.scores": Row(bad={"key": "no", "metrics": "no"}),
+        "pl.spatial_domains": Row(
+            {"color": "cell_type", "slice_key": "batch"}, bad={"color": "no", "slice_key": "no", "basis": "no"}
+        ),
         "pl.tradeoff": Row(bad={"key": "no"}),
         "pl.tune": Row(bad={"key": "no"}),
         "report.write": Row({"path": folder / "page.html", "force": True}, bad={"key": "no", "title": 3}),
