@@ -52,6 +52,7 @@ add_module_names = False
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_custom_sections = ["Returns"]  # as it is written: napoleon would make each of its lines a type
 
 # Pages cite references.bib. Docstrings write their sources out, for help(); a test compares them with the entries.
 bibtex_bibfiles = ["references.bib"]

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize, is_color_like, to_hex, to_rgba, to_rgba_array
+from matplotlib.colors import Normalize, is_color_like, to_hex, to_rgb, to_rgba, to_rgba_array
 from scanpy import logging
 
 from .. import _adata, _obs
@@ -38,7 +38,24 @@ PALETTE = [
     "#549e79", "#a30059", "#004d43", "#ffb500", "#938a81", "#cc0744", "#0aa6d8", "#a1c299", "#6f0062", "#b4a8bd",
 ]  # fmt: skip
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, YELLOW, BLACK = PALETTE[:8]
-MISSING, PLAIN = "#D3D3D3", "#4D4D4D"
+MISSING = "#D3D3D3"
+
+
+def ink(strength: float = 1.0) -> str:
+    """A grey between the background (0) and the text (1) of matplotlib's style, so that it is seen on dark ones too."""
+    rgba = np.array([to_rgba(mpl.rcParams[name]) for name in ("text.color", "figure.facecolor")])
+    text, background = 1 - rgba[:, 3:] * (1 - rgba[:, :3])  # what is transparent lies on white
+    return to_hex(strength * text + (1 - strength) * background)
+
+
+def for_text(colour: str) -> str:
+    """A colour of the palette, closer to that of text, so that letters in it can be read."""
+    return to_hex(0.6 * np.array(to_rgb(colour)) + 0.4 * np.array(to_rgb(ink())))
+
+
+def palette_of_style() -> list[str]:
+    """The palette, with the colour of text in the place of black, which dark styles would hide."""
+    return [ink() if colour == BLACK else colour for colour in PALETTE]
 
 
 class Colouring(NamedTuple):
@@ -149,10 +166,11 @@ def _complete(labels: list[str], known: Mapping[str, str]) -> dict[str, str]:
     """A colour for each label: the known one, else that of its place in the palette, else one that is free."""
     colours = {label: known[label] for label in labels if label in known}
     used = set(known.values()) if colours else set()
+    palette = palette_of_style()
     for place, label in enumerate(labels):
         if label not in colours:
-            of_place = PALETTE[place % len(PALETTE)]
-            colours[label] = next((colour for colour in (of_place, *PALETTE) if colour not in used), of_place)
+            of_place = palette[place % len(palette)]
+            colours[label] = next((colour for colour in (of_place, *palette) if colour not in used), of_place)
             used.add(colours[label])
     return colours
 
@@ -183,4 +201,4 @@ def _numbers(name: str, values: NDArray[np.float64], cmap: str) -> Colouring:
 
 
 def _plain(n_cells: int) -> Colouring:
-    return Colouring("", np.tile(to_rgba(PLAIN), (n_cells, 1)), np.zeros(n_cells, int), {})
+    return Colouring("", np.tile(to_rgba(ink(0.7)), (n_cells, 1)), np.zeros(n_cells, int), {})

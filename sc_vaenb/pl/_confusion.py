@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import _obs
 from .._checks import checked
-from ._colors import PLAIN
-from ._figure import get_figure, show_or_return
+from ._colors import ink
+from ._figure import bare, get_figure, set_title, show_or_return
 from ._scores import read_scores
 from ._text import as_label, as_labels
 
@@ -95,7 +95,8 @@ def confusion(
     label_names, cluster_names = as_labels(rows), as_labels(columns_in_order)
     n_letters = [max(map(len, texts)) for texts in (label_names, cluster_names)]
     dense = max(counts.shape) > DENSE_ABOVE
-    cell_width, row_height, fontsize = (DENSE_CELL, DENSE_CELL, 6) if dense else (CELL_WIDTH, ROW_HEIGHT, 8)
+    cell_width, row_height = (DENSE_CELL, DENSE_CELL) if dense else (CELL_WIDTH, ROW_HEIGHT)
+    fontsize, margin_fontsize = ("xx-small", "xx-small") if dense else ("small", "x-small")
     width = cell_width * len(cluster_names) + LETTER_WIDTH * n_letters[0] + 1.3
     figure = get_figure(fig, (max(width, 4.0), row_height * len(label_names) + LETTER_WIDTH * n_letters[1] + 2.0))
     ax: Axes = figure.add_subplot()
@@ -104,9 +105,9 @@ def confusion(
     ax.set_yticks(range(len(label_names)), label_names, fontsize=fontsize)
     upright = n_letters[1] > (1 if dense else 4)
     ax.set_xticks(range(len(cluster_names)), cluster_names, fontsize=fontsize, rotation=90 if upright else 0)
-    ax.set_xlabel(as_label(clusters), fontsize=9)
-    ax.set_ylabel(as_label(label_key), fontsize=9)
-    _draw_totals(ax, counts, fontsize - 1, max_letters=1 if dense else 4)
+    ax.set_xlabel(as_label(clusters), fontsize="small")
+    ax.set_ylabel(as_label(label_key), fontsize="small")
+    _draw_totals(ax, counts, margin_fontsize, max_letters=1 if dense else 4)
     title_lines = [
         *([as_label(title)] if title else []),
         "share of each label's cells in each cluster",
@@ -114,7 +115,7 @@ def confusion(
     ]
     if n_missing:
         title_lines[-1] += f"; {n_missing:,} without label or cluster are left out"
-    figure.suptitle("\n".join(title_lines), x=0.01, ha="left", fontsize="small", color=PLAIN, linespacing=1.4)
+    set_title(figure, "\n".join(title_lines), fontsize="small", color=ink(0.7))
     return show_or_return(ax, show)
 
 
@@ -193,21 +194,20 @@ def _draw_shares(ax: Axes, shares: NDArray[np.float64], *, with_numbers: bool) -
         if with_numbers and share >= MIN_SHARE_WRITTEN:
             dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
             colour = "white" if dark else "black"
-            ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=7, color=colour)
+            ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize="x-small", color=colour)
     edges = [np.arange(n + 1) - 0.5 for n in shares.shape]
     ax.hlines(edges[0], -0.5, shares.shape[1] - 0.5, color="0.9", linewidth=0.5)
     ax.vlines(edges[1], -0.5, shares.shape[0] - 0.5, color="0.9", linewidth=0.5)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    bare(ax)
 
 
-def _draw_totals(ax: Axes, counts: NDArray[np.int64], fontsize: int, *, max_letters: int) -> None:
+def _draw_totals(ax: Axes, counts: NDArray[np.int64], fontsize: str, *, max_letters: int) -> None:
     """Write numbers of cells: of labels at the right, of clusters at the top (upright if above `max_letters`)."""
     by_label, by_cluster = ([f"{n:,}" for n in counts.sum(axis=axis)] for axis in (1, 0))
     right, top = ax.secondary_yaxis("right"), ax.secondary_xaxis("top")
     right.set_yticks(range(len(by_label)), by_label)
     top.set_xticks(range(len(by_cluster)), by_cluster, rotation=90 if max(map(len, by_cluster)) > max_letters else 0)
     for margin, axis in ((right, right.yaxis), (top, top.xaxis)):
-        axis.set_label_text("cells", fontsize=8, color=PLAIN)
-        margin.tick_params(length=0, labelsize=fontsize, labelcolor=PLAIN)
-        margin.spines[:].set_visible(False)
+        axis.set_label_text("cells", fontsize="small", color=ink(0.7))
+        bare(margin)
+        margin.tick_params(labelsize=fontsize, labelcolor=ink(0.7))

@@ -74,7 +74,8 @@ def embedding(
     size
         Area of a point in square points (1/72 inch squared); by default smaller the more cells there are.
     legend_loc
-        Where the names of categories are: beside the panels, on the cells, or nowhere.
+        Where the names of categories are: beside the panels, on the cells (in grey print, more than about five colours
+        look alike), or nowhere.
     ncols
         How many colours are side by side; more go on below.
     rng

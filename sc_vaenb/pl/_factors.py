@@ -9,9 +9,9 @@ import numpy as np
 
 from .._checks import checked
 from .._results import check_result
-from ._colors import PLAIN
-from ._figure import get_figure, show_or_return
-from ._text import as_label, as_labels, plain
+from ._colors import ink
+from ._figure import bare, get_figure, set_title, show_or_return
+from ._text import as_label, as_labels, plain, two_decimals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,10 +101,9 @@ def factors(
         else:
             _draw_genes(ax, gene_lines)
         ax.set_ylim(len(dimensions) - 0.5, -0.5)
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
+        bare(ax)
     title = f"Latent dimensions of {as_label(key)}" + (f"; {left_out} more are not shown" if left_out else "")
-    figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    set_title(figure, title)
     return show_or_return(axes, show)
 
 
@@ -125,10 +124,10 @@ def read_factors(adata: AnnData, key: str, *needed: str) -> dict[str, Any]:
 
 
 def _draw_variance(ax: Axes, share: pd.Series) -> None:
-    ax.barh(range(len(share)), share, height=0.7, color=PLAIN)
+    ax.barh(range(len(share)), share, height=0.7, color=ink(0.7))
     longest_bar = max(share.max(), 1e-9)
     for row, value in enumerate(share):
-        ax.text(value + 0.03 * longest_bar, row, f"{100 * value:.1f} %", va="center", fontsize=8)
+        ax.text(value + 0.03 * longest_bar, row, f"{100 * value:.1f} %", va="center", fontsize="small")
     ax.set(xlim=(0, 1.7 * longest_bar), xticks=[])
     ax.set_yticks(range(len(share)), share.index)
     ax.set_title("variance\nexplained", fontsize="small", loc="left")
@@ -141,17 +140,22 @@ def _draw_table(ax: Axes, table: pd.DataFrame, kind: str) -> None:
     ax.imshow(rgba, aspect="auto")
     for (row, column), number in np.ndenumerate(numbers):
         dark = np.dot(rgba[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
-        text = f"{number:.2f}".replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
-        ax.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        colour = "white" if dark else "black"
+        ax.text(column, row, two_decimals(number), ha="center", va="center", fontsize="small", color=colour)
     ax.set_yticks([])
     ax.set_xticks(
-        range(table.shape[1]), as_labels(table.columns), rotation=45, ha="right", rotation_mode="anchor", fontsize=8
+        range(table.shape[1]),
+        as_labels(table.columns),
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+        fontsize="small",
     )
     ax.set_title(name, fontsize="small", loc="left")
 
 
 def _draw_genes(ax: Axes, text: list[str]) -> None:
     for row, lines in enumerate(text):
-        ax.text(0, row, lines, va="center", fontsize=7.5, linespacing=1.25)
+        ax.text(0, row, lines, va="center", fontsize="x-small", linespacing=1.25)
     ax.set(xlim=(0, 1), xticks=[], yticks=[])
     ax.set_title(TITLE, fontsize="small", loc="left")

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+import textwrap
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import scanpy as sc
+from matplotlib.font_manager import FontProperties
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
 
 T = TypeVar("T")
+FONT_SIZE = 10  # points; for it, all sizes in inches are made
+LETTER_WIDTH = 0.58  # of the size of the font
 
 
 def get_figure(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
-    """The figure to draw into: the user's, or a new one of ``size`` inches."""
+    """The figure to draw into: the user's, or a new one of ``size`` inches, larger if the style's letters are."""
     if fig is None:
-        return plt.figure(figsize=size, layout="constrained")
+        scale = mpl.rcParams["font.size"] / FONT_SIZE
+        return plt.figure(figsize=(scale * size[0], scale * size[1]), layout="constrained")
     root = fig.figure
     if root.get_layout_engine() is None:
         root.set_layout_engine("constrained")
     return fig
+
+
+def set_title(figure: Figure | SubFigure, text: str, *, fontsize: str = "medium", **style: Any) -> None:
+    """A title at the left, each line broken where the figure ends."""
+    points = FontProperties(size=fontsize).get_size_in_points()
+    n_letters = max(10, int(72 * figure.bbox.width / figure.figure.dpi / (LETTER_WIDTH * points)))
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, n_letters, break_on_hyphens=False)]
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=fontsize, linespacing=1.4, **style)
+
+
+def bare(ax: Axes) -> None:
+    """Hide the frame, ticks and grid of a table, which a style may turn on; the names at its sides stay."""
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.grid(False)
 
 
 def show_or_return(axes: T, show: bool | None) -> T | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -12,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import BboxTransformTo, ScaledTranslation
 
-from ._colors import MISSING, PALETTE, Colouring
+from ._colors import MISSING, PALETTE, Colouring, ink
 from ._text import as_label
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PANEL_WIDTH, PANEL_HEIGHT = 3.2, 3.3  # inches
+TITLE_LETTERS = 38  # of a line of a title, in the width of a panel
 MAX_ENTRIES = 60  # of a legend; more categories get a note
 SMALL_ABOVE = 14  # entries; above it the letters are smaller, and more of them are in a column
 ENTRIES_PER_COLUMN, SMALL_PER_COLUMN = 14, 18  # in the height of one panel
+MAX_MOVES = 300  # of labels on cells
 
 LegendLoc = Literal["right margin", "on data", "none"]
 
@@ -67,7 +70,11 @@ def draw_grid(
         boxes = [box for strip in strips if (box := strip.get_tightbbox()) is not None]
         widths.append(max((box.width for box in boxes), default=0) / figure.figure.dpi)
     if fit_width:
-        figure.figure.set_figwidth(n_columns * PANEL_WIDTH + sum(widths))
+        figure.figure.set_figwidth(figure.figure.get_figwidth() + sum(widths))
+    if legend_loc == "on data":
+        figure.figure.draw_without_rendering()  # so that the places of labels are known
+        for ax in filter(None, axes.flat):
+            _separate(ax)
     return axes
 
 
@@ -83,10 +90,10 @@ def _draw_cells(ax: Axes, panel: Panel, size: float | None, rng: int) -> None:
     area = np.clip(24_000 / len(shuffled), 0.4, 16) if size is None else size
     order = shuffled[np.argsort(~colouring.missing[shuffled], kind="stable")]
     ax.scatter(plane[order, 0], plane[order, 1], c=colouring.rgba[order], s=area, linewidths=0, rasterized=True)
-    ax.set_title(panel.title, fontsize="medium")
+    ax.set_title(textwrap.fill(panel.title, TITLE_LETTERS), fontsize="medium")
     ax.set(xticks=[], yticks=[])
     ax.set_aspect("equal", adjustable="datalim")
-    ax.spines[:].set_color(MISSING)
+    ax.spines[:].set_color(ink(0.2))
 
 
 def _write_on_cells(ax: Axes, panel: Panel) -> None:
@@ -96,8 +103,31 @@ def _write_on_cells(ax: Axes, panel: Panel) -> None:
         return  # the legend has a note
     for label, code in zip(panel.colouring.categories, np.unique(codes[codes >= 0]), strict=False):
         x, y = np.median(panel.plane[codes == code], axis=0)
-        outline = [effects.withStroke(linewidth=2, foreground="white")]
+        outline = [effects.withStroke(linewidth=2, foreground=ink(0))]
         ax.text(x, y, as_label(label), ha="center", va="center", fontsize="x-small", path_effects=outline)
+
+
+def _separate(ax: Axes) -> None:
+    """Move labels into the panel, then up or down until none covers another, as far as there is room."""
+    if not ax.texts:
+        return
+    boxes = np.array([text.get_window_extent().get_points() for text in ax.texts])  # labels x 2 corners x 2
+    size = boxes[:, 1] - boxes[:, 0]
+    lowest, highest = ax.bbox.p0 + size / 2, ax.bbox.p1 - size / 2
+    centre = np.clip(boxes.mean(axis=1), lowest, highest)
+    centre[:, 1] += 1e-3 * np.arange(len(centre))  # so that one of two at the same place is above
+    touching = (size[:, None] + size) / 2  # distance at which two labels touch, in each direction
+    for _ in range(MAX_MOVES):
+        distance = centre[:, None] - centre
+        overlap = (touching - np.abs(distance)).clip(min=0)
+        overlap[np.diag_indices(len(centre))] = 0
+        covered = np.where(overlap[..., 0] > 0, overlap[..., 1], 0)
+        if not covered.any():
+            break
+        centre[:, 1] += (np.sign(distance[..., 1]) * covered).sum(axis=1) / 4
+        centre = np.clip(centre, lowest, highest)
+    for text, position in zip(ax.texts, ax.transData.inverted().transform(centre), strict=True):
+        text.set_position(position)
 
 
 def _draw_legends(

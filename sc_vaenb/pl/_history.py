@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from .._checks import checked
 from .._record import read_history
-from ._colors import BLUE, PLAIN, VERMILION
-from ._figure import get_figure, show_or_return
+from ._colors import BLUE, ORANGE, ink
+from ._figure import get_figure, set_title, show_or_return
 from ._text import as_label, plain
 
 if TYPE_CHECKING:
@@ -81,7 +79,7 @@ def history(
     _mark_kept(axes, verdict["kept_step"])
     _label_steps(axes, curves)
     figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
-    figure.suptitle(_title(key, curves, verdict), x=0.01, ha="left", fontsize="medium", linespacing=1.4)
+    set_title(figure, _title(key, curves, verdict))
     return show_or_return(axes, show)
 
 
@@ -98,7 +96,7 @@ def _losses(ax: Axes, curves: dict[str, NDArray[Any]], name: str, title: str) ->
     """Draw the training curve and, if there is one, the validation curve; the y axis is scaled to late steps."""
     step = curves["step"]
     curve_of = {split: curves.get(f"{split}_{name}", np.full(len(step), np.nan)) for split in ("train", "validation")}
-    for (split, values), colour in zip(curve_of.items(), (BLUE, VERMILION), strict=True):
+    for (split, values), colour in zip(curve_of.items(), (BLUE, ORANGE), strict=True):
         if (finite := np.isfinite(values)).any():
             ax.plot(step[finite], values[finite], color=colour, label=split, **_style(values[finite]))
     ax.set_title(title, loc="left", fontsize="medium")
@@ -116,22 +114,24 @@ def _scale_to_late_steps(ax: Axes, step: NDArray[Any], values: NDArray[Any]) -> 
     margin = 0.05 * (late_max - low) or 0.01 * abs(late_max) or 1.0
     if overall_max > late_max + max(late_max - low, 4 * margin):
         ax.set_ylim(low - margin, late_max + 4 * margin)
-        ax.set_title(f"first steps off scale,\nup to {overall_max:,.4g}", loc="right", fontsize="x-small", color=PLAIN)
+        ax.set_title(
+            f"first steps off scale,\nup to {overall_max:,.4g}", loc="right", fontsize="x-small", color=ink(0.7)
+        )
 
 
 def _beta(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     beta = curves["beta"]
     twin = ax.twinx()
-    twin.plot(curves["step"], beta, color=PLAIN, linestyle=":", label="β", **_style(beta))
+    twin.plot(curves["step"], beta, color=ink(0.7), linestyle=":", label="β", **_style(beta))
     twin.set_ylim(0, 1.05 * max(1.0, float(np.max(beta))))
-    twin.set_ylabel("β (dotted)", color=PLAIN)
-    twin.tick_params(axis="y", colors=PLAIN)
+    twin.set_ylabel("β (dotted)", color=ink(0.7))
+    twin.tick_params(axis="y", colors=ink(0.7))
     twin.spines["top"].set_visible(False)
 
 
 def _learning_rate(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     rate = curves["learning_rate"]
-    ax.plot(curves["step"], rate, color=PLAIN, **_style(rate))
+    ax.plot(curves["step"], rate, color=ink(0.7), **_style(rate))
     ax.set_title("Learning rate", loc="left", fontsize="medium")
     ax.set_ylim(bottom=0)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -139,22 +139,22 @@ def _learning_rate(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
 
 def _active_units(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
     n_latent = curves["kl_per_dim"].shape[1]
-    ax.plot(curves["step"], curves["active_units"], color=PLAIN, drawstyle="steps-post", **_style(curves["step"]))
-    ax.axhline(n_latent, color=PLAIN, linewidth=0.8, linestyle="-.")
+    ax.plot(curves["step"], curves["active_units"], color=ink(0.7), drawstyle="steps-post", **_style(curves["step"]))
+    ax.axhline(n_latent, color=ink(0.7), linewidth=0.8, linestyle="-.")
     ax.set_title(f"Active units (of {n_latent})", loc="left", fontsize="medium")
     ax.set_ylim(0, 1.08 * n_latent)
     ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
 
 
 def _kl_per_dim(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
-    """Draw a line for each latent dimension; a darker line has a higher KL divergence at the end."""
+    """Draw a line for each latent dimension; a stronger line has a higher KL divergence at the end."""
     kl = curves["kl_per_dim"]
-    ax.set_title("KL per dimension (dark: highest)", loc="left", fontsize="medium")
+    ax.set_title("KL per dimension", loc="left", fontsize="medium")
     ax.set_ylabel("nats per cell")
     if not np.isfinite(kl).any():
-        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=PLAIN)
+        ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=ink(0.7))
         return
-    shades = plt.get_cmap("viridis_r")(np.linspace(0.1, 1, kl.shape[1]))
+    shades = map(ink, np.linspace(0.3, 1, kl.shape[1]))
     for column, colour in zip(np.argsort(kl[-1]), shades, strict=True):
         ax.plot(curves["step"], kl[:, column], color=colour, **_style(kl) | {"linewidth": 0.9})
     _scale_to_late_steps(ax, curves["step"], kl)
@@ -170,9 +170,9 @@ def _mark_kept(axes: dict[str, Axes], kept: int) -> None:
     for name in PANELS[0]:
         for line in axes[name].lines[-1:]:  # the validation curve if there is one, else the training curve
             y = np.interp(kept, *np.asarray(line.get_data(), float))
-            axes[name].plot(kept, y, "o", color=line.get_color(), markeredgecolor="black", markersize=5, zorder=3)
+            axes[name].plot(kept, y, "o", color=line.get_color(), markeredgecolor=ink(), markersize=5, zorder=3)
     for ax in axes.values():
-        ax.axvline(kept, color="black", linewidth=0.9, linestyle="--", zorder=1, label=f"weights of step {kept:,}")
+        ax.axvline(kept, color=ink(), linewidth=0.9, linestyle="--", zorder=1, label=f"weights of step {kept:,}")
 
 
 def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None:
@@ -202,4 +202,4 @@ def _title(key: str, curves: dict[str, NDArray[Any]], verdict: Mapping[str, Any]
         f"{curves['epoch'][-1]:,.3g} epochs",
         f"{curves['seconds'][-1]:,.3g} s",
     ]
-    return "\n".join([" · ".join(parts), *textwrap.wrap(plain(verdict["message"]), 125)])
+    return f"{' · '.join(parts)}\n{plain(verdict['message'])}"

@@ -10,8 +10,8 @@ import pandas as pd
 
 from .._checks import checked
 from .._results import check_result
-from ._colors import PLAIN
-from ._figure import get_figure, show_or_return
+from ._colors import ink
+from ._figure import bare, get_figure, set_title, show_or_return
 from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 ROW_HEIGHT, LETTER_WIDTH = 0.17, 0.075  # inches
+MAX_LETTERS_SIDE_BY_SIDE = 36  # of the names of all stops below the heat map; longer ones are slanted
 MAX_Z_SCORE = (
     2.0  # at the ends of the colour scale: a steady rise or fall reaches 1.7, and a spike must not make the rest pale
 )
@@ -89,30 +90,39 @@ def interpolation(
     half_column = 0.5 / (scores.shape[1] - 1)  # so that the centre of each column is at its position
     edges = (-half_column, 1 + half_column, len(scores) - 0.5, -0.5)
     image = ax.imshow(
-        scores, cmap="RdBu_r", vmin=-MAX_Z_SCORE, vmax=MAX_Z_SCORE, aspect="auto", extent=edges, interpolation="nearest"
+        scores,
+        cmap="viridis",  # rises from dark to bright in grey print too
+        vmin=-MAX_Z_SCORE,
+        vmax=MAX_Z_SCORE,
+        aspect="auto",
+        extent=edges,
+        interpolation="nearest",
     )
-    ax.set_yticks(range(len(scores)), names, fontsize=7)
+    ax.set_yticks(range(len(scores)), names, fontsize="x-small")
     stops = record["stops"]
-    ax.set_xticks(stops["position"], as_labels(stops["name"]))
-    tick_labels = ax.get_xticklabels()
-    tick_labels[0].set_horizontalalignment("left")  # long names would reach beyond the sides
-    tick_labels[-1].set_horizontalalignment("right")
-    ax.tick_params(axis="y", length=0)
-    ax.spines[:].set_visible(False)
+    stop_names = as_labels(stops["name"])
+    if sum(map(len, stop_names)) > MAX_LETTERS_SIDE_BY_SIDE:
+        ax.set_xticks(stops["position"], stop_names, rotation=30, ha="right", rotation_mode="anchor")
+    else:
+        ax.set_xticks(stops["position"], stop_names)
+        tick_labels = ax.get_xticklabels()
+        tick_labels[0].set_horizontalalignment("left")  # long names would reach beyond the sides
+        tick_labels[-1].set_horizontalalignment("right")
+    bare(ax)
     for position in stops["position"].iloc[1:-1]:
-        ax.axvline(position, color="black", linewidth=0.8, linestyle=":")
+        ax.axvline(position, color="white", linewidth=0.8, linestyle=":")
     right = ax.secondary_yaxis("right")
     right.set_yticks(range(len(scores)), [f"{x:,.3g}" for x in expression.loc[scores.index].max(axis=1)])
-    right.set_ylabel("highest, per 10,000", fontsize=8, color=PLAIN)
-    right.tick_params(length=0, labelsize=6, labelcolor=PLAIN)
-    right.spines[:].set_visible(False)
+    right.set_ylabel("highest, per 10,000", fontsize="small", color=ink(0.7))
+    bare(right)
+    right.tick_params(labelsize="xx-small", labelcolor=ink(0.7))
     any_above, any_below = scores.to_numpy().max() > MAX_Z_SCORE, scores.to_numpy().min() < -MAX_Z_SCORE
     extend = {(0, 0): "neither", (1, 0): "max", (0, 1): "min", (1, 1): "both"}[int(any_above), int(any_below)]
     bar = figure.colorbar(image, ax=ax, extend=extend, shrink=min(1.0, 12 / len(scores)), pad=0.02)
-    bar.set_label("z-score along the way", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label("z-score along the way", fontsize="small")
+    bar.ax.tick_params(labelsize="x-small")
     bar.outline.set_visible(False)
-    figure.suptitle(_title(record["params"]), x=0.01, ha="left", fontsize="small", color=PLAIN)
+    set_title(figure, _title(record["params"]), fontsize="small", color=ink(0.7))
     return show_or_return(ax, show)
 
 

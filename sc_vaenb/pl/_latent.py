@@ -8,10 +8,10 @@ import numpy as np
 
 from .. import _adata
 from .._checks import checked
-from ._colors import MISSING, PALETTE, PLAIN
+from ._colors import PALETTE, for_text, ink
 from ._confusion import DENSE_ABOVE, _categories
 from ._factors import read_factors
-from ._figure import get_figure, show_or_return
+from ._figure import get_figure, set_title, show_or_return
 from ._text import as_label, as_labels
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def latent(
     cells_ax.tick_params(labelbottom=False)
     genes_ax.set_xlabel(name)
     share = f"{name} of {as_label(key)}: explains {100 * dimensions.loc[name, 'variance']:.1f} % of the variance"
-    figure.suptitle(share, x=0.01, ha="left", fontsize="medium")
+    set_title(figure, share)
     return show_or_return({"cells": cells_ax, "genes": genes_ax}, show)
 
 
@@ -137,13 +137,13 @@ def _draw_cells(ax: Axes, state: NDArray[np.float32], groups: pd.Series) -> None
     for row, code in enumerate(order):
         values = state[(groups == names[code]).to_numpy()]
         if len(values) < MIN_CELLS_FOR_DENSITY or values.std() == 0:
-            ax.plot(values, np.full(len(values), row), "o", color=PLAIN, markersize=3)
+            ax.plot(values, np.full(len(values), row), "o", color=ink(0.7), markersize=3)
             continue
         parts: Any = ax.violinplot([values], [row], orientation="horizontal", widths=0.9, showextrema=False)
         body = parts["bodies"][0]
-        body.set(facecolor=MISSING, edgecolor=PLAIN, linewidth=0.6, alpha=1)
-        ax.plot([median[code]] * 2, [row - 0.3, row + 0.3], color="black", linewidth=1.5)
-    fontsize = 6 if len(names) > DENSE_ABOVE else 8
+        body.set(facecolor=ink(0.17), edgecolor=ink(0.7), linewidth=0.6, alpha=1)
+        ax.plot([median[code]] * 2, [row - 0.3, row + 0.3], color=ink(), linewidth=1.5)
+    fontsize = "xx-small" if len(names) > DENSE_ABOVE else "small"
     ax.set_yticks(range(len(names)), as_labels(names[code] for code in order), fontsize=fontsize)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.tick_params(axis="y", length=0)
@@ -172,11 +172,11 @@ def _draw_genes(ax: Axes, sweep: dict[str, NDArray[Any]], n_genes: int) -> None:
             textcoords="offset points",
             ha="left" if rises else "right",
             va="center",
-            fontsize=8,
-            color=colour,
+            fontsize="small",
+            color=for_text(colour),
         )
     ax.set_ylim(low, max(high, label_height.max() + 0.03 * high))
-    ax.set_ylabel("decoded expression\n(log1p, at the mean depth)", fontsize=8)
+    ax.set_ylabel("decoded expression\n(log1p, at the mean depth)", fontsize="small")
     ax.set_title("genes that fall and rise most, the other dimensions at their mean", fontsize="small", loc="left")
     ax.spines[["top", "right"]].set_visible(False)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._checks import checked
 from .._results import check_result
-from ._colors import BLACK, BLUE, GREEN, ORANGE, PINK, PLAIN, SKY, VERMILION, YELLOW
-from ._figure import get_figure, show_or_return
+from ._colors import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, ink
+from ._figure import get_figure, set_title, show_or_return
 from ._text import plain
 
 if TYPE_CHECKING:
@@ -19,19 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-DATA, REPLICATES = PLAIN, VERMILION
 MAX_POINTS = 5_000  # in a panel: more points would only darken it
 MAX_LINEAR_RATIO = 20  # of the largest to the smallest depth; above it the axes are logarithmic
 COUNT_STATISTICS = "count", "count_expressed"
-STATISTICS = {  # name in the legend, colour
-    "mean": ("means of genes", BLUE),
-    "variance": ("variances of genes", SKY),
-    "zeros": ("zeros of genes", GREEN),
-    "depth": ("depth of cells", YELLOW),
-    "detected": ("detected genes of cells", ORANGE),
-    "correlation": ("correlations of genes", PINK),
-    "count": ("all counts", "#999999"),
-    "count_expressed": ("counts expected ≥ 1", BLACK),
+STATISTICS = {  # name in the legend, colour (that of text if empty), marker
+    "mean": ("means of genes", BLUE, "o"),
+    "variance": ("variances of genes", SKY, "s"),
+    "zeros": ("zeros of genes", GREEN, "^"),
+    "depth": ("depth of cells", VERMILION, "v"),
+    "detected": ("detected genes of cells", ORANGE, "D"),
+    "correlation": ("correlations of genes", PINK, "P"),
+    "count": ("all counts", "#999999", "X"),
+    "count_expressed": ("counts expected ≥ 1", "", "o"),
 }
 
 
@@ -41,7 +39,7 @@ def posterior_check(
 ) -> dict[str, Axes] | None:
     """Plot what :func:`sc_vaenb.tl.posterior_check` found: data against replicates, coverage, and likelihoods.
 
-    Variance and share of zeros of every gene against its mean, of data (grey) and of replicates (vermilion, means
+    Variance and share of zeros of every gene against its mean, of data (grey) and of replicates (orange, means
     over them), with the Poisson curve; depth, detected genes and correlations of data against the mean over
     replicates, where points scatter along the diagonal, by chance of the data alone, if all is as the model says; the
     coverage of intervals against the nominal one, where a curve below the diagonal speaks against the model; the
@@ -81,11 +79,13 @@ def posterior_check(
         msg = f"uns[{key!r}] holds no posterior check. Run sc_vaenb.tl.posterior_check(adata) first."
         raise KeyError(msg)
     record = check_result(record, key, "posterior_check", "genes", "cells", "correlations", "pit")
-    panels: list[Any] = [["variance", "zeros", "depth", "detected"], ["correlation", "coverage", "pit", "likelihoods"]]
     has_likelihoods = "likelihoods" in record
-    if not has_likelihoods:
-        panels[1][3] = "."
-    figure = get_figure(fig, (13, 7.2))
+    panels: list[Any] = [
+        ["variance", "zeros", "depth"],
+        ["detected", "correlation", "coverage"],
+        ["pit", "pit", "likelihoods" if has_likelihoods else "pit"],
+    ]
+    figure = get_figure(fig, (10, 9.5))
     axes: dict[str, Axes] = figure.subplot_mosaic(panels)
     _draw_genes(axes["variance"], axes["zeros"], record["genes"])
     for name, title in {"depth": "Depth of cells", "detected": "Detected genes of cells"}.items():
@@ -97,8 +97,7 @@ def posterior_check(
         _likelihoods(axes["likelihoods"], record["likelihoods"])
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
-    lines = [part for line in plain(record["verdict"]).split("\n") for part in textwrap.wrap(line, 200)]
-    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize="small", linespacing=1.4)
+    set_title(figure, plain(record["verdict"]), fontsize="small")
     return show_or_return(axes, show)
 
 
@@ -109,7 +108,7 @@ def _thin_out(table: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
     genes = _thin_out(genes)
-    series = (("data", "", DATA), ("replicates", "_replicates", REPLICATES))
+    series = (("data", "", ink(0.7)), ("replicates", "_replicates", ORANGE))
     for ax, name in ((variance, "variance"), (zeros, "zeros")):
         for label, suffix, colour in series:
             mean, values = genes[f"mean{suffix}"], genes[f"{name}{suffix}"]
@@ -129,7 +128,7 @@ def _draw_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
         low, high = ax.get_xlim()
         curve_mean = np.geomspace(low, high, 200)
         poisson = curve_mean if name == "variance" else np.exp(-curve_mean)
-        ax.plot(curve_mean, poisson, color="black", linewidth=1, linestyle="--", label="Poisson")
+        ax.plot(curve_mean, poisson, color=ink(), linewidth=1, linestyle="--", label="Poisson")
         ax.set_xlim(low, high)
         ax.set_title("Variance of genes" if name == "variance" else "Zeros of genes", loc="left", fontsize="medium")
     variance.set(yscale="log", ylabel="variance")
@@ -140,17 +139,17 @@ def _draw_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
 def _draw_against_data(ax: Axes, table: pd.DataFrame, name: str, title: str) -> None:
     table = _thin_out(table)
     data, replicates = table[name], table[f"{name}_replicates"]
-    ax.plot(data, replicates, ".", markersize=3, alpha=0.6, color=REPLICATES, rasterized=True)
+    ax.plot(data, replicates, ".", markersize=3, alpha=0.6, color=ORANGE, rasterized=True)
     low, high = min(data.min(), replicates.min()), max(data.max(), replicates.max())
     ax.plot([low, high], [low, high], **_diagonal())
     if name == "depth" and low > 0 and high > MAX_LINEAR_RATIO * low:
         ax.set(xscale="log", yscale="log")
-    ax.set(xlabel="data", ylabel="replicates")
+    ax.set(xlabel="data", ylabel="mean of the replicates")
     ax.set_title(title, loc="left", fontsize="medium")
 
 
 def _diagonal() -> dict[str, Any]:
-    return {"color": "black", "linewidth": 1, "linestyle": "--", "zorder": 0.5}
+    return {"color": ink(), "linewidth": 1, "linestyle": "--", "zorder": 0.5}
 
 
 def _coverage(ax: Axes, coverage: pd.DataFrame) -> None:
@@ -158,8 +157,8 @@ def _coverage(ax: Axes, coverage: pd.DataFrame) -> None:
     nominal = [float(str(name).rstrip("%")) / 100 for name in columns]
     ax.axline((0, 0), (1, 1), **_diagonal())
     for name, row in coverage.iterrows():
-        label, colour = STATISTICS[str(name)]
-        ax.plot(nominal, row[columns], "o-", markersize=3, linewidth=1.2, color=colour, label=label)
+        label, colour, marker = STATISTICS[str(name)]
+        ax.plot(nominal, row[columns], marker=marker, markersize=4, linewidth=1.2, color=colour or ink(), label=label)
     ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xlabel="share of the replicates within", ylabel="share of the data within")
     ax.set_title("Coverage of central intervals", loc="left", fontsize="medium")
     ax.legend(frameon=False, fontsize="x-small", loc="lower right", handlelength=1, labelspacing=0.3)
@@ -169,8 +168,8 @@ def _pit(ax: Axes, pit: pd.DataFrame) -> None:
     edges = np.append(pit.index.to_numpy(dtype=float), 1.0)
     ax.axhline(1, **_diagonal())
     for name in COUNT_STATISTICS:
-        label, colour = STATISTICS[name]
-        ax.stairs(pit[name] * len(pit), edges, color=colour, linewidth=1.4, label=label)
+        label, colour, _ = STATISTICS[name]
+        ax.stairs(pit[name] * len(pit), edges, color=colour or ink(), linewidth=1.4, label=label)
     ax.set(xlim=(0, 1), xlabel="share of the replicates below the count", ylabel="density of counts")
     ax.set_ylim(bottom=0)
     ax.set_title("Rank of counts in replicates (PIT)", loc="left", fontsize="medium")
@@ -189,7 +188,7 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     for row, value, se in zip(rows, difference, error, strict=True):
         ax.annotate(
             f"{value:+.2f} ± {se:.2f}", (value, row), xytext=(0, 9), textcoords="offset points",
-            ha="left" if value < 0 else "right", fontsize="small",
+            ha="left" if value < 0 else "right", fontsize="small", bbox={"facecolor": ink(0), "linewidth": 0, "pad": 1},
         )  # fmt: skip
     linear_range = max(1.0, float(2 * error.min()))
     x_limit = 3 * max(linear_range, float((np.abs(difference) + 2 * error).max()))
@@ -199,5 +198,5 @@ def _likelihoods(ax: Axes, table: pd.DataFrame) -> None:
     power = 10 ** np.floor(np.log10(x_limit))
     ax.set_xticks([-power, 0, power], [f"{-power:,.0f}", "0", f"+{power:,.0f}"])
     ax.xaxis.minorticks_off()
-    title = f"Log-likelihood less nb's {table.loc['nb', 'log_likelihood']:,.1f}"
+    title = f"Likelihood against nb's {table.loc['nb', 'log_likelihood']:,.1f}"
     ax.set_title(title, loc="left", fontsize="medium")

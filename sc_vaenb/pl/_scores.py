@@ -11,9 +11,9 @@ import pandas as pd
 
 from .._checks import checked
 from .._results import check_result
-from ._colors import BLUE, ORANGE, PLAIN
-from ._figure import get_figure, show_or_return
-from ._text import as_labels
+from ._colors import BLUE, ORANGE, ink
+from ._figure import bare, get_figure, show_or_return
+from ._text import as_labels, two_decimals
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MEANS = "total", "bio", "batch"
 PARTS_OF = {"bio": "parts of bio", "batch": "parts of batch", "": "in no mean"}
-GROUP_COLOURS = {"bio": BLUE, "batch": ORANGE, "": PLAIN}
+GROUP_COLOURS = {"bio": BLUE, "batch": ORANGE}
 CELL_WIDTH, ROW_HEIGHT, LETTER_WIDTH = 0.35, 0.33, 0.075  # inches
 MIN_SPAN = 0.3  # of the values of a column from the palest to the darkest colour: a difference of 0.01 looks small
 
@@ -103,14 +103,13 @@ def scores(
         _draw_table(axes["table"], mean[columns], properties["higher_is_better"])
         _draw_groups(axes["table"], [group_of[name] for name in columns])
     first, last = axes[next(iter(widths))], axes[list(widths)[-1]]
-    first.set_yticks(range(len(order)), names, fontsize=9)
+    first.set_yticks(range(len(order)), names, fontsize="small")
     if (seconds > 0).any():
         times = last.secondary_yaxis("right")
         texts = [f"{seconds[method]:,.3g} s" if seconds.get(method, 0) > 0 else "" for method in order]
-        times.set_yticks(range(len(order)), texts, fontsize=8, color=PLAIN)
-        times.tick_params(length=0)
-        times.spines[:].set_visible(False)
-    figure.supxlabel("darker is better in each column", x=0.01, ha="left", fontsize=7, color=PLAIN)
+        times.set_yticks(range(len(order)), texts, fontsize="small", color=ink(0.7))
+        bare(times)
+    figure.supxlabel("darker is better in each column", x=0.01, ha="left", fontsize="x-small", color=ink(0.7))
     return show_or_return(axes, show)
 
 
@@ -151,16 +150,15 @@ def _draw_table(
         style: dict[str, Any] = {"ha": "center", "color": "white" if dark else "black"}
         deviation = np.nan if spread is None else spread.iloc[row, column]
         has_spread = np.isfinite(deviation)
-        text = "n/a" if np.isnan(number) else f"{number:.2f}"
-        ax.text(column, row, text, va="baseline" if has_spread else "center", fontsize=8, **style)
+        text = "n/a" if np.isnan(number) else two_decimals(number)
+        ax.text(column, row, text, va="baseline" if has_spread else "center", fontsize="small", **style)
         if has_spread:
-            ax.text(column, row + 0.1, f"±{deviation:.2f}", va="top", fontsize=6, **style)
+            ax.text(column, row + 0.1, f"±{deviation:.2f}", va="top", fontsize="xx-small", **style)
     names = [str(name).replace("_", " ") + ("" if higher_is_better[name] else " ↓") for name in mean]
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor", fontsize="small")
     ax.xaxis.tick_top()
     ax.set_yticks([])
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    bare(ax)
 
 
 def _draw_groups(ax: Axes, groups: list[str]) -> None:
@@ -170,6 +168,6 @@ def _draw_groups(ax: Axes, groups: list[str]) -> None:
         n = groups.count(group)
         if n and any(groups):
             left = groups.index(group) - 0.5
-            line: dict[str, Any] = {"color": GROUP_COLOURS[group], "linewidth": 2, "clip_on": False}
+            line: dict[str, Any] = {"color": GROUP_COLOURS.get(group, ink(0.7)), "linewidth": 2, "clip_on": False}
             ax.plot([left + 0.1, left + n - 0.1], [bottom + 0.2] * 2, **line)
-            ax.text(left + n / 2, bottom + 0.35, text, ha="center", va="top", fontsize=8, color=PLAIN)
+            ax.text(left + n / 2, bottom + 0.35, text, ha="center", va="top", fontsize="small", color=ink(0.7))

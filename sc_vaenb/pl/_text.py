@@ -27,6 +27,11 @@ def as_label(name: object) -> str:
     return plain(f"\N{WORD JOINER}{text}" if text.startswith("_") else text)
 
 
+def two_decimals(number: float) -> str:
+    """A number for a table: with a minus sign, and without one if it is 0.00."""
+    return f"{number:.2f}".replace("-0.00", "0.00").replace("-", "\N{MINUS SIGN}")
+
+
 def as_labels(names: Iterable[object]) -> list[str]:
     """A list of names for ticks."""
     return [as_label(name) for name in names]

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.patheffects as effects
 import numpy as np
-from matplotlib.colors import to_rgb
 from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from .._checks import checked
 from ..metrics.catalogue import BIO_WEIGHT
-from ._colors import PALETTE, PLAIN
+from ._colors import for_text, ink, palette_of_style
 from ._figure import get_figure, show_or_return
 from ._scores import read_scores
 from ._text import as_label
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 MIN_SPAN = 0.3  # of both axes, so that small differences do not look large
 MARGIN = 0.05  # around the outermost points, in units of the scores
-FAINT = "0.55"
 LABEL_DISTANCES = (11, 17, 24, 32, 41, 52, 64, 80, 100)  # points from a mean to its label, nearest first
 
 
@@ -89,24 +87,24 @@ def tradeoff(
     title = f"grey lines: equal total, {BIO_WEIGHT:g} bio + {1 - BIO_WEIGHT:g} batch"
     if len(values) > len(methods):
         title += "; dots: seeds, rings: their means"
-    ax.set_title(title, loc="left", fontsize="small", color=PLAIN)
+    ax.set_title(title, loc="left", fontsize="small", color=ink(0.7))
 
     totals = _equal_totals(ax, tick_step, points)
     if reference is not None:
         for line, position in zip((ax.axvline, ax.axhline), mean.loc[reference], strict=True):
-            line(position, color=PLAIN, linewidth=0.8, linestyle=":", zorder=1)
-    colours = dict(zip((m for m in methods if m != reference), itertools.cycle(PALETTE), strict=False))
+            line(position, color=ink(0.7), linewidth=0.8, linestyle=":", zorder=1)
+    colours = dict(zip((m for m in methods if m != reference), itertools.cycle(palette_of_style()), strict=False))
     labels = []
     for method, (x, y) in mean.iterrows():
-        colour, seeds = colours.get(str(method), PLAIN), values[values["method"] == method]
+        colour, seeds = colours.get(str(method), ink(0.7)), values[values["method"] == method]
         ax.plot(x, y, "o", markersize=12, color=(colour, 0.2), markeredgecolor=colour, clip_on=False, zorder=3)
         ax.plot(seeds["batch"], seeds["bio"], "o", markersize=4, color=colour, clip_on=False, zorder=4)
         labels.append(ax.annotate(
             f"{as_label(method)} (uncorrected)" if method == reference else as_label(method),
-            (x, y), xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
-            color=np.multiply(to_rgb(colour), 0.6), zorder=5,
+            (x, y), xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize="small",
+            color=for_text(colour), zorder=5,
             arrowprops={"arrowstyle": "-", "linewidth": 0.7, "color": colour, "shrinkA": 0, "shrinkB": 0},
-            path_effects=[effects.withStroke(linewidth=2.5, foreground="white")], annotation_clip=False,
+            path_effects=[effects.withStroke(linewidth=2.5, foreground=ink(0))], annotation_clip=False,
         ))  # fmt: skip
     _place_labels(ax, labels, points, totals)
     return show_or_return(ax, show)
@@ -150,14 +148,14 @@ def _equal_totals(ax: Axes, step: float, points: NDArray[np.float64]) -> list[Te
     for total in _multiples(step, bio_weight * low + batch_weight * left, bio_weight * high + batch_weight * right):
         # where the line enters and leaves the axes
         ends = np.clip((total - bio_weight * np.array([high, low])) / batch_weight, left, right)
-        ax.plot(ends, (total - batch_weight * ends) / bio_weight, color=FAINT, linewidth=0.7, alpha=0.6, zorder=0.5)
+        ax.plot(ends, (total - batch_weight * ends) / bio_weight, color=ink(0.45), linewidth=0.7, alpha=0.6, zorder=0.5)
         for x_of_number in np.arange(ends[1] - min_distance, ends[0] + min_distance, -min_distance):
             y = (total - batch_weight * x_of_number) / bio_weight
             if np.linalg.norm(points - [x_of_number, y], axis=1).min() > min_distance:
                 texts.append(ax.text(
-                    x_of_number, y, f"{total:.2f}", ha="center", va="center", fontsize=7, color=FAINT, zorder=0.6,
-                    rotation=np.degrees(np.arctan(-batch_weight / bio_weight)),
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+                    x_of_number, y, f"{total:.2f}", ha="center", va="center", fontsize="x-small", color=ink(0.45),
+                    zorder=0.6, rotation=np.degrees(np.arctan(-batch_weight / bio_weight)),
+                    bbox={"facecolor": ink(0), "edgecolor": "none", "pad": 1.0},
                 ))  # fmt: skip
                 break
     return texts

@@ -10,8 +10,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from .._checks import checked
 from .._results import check_result
-from ._colors import BLUE, PLAIN, VERMILION
-from ._figure import get_figure, show_or_return
+from ._colors import BLUE, VERMILION, ink
+from ._figure import get_figure, set_title, show_or_return
 from ._text import as_labels, plain
 
 if TYPE_CHECKING:
@@ -74,8 +74,10 @@ def tune(
         ax.set_ylabel("score" if i % PANELS_PER_ROW == 0 else "")
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes["criteria"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
-    figure.suptitle(plain(verdict.splitlines()[-1]), x=0.01, ha="left", fontsize="medium")
+    labelled = [pair for ax in axes.values() for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    handles = {label: handle for handle, label in labelled}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=4, frameon=False)
+    set_title(figure, plain(verdict.splitlines()[-1]))
     return show_or_return(axes, show)
 
 
@@ -90,7 +92,10 @@ def _read(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 def _draw_trials(ax: Axes, x: Any, y: Any, table: pd.DataFrame) -> None:
     styles: list[tuple[Any, dict[str, Any]]] = [
-        (np.ones(len(table), bool), {"marker": "o", "markersize": 5, "color": PLAIN, "alpha": 0.6, "label": "trial"}),
+        (
+            np.ones(len(table), bool),
+            {"marker": "o", "markersize": 5, "color": ink(0.7), "alpha": 0.6, "label": "trial"},
+        ),
         (table["default"], {"marker": "s", "markersize": 7, "color": BLUE, "label": "defaults"}),
         (table["chosen"], {"marker": "D", "markersize": 12, "color": VERMILION, "label": "chosen"}),
     ]
@@ -111,11 +116,11 @@ def _criteria(ax: Axes, table: pd.DataFrame) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         return
     _ensure_min_span(ax, "x")
-    ax.set_title("grey lines: equal score", loc="left", fontsize="small", color=PLAIN)
+    ax.set_title("grey lines: equal score", loc="left", fontsize="small", color=ink(0.7))
     (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
     for score in np.arange(np.ceil((0.4 * left + 0.6 * low) / 0.02), (0.4 * right + 0.6 * high) / 0.02) * 0.02:
         ends = np.array([left, right])
-        ax.plot(ends, (score - 0.4 * ends) / 0.6, color="0.85", linewidth=0.7, zorder=0.5)
+        ax.plot(ends, (score - 0.4 * ends) / 0.6, color=ink(0.15), linewidth=0.7, zorder=0.5)
     ax.set(xlim=(left, right), ylim=(low, high))
 
 
@@ -143,9 +148,9 @@ def _parameter(ax: Axes, name: str, table: pd.DataFrame, seeds: pd.DataFrame) ->
     _draw_trials(ax, positions, table["score"], table)
     position_of = dict(zip(table["trial"], positions, strict=True))
     if len(seeds):
-        ax.plot(
-            seeds["trial"].map(position_of), seeds["score"], "x", color=PLAIN, markersize=4, linestyle="none", zorder=1
-        )
+        style: dict[str, Any] = {"marker": "x", "markersize": 4, "color": ink(0.7), "linestyle": "none", "zorder": 1}
+        ax.plot(seeds["trial"].map(position_of), seeds["score"], label="other seeds", **style)
+    ax.margins(x=0.12)  # room for the diamond at the ends
     ax.set_title(name, loc="left", fontsize="medium")
     _ensure_min_span(ax, "y")
 

@@ -144,3 +144,9 @@ def test_what_cannot_be_drawn_is_refused(adata, refused, kwargs, error, text):
     with refused(adata, error, text):
         pl.interpolation(adata, show=False, **kwargs)
     assert not plt.get_fignums()
+
+
+def test_long_names_of_stops_are_slanted(adata):
+    assert {tick.get_rotation() for tick in pl.interpolation(adata, show=False).get_xticklabels()} == {0}
+    adata.uns["interpolation"]["stops"]["name"] = ["CD14+ monocyte", "CD8+ T effector memory", "B naive"]
+    assert {tick.get_rotation() for tick in pl.interpolation(adata, show=False).get_xticklabels()} == {30}

@@ -61,7 +61,7 @@ def test_cells_and_pairs_are_drawn_against_the_diagonal(checked, name, table):
     np.testing.assert_allclose(diagonal[:, 0], diagonal[:, 1])
     assert diagonal[0, 0] == points.min()
     assert diagonal[1, 1] == points.max()
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("data", "replicates")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("data", "mean of the replicates")
 
 
 def test_coverage_and_pit_are_those_of_the_tables(checked):

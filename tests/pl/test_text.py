@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from sc_vaenb import pl
-from sc_vaenb.pl._text import MAX_LETTERS, as_label, plain
+from sc_vaenb.pl._text import MAX_LETTERS, as_label, plain, two_decimals
 
 NAMES = {
     "$\\frac$": "$\\frac$",
@@ -64,3 +64,7 @@ def test_confusions(adata):
     pl.confusion(adata, "leiden_$pca", "type", show=False)
     texts = drawn()
     assert all(texts.count(name) == 2 for name in NAMES.values())  # a row and a column
+
+
+def test_numbers_of_tables_have_a_minus_sign_and_no_minus_zero():
+    assert [two_decimals(x) for x in (0.126, -0.126, -0.004, 0.0)] == ["0.13", "\N{MINUS SIGN}0.13", "0.00", "0.00"]

@@ -95,3 +95,13 @@ def test_a_search_whose_defaults_are_best_has_no_other_seeds(adata):
     adata.uns["tune"]["seeds"] = pd.DataFrame([], columns=["trial", "seed", "score"])
     axes = pl.tune(adata, show=False)
     assert not [line for line in axes["beta"].lines if line.get_marker() == "x"]
+
+
+def test_the_legend_names_all_marks_and_the_diamond_has_room_at_the_ends(adata):
+    axes = pl.tune(adata, show=False)
+    (legend,) = plt.gcf().legends
+    assert [text.get_text() for text in legend.get_texts()] == ["trial", "defaults", "chosen", "other seeds"]
+    for name in ("beta", "n_latent"):
+        ends = axes[name].transAxes.inverted().transform(axes[name].transData.transform(drawn(axes[name], "trial")))
+        assert ends[:, 0].min() > 0.08
+        assert ends[:, 0].max() < 0.92
