@@ -1,8 +1,10 @@
-"""The notebooks run from top to bottom, show what their text says, and are committed without outputs."""
+"""The notebooks run from top to bottom, show what their text says, and are committed with these outputs."""
 
 from __future__ import annotations
 
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,16 +13,38 @@ import pytest
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-pytestmark = pytest.mark.slow
-
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+code_hash = runpy.run_path(str(FOLDER / "run.py"))["code_hash"]
+OF_A_MACHINE = re.compile(r"/(?:home|Users|root|tmp|usr|opt|mnt|private)/|[A-Z]:\\|site-packages|\d:\d\d:\d\d")
 
 PROBES = {  # appended to a notebook: what its text relies on, as JSON
     "compare": """
 import json
 record = adata.uns["compare"]
 print(json.dumps({"values": record["scores"]["values"].to_dict("index"), "verdict": record["verdict"]}))
+""",
+    "donors_case_control": """
+import json
+print(json.dumps({"keeps": keeps.to_dict("index"), "table": table.fillna(0).to_dict("index")}))
+""",
+    "from_scvi": """
+import json
+layers = {name: shown.layers[name][:, shown.var_names.get_loc("FCER1G")] for name in ("normalized", "corrected")}
+of = (shown.obs["cell_type"] == "CD14+ Monocyte").to_numpy()
+chips = {
+    name: pd.Series(values[of]).groupby(shown.obs["batch"].to_numpy()[of]).mean().to_dict()
+    for name, values in layers.items()
+}
+top = {group: sc.get.rank_genes_groups_df(adata, group, key="differential")["names"][:4].tolist() for group in groups}
+print(json.dumps({
+    "mixing": mixing.to_dict("index"),
+    "chips": chips,
+    "top": top,
+    "mapped": mapped.to_dict(),
+    "difference": float(difference),
+    "verdict": adata.uns["vae"]["verdict"],
+}, default=float))
 """,
     "generate_and_map": """
 import json
@@ -94,7 +118,14 @@ def run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> NotebookNo
     notebook.cells.append(nbformat.v4.new_code_cell(PROBES[path.stem], id="probe"))
     resources = {"metadata": {"path": str(work)}}
     client = NotebookClient(notebook, kernel_name=spec.name, timeout=900, resources=resources, coalesce_streams=True)
-    return client.execute()
+    client.execute()
+    assert figures(notebook) == figures(read(path)), "run notebooks/run.py: other figures are stored"
+    return notebook
+
+
+def figures(notebook: NotebookNode) -> list[str]:
+    """The cells that show one, once for each."""
+    return [cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})]
 
 
 def streams(notebook: NotebookNode, name: str) -> dict[str, str]:
@@ -112,21 +143,28 @@ def test_every_notebook_is_tested() -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_is_committed_clean(path: Path) -> None:
+def test_outputs_are_stored(path: Path) -> None:
     notebook = read(path)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.id for cell in code if cell.outputs or cell.execution_count is not None] == []
-    assert notebook.metadata.kernelspec.name == "python3"
     nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert notebook.metadata.code_sha256 == code_hash(notebook), f"outputs of other code: run {FOLDER.name}/run.py"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert len(figures(notebook)) >= 2
+    assert path.stat().st_size < 600_000
+
+    text = json.dumps(
+        [{**out, "data": {**out.get("data", {}), "image/png": ""}} for cell in code for out in cell.outputs]
+    )
+    assert not re.search("Traceback|Warning|stderr", text)
+    assert not OF_A_MACHINE.search(text), "paths or times"
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "quickstart.ipynb", tmp_path, monkeypatch)
 
-    shown = [
-        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
-    ]
-    assert shown == ["mean-variance", "history", "umap"]
+    assert figures(notebook) == ["mean-variance", "history", "umap"]
     # warnings would stand there; the progress bars of the fits may, and what tqdm says where ipywidgets are missing
     errors = streams(notebook, "stderr")
     assert set(errors) <= {"vae", "cvae", "downstream"}
@@ -153,13 +191,11 @@ def test_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert written.name == "quickstart.h5ad"
 
 
+@pytest.mark.slow
 def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "compare.ipynb", tmp_path, monkeypatch)
 
-    shown = [
-        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
-    ]
-    assert shown == ["plot-scores", "plot-umaps"]
+    assert figures(notebook) == ["plot-scores", "plot-umaps"]
     assert set(streams(notebook, "stderr")) <= {"run"}  # progress bars
     printed = streams(notebook, "stdout")
     assert printed["print-verdict"].startswith("Best: ")
@@ -177,13 +213,62 @@ def test_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list((tmp_path / "work").iterdir())
 
 
+@pytest.mark.slow
+def test_from_scvi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "from_scvi.ipynb", tmp_path, monkeypatch)
+
+    assert figures(notebook) == ["history", "latent", "expression", "expression", "differential", "map"]
+    assert "Warning" not in "".join(streams(notebook, "stderr").values())
+    result = json.loads(streams(notebook, "stdout")["probe"])
+    assert result["verdict"]["status"] in {"converged", "stopped_early"}
+    assert result["mixing"]["X_pca"]["excess"] > 0.2
+    assert abs(result["mixing"]["X_vae"]["excess"]) < 0.1
+    spread = {name: max(mean.values()) / min(mean.values()) for name, mean in result["chips"].items()}
+    assert spread["normalized"] > 1.3
+    assert spread["corrected"] < 1.15
+    assert {"CD79A", "CD79B"} & set(result["top"]["CD19+ B"])
+    assert {"NKG7", "GNLY", "GZMB"} & set(result["top"]["CD56+ NK"])
+    assert result["mapped"]["right"] > 0.5
+    assert result["mapped"]["confidence where right"] > result["mapped"]["confidence where wrong"] + 0.1
+    assert result["difference"] < 1e-5
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["cells.h5ad", "model.safetensors"]
+
+
+@pytest.mark.slow
+def test_donors_case_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = run(FOLDER / "donors_case_control.ipynb", tmp_path, monkeypatch)
+
+    assert figures(notebook) == ["umap", "figure"]
+    assert "Warning" not in "".join(streams(notebook, "stderr").values())
+    printed = streams(notebook, "stdout")
+    assert "use tl.differential(sample_key='donor')" in printed["design"]
+    result = json.loads(printed["probe"])
+
+    # the VAE keeps disease and donors, the CVAE neither, the CVAE with controls the disease only
+    vae, cvae, controls = result["keeps"].values()
+    assert vae["own donor"] > 0.6
+    assert max(cvae["own donor"], controls["own donor"]) < 0.25
+    assert min(vae["condition told, monocytes"], controls["condition told, monocytes"]) > 0.75
+    assert cvae["condition told, monocytes"] < 0.5
+    assert all(row["condition told, other types"] < 0.55 for row in (vae, cvae, controls))
+
+    # cells as replicates: as many wrong genes as right ones, also in types that are the same in all donors
+    wrong = {
+        name: {kind: n for kind, n in row.items() if kind.startswith("wrong")} for name, row in result["table"].items()
+    }
+    assert min(wrong["Wilcoxon, cells"].values()) > 20
+    assert sum(wrong["differential, cells"].values()) > 30
+    for name in ("differential, donors", "t-test, pseudobulk"):
+        assert result["table"][name]["right, of 40"] >= 25
+        assert sum(wrong[name].values()) <= 6
+    assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.slow
 def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "generate_and_map.ipynb", tmp_path, monkeypatch)
 
-    shown = [
-        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
-    ]
-    assert shown == ["folds", "sample-mixing", "plot-check", "interpolate"]
+    assert figures(notebook) == ["folds", "sample-mixing", "plot-check", "interpolate"]
     # progress bars, and what tqdm says where ipywidgets are missing
     errors = streams(notebook, "stderr")
     assert set(errors) <= {"fit", "expression", "tests", "check", "map", "novel", "probe"}
@@ -254,13 +339,11 @@ def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert written.name == "model.safetensors"
 
 
+@pytest.mark.slow
 def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "interpret_and_trajectories.ipynb", tmp_path, monkeypatch)
 
-    shown = [
-        cell.id for cell in notebook.cells for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
-    ]
-    assert shown == ["factors", "latent", "loadings", "distances", "paga", "genes"]
+    assert figures(notebook) == ["factors", "latent", "loadings", "distances", "paga", "genes"]
     errors = streams(notebook, "stderr")  # progress bars
     assert set(errors) <= {"fit", "importance", "truth", "linear", "order", "genes"}
     assert "Warning" not in "".join(errors.values()).replace("TqdmWarning: IProgress not found", "")
