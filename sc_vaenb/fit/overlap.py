@@ -122,9 +122,7 @@ def find_overlap(counts: Counts) -> Overlap:
     return Overlap(share[np.ix_(order, order)], group, compared[order], kinds_by_batch)
 
 
-def _closest(
-    values: sparse.csr_matrix, rows: list[NDArray[np.int64]], means: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def _closest(values: sparse.csr_matrix, rows: list[NDArray[np.int64]], means: NDArray[np.float64]) -> NDArray[np.int64]:
     """The mean (row of `means`) that is closest to the mean of each set of rows of `values`."""
     products = values[np.concatenate(rows)] @ means.T  # cells x means: of one cell at a time, for any number of sets
     sizes = np.array([len(r) for r in rows])
