@@ -49,6 +49,7 @@ def align(
     alignment.cpu()
     rng = np.random.default_rng(seed)
     cells = draw_cells(batch, rng)
+    cells = cells[np.argsort(batch[cells], kind="stable")]  # what is read together lies together
     # Copy to memory that torch allocates: products may round differently with another memory layout.
     x, code = torch.from_numpy(embedding[cells]).clone(), torch.from_numpy(batch[cells])
     centroid = find_centroids(normalize(x), len(alignment.centroid), seed)
@@ -57,7 +58,7 @@ def align(
     group_of_batch = torch.from_numpy(group)
     n_cells = torch.bincount(code, minlength=len(group)).float()
     share = n_cells / group_sums(n_cells, group_of_batch)[group_of_batch].clamp(min=1)  # of a batch in its group
-    by_batch, with_one = code.argsort(stable=True), torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    with_one = torch.cat([x, torch.ones_like(x[:, :1])], 1)
     aligned, assignment = x, torch.softmax(SHARPNESS * normalize(x) @ centroid.T, 1)
     in_batch = assignment.new_zeros(len(group), len(centroid)).index_add_(0, code, assignment)
     in_group = group_sums(in_batch, group_of_batch)
@@ -65,18 +66,19 @@ def align(
         direction = normalize(aligned)
         for _ in range(N_INNER_ROUNDS):
             centroid = normalize(assignment.T @ direction)
-            order = torch.from_numpy(rng.permutation(len(x)))
-            changed, fixed = (assignment, in_batch, in_group), (centroid.T.contiguous(), code, group_of_batch, share)
-            reassign(*to_numpy(*changed, order), N_PARTS, *to_numpy(direction, *fixed))
-        sums = torch.from_numpy(sum_by_batch(*to_numpy(with_one, assignment, code, by_batch), len(group)))
+            parts = np.array_split(rng.permutation(len(x)), N_PARTS)
+            fixed = to_numpy(direction, centroid.T.contiguous(), code, group_of_batch, share)
+            for part in parts:
+                # one part after the other, so that cells depend on the new clusters of other cells of their batch
+                reassign(np.sort(part), *to_numpy(assignment, in_batch, in_group), *fixed)
+        sums = torch.from_numpy(sum_by_batch(*to_numpy(with_one, assignment, code), len(group)))
         observed = sums[:, -1]  # number of cells, batches x clusters
         expected = share.unsqueeze(1) * group_sums(observed, group_of_batch)[group_of_batch]
         alignment.centroid.copy_(centroid)
         alignment.log_weight.copy_(((expected + 1) / (observed + 1)).log().T)
         alignment.shift.copy_(shifts(sums[:, :-1], observed, expected, group_of_batch).permute(2, 0, 1))
-        previous, aligned = aligned, torch.empty_like(x)
-        for part in by_batch.split(CELLS_AT_ONCE):
-            aligned[part] = alignment(x[part], code[part])
+        blocks = zip(x.split(CELLS_AT_ONCE), code.split(CELLS_AT_ONCE), strict=True)
+        previous, aligned = aligned, torch.cat([alignment(*block) for block in blocks])
         if (aligned - previous).abs().mean() < TOLERANCE * x.abs().mean():
             break
 

@@ -30,57 +30,51 @@ def _assign(out: NDArray, similarity: NDArray, share: Any, in_group: NDArray, in
 
 @cached_njit
 def reassign(
+    cells: NDArray,
     assignment: NDArray,
     in_batch: NDArray,
     in_group: NDArray,
-    order: NDArray,
-    n_parts: int,
     direction: NDArray,
     centroid: NDArray,
     code: NDArray,
     group: NDArray,
     share: NDArray,
 ) -> None:
-    """Assign the cells anew, one part after the other: so a cell depends on the new clusters of others of its batch.
+    """Assign some cells anew, given the clusters of all others.
 
     Parameters
     ----------
+    cells
+        The cells, in the order in which their data lie in memory.
     assignment, in_batch, in_group
         Changed in place: the probabilities of the clusters (cells x clusters), and their sums over the cells of each
         batch and of each group of batches.
-    order, n_parts
-        All cells, in the order in which they are assigned, and the number of parts.
     direction, centroid
         Unit vectors: of the cells (cells x dimensions) and of the clusters (dimensions x clusters).
     code, group, share
         The batch of each cell, the group of each batch, and its share of the cells of this group.
     """
-    n_cells, n_dims = direction.shape
-    similarity, dims = np.empty(centroid.shape[1], np.float32), np.arange(n_dims)
-    end = 0
-    for part in range(n_parts):
-        begin, end = end, n_cells * (part + 1) // n_parts
-        for i in order[begin:end]:
-            add(in_batch[code[i]], -ONE, assignment[i])
-            add(in_group[group[code[i]]], -ONE, assignment[i])
-        for i in order[begin:end]:
-            similarity[:] = ZERO
-            add_weighted(similarity, centroid, dims, direction[i])
-            b = code[i]
-            _assign(assignment[i], similarity, share[b], in_group[group[b]], in_batch[b])
-        for i in order[begin:end]:
-            add(in_batch[code[i]], ONE, assignment[i])
-            add(in_group[group[code[i]]], ONE, assignment[i])
+    similarity, dims = np.empty(centroid.shape[1], np.float32), np.arange(len(centroid))
+    for i in cells:
+        add(in_batch[code[i]], -ONE, assignment[i])
+        add(in_group[group[code[i]]], -ONE, assignment[i])
+    for i in cells:
+        similarity[:] = ZERO
+        add_weighted(similarity, centroid, dims, direction[i])
+        _assign(assignment[i], similarity, share[code[i]], in_group[group[code[i]]], in_batch[code[i]])
+    for i in cells:
+        add(in_batch[code[i]], ONE, assignment[i])
+        add(in_group[group[code[i]]], ONE, assignment[i])
 
 
 @cached_njit
-def sum_by_batch(x: NDArray, assignment: NDArray, code: NDArray, order: NDArray, n_batches: int) -> NDArray:
-    """Sums of x (cells x columns) over the cells of each batch, weighted by their clusters.
+def sum_by_batch(x: NDArray, assignment: NDArray, code: NDArray, n_batches: int) -> NDArray:
+    """Sums of x (cells x columns) over the cells of each batch, weighted by the probabilities of the clusters.
 
-    The sums are batches x columns x clusters. `order` holds the cells sorted by batch, for the memory's sake.
+    The sums are batches x columns x clusters.
     """
     sums = np.zeros((n_batches, x.shape[1], assignment.shape[1]), np.float32)
-    for i in order:
+    for i in range(len(x)):
         for d in range(x.shape[1]):
             add(sums[code[i], d], x[i, d], assignment[i])
     return sums

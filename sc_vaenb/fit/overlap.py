@@ -115,7 +115,7 @@ def find_overlap(counts: Counts) -> Overlap:
         closest = _closest(expression.values, [rows[b] for b in others], np.stack([kind.mean for kind in kinds]))
         for b, k in zip(others, closest, strict=True):
             linked.merge(b, compared[k])
-    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
+    first_in_group = {b: first for members in linked.subsets() for first in [min(members)] for b in members}
     group = np.unique([first_in_group[b] for b in range(n_batches)], return_inverse=True)[1]
     order = np.argsort(compared)
     kinds_by_batch = dict(zip(compared.tolist(), kinds, strict=True))
@@ -123,11 +123,11 @@ def find_overlap(counts: Counts) -> Overlap:
 
 
 def _closest(values: sparse.csr_matrix, rows: list[NDArray[np.int64]], means: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The mean (row of `means`) that is closest to the mean of each set of rows of `values`."""
-    products = values[np.concatenate(rows)] @ means.T  # cells x means: of one cell at a time, for any number of sets
+    """Which of these means (means x genes) is closest to the mean of each set of rows of `values`."""
+    products = values[np.concatenate(rows)] @ means.T.astype(np.float32)  # cells x means
     sizes = np.array([len(r) for r in rows])
-    of_sets = np.add.reduceat(products, np.cumsum(sizes) - sizes) / sizes[:, None]
-    closest: NDArray[np.int64] = ((means**2).sum(1) - 2 * of_sets).argmin(1)
+    products_of_sets = np.add.reduceat(products, np.cumsum(sizes) - sizes) / sizes[:, None]
+    closest: NDArray[np.int64] = ((means**2).sum(1) - 2 * products_of_sets).argmin(1)
     return closest
 
 
