@@ -45,12 +45,12 @@ def ink(strength: float = 1.0) -> str:
     """A grey between the background (0) and the text (1) of matplotlib's style, so that it is seen on dark ones too."""
     rgba = np.array([to_rgba(mpl.rcParams[name]) for name in ("text.color", "figure.facecolor")])
     text, background = 1 - rgba[:, 3:] * (1 - rgba[:, :3])  # what is transparent lies on white
-    return to_hex(strength * text + (1 - strength) * background)
+    return to_hex(tuple(strength * text + (1 - strength) * background))
 
 
 def for_text(colour: str) -> str:
     """A colour of the palette, closer to that of text, so that letters in it can be read."""
-    return to_hex(0.6 * np.array(to_rgb(colour)) + 0.4 * np.array(to_rgb(ink())))
+    return to_hex(tuple(0.6 * np.array(to_rgb(colour)) + 0.4 * np.array(to_rgb(ink()))))
 
 
 def palette_of_style() -> list[str]:

@@ -12,6 +12,7 @@ from matplotlib.font_manager import FontProperties
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axes._secondary_axes import SecondaryAxis
     from matplotlib.figure import Figure, SubFigure
 
 
@@ -39,7 +40,7 @@ def set_title(figure: Figure | SubFigure, text: str, *, fontsize: str = "medium"
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=fontsize, linespacing=1.4, **style)
 
 
-def bare(ax: Axes) -> None:
+def bare(ax: Axes | SecondaryAxis) -> None:
     """Hide the frame, ticks and grid of a table, which a style may turn on; the names at its sides stay."""
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

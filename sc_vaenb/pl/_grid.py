@@ -112,7 +112,7 @@ def _separate(ax: Axes) -> None:
     if not ax.texts:
         return
     boxes = np.array([text.get_window_extent().get_points() for text in ax.texts])  # labels x 2 corners x 2
-    size = boxes[:, 1] - boxes[:, 0]
+    size = boxes[:, 1] - boxes[:, 0] + 1  # a pixel between them
     lowest, highest = ax.bbox.p0 + size / 2, ax.bbox.p1 - size / 2
     centre = np.clip(boxes.mean(axis=1), lowest, highest)
     centre[:, 1] += 1e-3 * np.arange(len(centre))  # so that one of two at the same place is above
