@@ -8,6 +8,7 @@ import pytest
 
 import sc_vaenb
 from sc_vaenb import pl
+from sc_vaenb.pl._colors import for_text
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def test_lines_are_those_of_the_sweep_with_names_at_their_high_end(learned):
         assert line.get_label() == record["sweep"]["genes"][at, gene]
     assert [text.get_text() for text in below.texts] == [line.get_label() for line in below.lines]
     assert [text.get_ha() for text in below.texts] == ["left", "left", "right", "right"]
-    assert [text.get_color() for text in below.texts] == [line.get_color() for line in below.lines]
+    assert [text.get_color() for text in below.texts] == [for_text(line.get_color()) for line in below.lines]
 
 
 def test_names_do_not_cover_each_other(learned):

@@ -50,7 +50,9 @@ def test_trials_default_and_choice_are_where_they_are(adata, unchanged):
     (crosses,) = (line for line in axes["beta"].lines if line.get_marker() == "x")
     np.testing.assert_allclose(crosses.get_xydata(), [[0.5, 0.62], [0.1, 0.63]])
     assert ax.figure.get_suptitle() == "Recommended call: f(adata)"
-    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["trial", "defaults", "chosen"]
+    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == [
+        *("trial", "defaults", "chosen", "other seeds"),
+    ]
 
 
 def test_axes_do_not_zoom_in_and_lines_have_equal_scores(adata):
