@@ -42,8 +42,9 @@ def spatial(
 
     Cells are softly assigned to kinds, which are clusters of the embedding. The embedding and the assignments are
     averaged over each cell and its neighbours, several times. So each cell gets the mean state of the cells around it,
-    and the shares of kinds among them. The clusters of the result are domains. For cell types, keep the embedding
-    itself: surroundings do not help there.
+    and the shares of kinds among them. The clusters of the result are domains. Find them with k-means: cells that are
+    close in the tissue have nearly the same surroundings, so clusters of a graph (Leiden) are patches of the tissue.
+    For cell types, keep the embedding itself: surroundings do not help there.
 
     Parameters
     ----------
@@ -108,15 +109,16 @@ def spatial(
     Examples
     --------
     >>> import numpy as np
-    >>> import scanpy as sc
+    >>> import pandas as pd
+    >>> from sklearn.cluster import KMeans
     >>> import sc_vaenb
     >>> adata = sc_vaenb.datasets.simulate()
     >>> adata.obsm["spatial"] = np.random.default_rng(0).uniform(size=(adata.n_obs, 2))
     >>> sc_vaenb.pp.prepare(adata, batch_key="batch")
     >>> sc_vaenb.tl.cvae(adata, "batch")
     >>> sc_vaenb.tl.spatial(adata)
-    >>> sc.pp.neighbors(adata, use_rep="X_vae_spatial")
-    >>> sc.tl.leiden(adata, 0.5, key_added="domain", flavor="igraph", n_iterations=2)
+    >>> found = KMeans(5, n_init=5, random_state=0).fit_predict(adata.obsm["X_vae_spatial"])
+    >>> adata.obs["domain"] = pd.Categorical(found.astype(str))
     >>> sc_vaenb.pl.spatial_domains(adata, "domain", slice_key="batch")
     """
     name = f"{key}_spatial" if key_added is None else key_added
