@@ -7,7 +7,10 @@ A warning or an error stops it, and that notebook stays as it was. Progress bars
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from tempfile import TemporaryDirectory
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 FOLDER = Path(__file__).parent
 DURATION = re.compile(r" \(\d+:\d\d:\d\d\)")  # in scanpy's log
@@ -25,6 +29,15 @@ def code_hash(notebook: NotebookNode) -> str:
     """Of all code: a test compares it, so that nobody changes code and leaves the outputs of the old one."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()
+
+
+def small(png: str) -> str:
+    """A picture in base64, in 256 colours: less than half of the bytes."""
+    written = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        written, "PNG", optimize=True
+    )
+    return base64.b64encode(written.getvalue()).decode()
 
 
 def clean(notebook: NotebookNode) -> None:
@@ -37,7 +50,7 @@ def clean(notebook: NotebookNode) -> None:
                     raise RuntimeError(f"cell {cell.id!r} warns:\n{output.text}")
                 output.text = DURATION.sub("", output.text)
             elif "image/png" in output.get("data", {}):
-                output.data = {"image/png": output.data["image/png"]}
+                output.data = {"image/png": small(output.data["image/png"])}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     notebook.metadata = {
@@ -48,6 +61,7 @@ def clean(notebook: NotebookNode) -> None:
 
 
 def store(path: Path) -> None:
+    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # of a progress bar, which is not stored anyway
     notebook = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:  # for the files that it writes
         resources = {"metadata": {"path": folder}}
