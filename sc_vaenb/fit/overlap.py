@@ -15,7 +15,6 @@ correlation for the reliability of both sides (Spearman 1904).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -110,25 +109,15 @@ def find_overlap(counts: Counts) -> Overlap:
                 share[first, second], share[second, first] = shared_fractions(kinds[first], kinds[second])
                 if share[first, second] > 0:
                     linked.merge(compared[first], compared[second])
-    others = np.setdiff1d(np.arange(n_batches), compared)
-    if len(others):
-        closest = _closest(expression.values, [rows[b] for b in others], np.stack([kind.mean for kind in kinds]))
-        for b, k in zip(others, closest, strict=True):
-            linked.merge(b, compared[k])
-    first_in_group = {b: first for members in linked.subsets() for first in [min(members)] for b in members}
+    means = np.stack([kind.mean for kind in kinds])
+    for b in np.setdiff1d(np.arange(n_batches), compared):
+        mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
+        linked.merge(b, compared[np.argmin(((means - mean) ** 2).sum(1))])
+    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
     group = np.unique([first_in_group[b] for b in range(n_batches)], return_inverse=True)[1]
     order = np.argsort(compared)
     kinds_by_batch = dict(zip(compared.tolist(), kinds, strict=True))
     return Overlap(share[np.ix_(order, order)], group, compared[order], kinds_by_batch)
-
-
-def _closest(values: sparse.csr_matrix, rows: list[NDArray[np.int64]], means: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Which of these means (means x genes) is closest to the mean of each set of rows of `values`."""
-    products = values[np.concatenate(rows)] @ means.T.astype(np.float32)  # cells x means
-    sizes = np.array([len(r) for r in rows])
-    products_of_sets = np.add.reduceat(products, np.cumsum(sizes) - sizes) / sizes[:, None]
-    closest: NDArray[np.int64] = ((means**2).sum(1) - 2 * products_of_sets).argmin(1)
-    return closest
 
 
 def nothing_to_compare(n_batches: int) -> Overlap:
@@ -146,8 +135,7 @@ def _log_expression(counts: Counts, cells: NDArray[np.int64]) -> LogExpression:
     """Log-normalise the counts of these cells, and select the genes that vary most."""
     minibatch = counts.minibatch(cells, torch.device("cpu"))
     row, gene, count = (array.numpy() for array in (minibatch.row, minibatch.gene, minibatch.count))
-    start = np.searchsorted(row, np.arange(len(cells) + 1))  # of each cell in the non-zeros, which are in row order
-    matrix = sparse.csr_matrix((count, gene, start), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
+    matrix = sparse.csr_matrix((count, (row, gene)), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
     depth = np.asarray(matrix.sum(1, dtype=np.float64)).ravel()
     scale = (np.median(depth) / depth).astype(np.float32)
     matrix.data = np.log1p(matrix.data * np.repeat(scale, np.diff(matrix.indptr)))
@@ -166,16 +154,12 @@ def _cluster_batches(
     if not rows:
         return []
     values = [expression.values[r].toarray() for r in rows]
-    weights = [1 / math.sqrt(len(r)) for r in rows]
-    pooled = np.empty((sum(map(len, rows)), len(expression.genes)), np.float32)
-    parts = np.split(pooled, np.cumsum([len(r) for r in rows])[:-1])
-    for part, x, weight in zip(parts, values, weights, strict=True):
-        np.subtract(x, x.mean(0), out=part)
-        part *= weight
+    centred = [x - x.mean(0) for x in values]
+    pooled = np.concatenate([x / np.sqrt(len(x)) for x in centred])
     components = randomized_svd(pooled, min(N_COMPONENTS, *pooled.shape), random_state=0)[2]
     return [
-        _cluster_batch(c, expression.genes, x, _depth_terms(expression.log_depth[r]), part @ components.T / weight, rng)
-        for c, r, x, part, weight in zip(cells, rows, values, parts, weights, strict=True)
+        _cluster_batch(c, expression.genes, x, _depth_terms(expression.log_depth[r]), x_centred @ components.T, rng)
+        for c, r, x, x_centred in zip(cells, rows, values, centred, strict=True)
     ]
 
 
@@ -206,7 +190,7 @@ def _cluster_batch(
     weights = np.eye(len(sizes))[cluster] / sizes[cluster, None]
     depth_within = depth - (weights.T @ depth)[cluster]
     slopes = np.linalg.pinv(depth_within).astype(np.float32) @ values
-    values -= depth.astype(np.float32) @ slopes
+    values = values - depth.astype(np.float32) @ slopes
     large = np.flatnonzero(sizes >= max(MIN_CELLS_PER_CLUSTER, MIN_SHARE_PER_CLUSTER * n_cells))
     if not len(large):  # use the whole batch as one cluster
         cluster, sizes, large = np.zeros(n_cells, np.int64), np.array([n_cells]), np.zeros(1, np.int64)
@@ -223,5 +207,5 @@ def _cluster_batch(
         np.array([scores[m].mean(0) for m in members]),
         np.array([np.cov(scores[m].T) for m in members]),
         values.mean(0, dtype=np.float64),
-        values.var(0).astype(np.float64) / n_cells,
+        values.var(0, dtype=np.float64) / n_cells,
     )

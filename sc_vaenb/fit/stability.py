@@ -38,7 +38,7 @@ class Adaptation:
         self.beta, self.target_kl, self.steps_per_evaluation = beta, target_kl, steps_per_evaluation
         self.lr_divisor, self.setbacks = 1.0, 0
         self.looks: list[tuple[float, float]] = []  # reconstruction and KL at each evaluation
-        self.weights = copy_of_weights(model)
+        self.weights = self._copy(model)
 
     def rolled_back(self, model: CountVAE, row: Mapping[str, float], beta: float) -> bool:
         """Check a row of the history; True after a setback, when the fit needs a new optimiser.
@@ -64,15 +64,12 @@ class Adaptation:
             return True
         self.looks.append((reconstruction, kl))
         if last == lowest:
-            self.weights = copy_of_weights(model)
+            self.weights = self._copy(model)
         if self.target_kl is not None:
             change = (kl / self.target_kl) ** TARGET_KL_EXPONENT
             self.beta *= float(np.clip(change, 1 / MAX_CHANGE, MAX_CHANGE))
         return False
 
-
-def copy_of_weights(model: CountVAE) -> dict[str, Tensor]:
-    """The state of a model, to go back to. The alignment is not copied: it is large, and is fitted after the steps."""
-    return {
-        name: value if name.startswith("alignment.") else value.clone() for name, value in model.state_dict().items()
-    }
+    @staticmethod
+    def _copy(model: CountVAE) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in model.state_dict().items()}

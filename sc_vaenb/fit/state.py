@@ -13,7 +13,7 @@ import torch
 from ..model.vae import CountVAE
 from .history import History
 from .schedule import DEFAULT_RATE
-from .stability import Adaptation, copy_of_weights
+from .stability import Adaptation
 
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # texts of a RuntimeError on CPU, on MPS
 MIN_CELLS_PER_STEP = 16  # a fit with fewer is not tried
@@ -61,7 +61,7 @@ class Best:
         self.n_since_best += 1
         if loss < self.loss:
             self.step, self.loss, self.n_since_best = step, loss, 0
-            self.weights = copy_of_weights(self.model)
+            self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
 
     def restore(self) -> None:
         if self.weights is not None:

@@ -33,6 +33,8 @@ class Minibatch:
         If these cells are a part of a minibatch: the number of its cells before them, and the number of all its cells.
     generator
         For the random numbers of a step with these cells. Without it none can be drawn.
+    position
+        Derived, `row * n_genes + gene`: the position of a non-zero in the flattened dense matrix.
     """
 
     row: Tensor
@@ -44,14 +46,10 @@ class Minibatch:
     side_inputs: dict[str, Tensor] = field(default_factory=dict)
     part_of: tuple[int, int] | None = None
     generator: torch.Generator | None = None
-    _position: Tensor | None = field(init=False, default=None, repr=False)
+    position: Tensor = field(init=False)
 
-    @property
-    def position(self) -> Tensor:
-        """The position of each non-zero in the flattened dense matrix; computed where it is needed."""
-        if self._position is None:
-            self._position = self.row * self.n_genes + self.gene
-        return self._position
+    def __post_init__(self) -> None:
+        self.position = self.row * self.n_genes + self.gene
 
     @property
     def n_cells(self) -> int:

@@ -34,7 +34,7 @@ EXPONENT, BIAS, MANTISSA, SQRT_HALF = np.int32(23), np.int32(127), np.int32(0x7F
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)
-def exp(x: Any) -> Any:
+def _exp(x: Any) -> Any:
     """exp(x) for x up to 88; x below -87 is replaced by -87."""
     x = x if x > SMALLEST_EXPONENT else SMALLEST_EXPONENT
     n = np.floor(x * LOG2_E + HALF)
@@ -195,14 +195,14 @@ def _exp_of_rates(odds: NDArray, log_rate: NDArray, shift: float, log_theta: NDA
     """Set odds = mu / theta with mu = exp(log_rate + shift)."""
     for j in range(len(odds)):
         log_odds = log_rate[j] + shift - log_theta[j]
-        odds[j] = exp(log_odds if log_odds < LARGEST_LOG_ODDS else LARGEST_LOG_ODDS)
+        odds[j] = _exp(log_odds if log_odds < LARGEST_LOG_ODDS else LARGEST_LOG_ODDS)
 
 
 @numba.njit(fastmath={"contract", "reassoc"}, **OPTIONS)
 def _sum_of_exp(log_rate: NDArray, largest: float) -> Any:
     total = ZERO
     for j in range(len(log_rate)):
-        total += exp(log_rate[j] - largest)
+        total += _exp(log_rate[j] - largest)
     return total
 
 
@@ -278,7 +278,7 @@ def cells(
         while end < len(row) and row[end] == i:
             end += 1
         theta_share = grad[i] if needs_grad else scratch  # becomes the gradient of this cell
-        if not math.isfinite(largest[i]):  # exp would return a finite number
+        if not math.isfinite(largest[i]):  # _exp would return a finite number
             value[i] = np.nan
             theta_share[:] = np.nan
             continue

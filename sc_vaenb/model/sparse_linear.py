@@ -62,7 +62,7 @@ class _SparseLinear(torch.autograd.Function):
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)
-def add(out: NDArray, x: Any, a: NDArray) -> None:
+def _add(out: NDArray, x: Any, a: NDArray) -> None:
     for j in range(len(out)):
         out[j] += x * a[j]
 
@@ -74,7 +74,7 @@ def _add_four(out: NDArray, x: Any, a: NDArray, y: Any, b: NDArray, z: Any, c: N
 
 
 @numba.njit(fastmath={"contract"}, forceinline=True, **OPTIONS)
-def add_weighted(out: NDArray, rows: NDArray, index: NDArray, x: NDArray) -> None:
+def _add_weighted(out: NDArray, rows: NDArray, index: NDArray, x: NDArray) -> None:
     """Add the rows with these indices, each times its x."""
     k, n = 0, len(index)
     while k + 4 <= n:
@@ -82,7 +82,7 @@ def add_weighted(out: NDArray, rows: NDArray, index: NDArray, x: NDArray) -> Non
         _add_four(out, x[k], a, x[k + 1], b, x[k + 2], c, x[k + 3], d)
         k += 4
     while k < n:
-        add(out, x[k], rows[index[k]])
+        _add(out, x[k], rows[index[k]])
         k += 1
 
 
@@ -94,7 +94,7 @@ def _add_rows(out: NDArray, row: NDArray, gene: NDArray, values: NDArray, weight
         begin = end
         while end < len(row) and row[end] == i:
             end += 1
-        add_weighted(out[i], weight, gene[begin:end], values[begin:end])
+        _add_weighted(out[i], weight, gene[begin:end], values[begin:end])
 
 
 @cached_njit
@@ -114,4 +114,4 @@ def _weight_gradient(row: NDArray, gene: NDArray, values: NDArray, grad: NDArray
     out[:] = 0
     for j in range(n_genes):
         part = slice(start[j], start[j + 1])
-        add_weighted(out[j], grad, cell[part], value[part])
+        _add_weighted(out[j], grad, cell[part], value[part])

@@ -2,19 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import (
-    MAX_CLUSTERS,
-    MIN_CELLS_PER_BATCH,
-    align,
-    draw_cells,
-    group_sums,
-    n_clusters,
-    shifts,
-    to_numpy,
-)
-from sc_vaenb.fit.align_compiled import reassign, sum_by_batch
+from sc_vaenb.fit.align import MAX_CLUSTERS, MIN_CELLS_PER_BATCH, align, draw_cells, n_clusters, shifts
 from sc_vaenb.metrics import score
-from sc_vaenb.model.alignment import SHARPNESS, Alignment
+from sc_vaenb.model.alignment import Alignment
 
 
 def states(n=600, dims=6, seed=0):
@@ -139,30 +129,3 @@ def test_it_is_fitted_on_one_thread(monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert set(seen) == {1}
-
-
-def test_compiled_loops_do_what_they_say():
-    """Beside the same in a few lines of torch: half of the cells are assigned, given the others; sums by batch."""
-    rng, n, n_clusters, n_batches = np.random.default_rng(0), 200, 7, 5
-    x = torch.from_numpy(rng.normal(size=(n, 6)).astype(np.float32))
-    code, group = torch.from_numpy(np.sort(rng.integers(n_batches, size=n))), torch.tensor([0, 1, 0, 1, 1])
-    direction = torch.nn.functional.normalize(x)
-    centroid, assignment = direction[:n_clusters], torch.softmax(x @ x[:n_clusters].T, 1)
-    share = torch.linspace(0.1, 0.5, n_batches)
-    in_batch = torch.zeros(n_batches, n_clusters).index_add_(0, code, assignment)
-    in_group = group_sums(in_batch, group)
-
-    cells = torch.arange(0, n, 2)
-    others = in_batch - torch.zeros(n_batches, n_clusters).index_add_(0, code[cells], assignment[cells])
-    ratio = (share.unsqueeze(1) * group_sums(others, group)[group] + 1) / (others + 1)
-    expected = assignment.clone()
-    expected[cells] = torch.softmax(SHARPNESS * direction[cells] @ centroid.T + ratio.log()[code[cells]], 1)
-
-    state = to_numpy(assignment, in_batch, in_group)
-    reassign(cells.numpy(), *state, *to_numpy(direction, centroid.T.contiguous(), code, group, share))
-    torch.testing.assert_close(assignment, expected, rtol=1e-4, atol=1e-6)
-    sums = torch.from_numpy(sum_by_batch(*to_numpy(x, assignment, code), n_batches))
-    products = assignment.unsqueeze(1) * x.unsqueeze(2)  # cells x dimensions x clusters
-    torch.testing.assert_close(sums, torch.zeros_like(sums).index_add_(0, code, products), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(in_batch, torch.zeros_like(in_batch).index_add_(0, code, assignment))
-    torch.testing.assert_close(in_group, group_sums(in_batch, group))

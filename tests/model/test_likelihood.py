@@ -240,9 +240,9 @@ def test_without_a_folder_for_compiled_code_it_is_compiled_all_the_same(monkeypa
 def test_exp_and_log_are_right_to_float32():
     x = np.random.default_rng(0).uniform(-87, 88, 20_000).astype(np.float32)
     y = np.exp(np.append(x, [-87, 0, 88]).astype(np.float64)).astype(np.float32)
-    found = np.array([nb_compiled.exp(value) for value in x])
+    found = np.array([nb_compiled._exp(value) for value in x])
     assert np.abs(found / np.exp(x.astype(np.float64)) - 1).max() < 2e-7
-    assert nb_compiled.exp(np.float32(-1e30)) == nb_compiled.exp(np.float32(-87))
+    assert nb_compiled._exp(np.float32(-1e30)) == nb_compiled._exp(np.float32(-87))
     logs = np.log(y.astype(np.float64))
     assert (np.abs([nb_compiled._log(value) for value in y] - logs) <= 2e-7 * np.abs(logs)).all()
     near_one = np.float32(1) + np.arange(-50, 51, dtype=np.float32) * np.float32(2**-23)
