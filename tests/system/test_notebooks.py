@@ -18,6 +18,13 @@ PATHS = sorted(FOLDER.glob("*.ipynb"))
 code_hash = runpy.run_path(str(FOLDER / "run.py"))["code_hash"]
 OF_A_MACHINE = re.compile(r"/(?:home|Users|root|tmp|usr|opt|mnt|private)/|[A-Z]:\\|site-packages|\d:\d\d:\d\d")
 
+
+@pytest.fixture(autouse=True)
+def no_warning_about_widgets(monkeypatch):
+    """Progress bars are not stored, and need not be nice."""
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")
+
+
 PROBES = {  # appended to a notebook: what its text relies on, as JSON
     "compare": """
 import json
