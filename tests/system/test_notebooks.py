@@ -350,7 +350,7 @@ def test_generate_and_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "interpret_and_trajectories.ipynb", tmp_path, monkeypatch)
 
-    assert figures(notebook) == ["factors", "latent", "loadings", "distances", "paga", "genes"]
+    assert figures(notebook) == ["factors", "latent", "distances", "loadings", "paga", "genes"]
     errors = streams(notebook, "stderr")  # progress bars
     assert set(errors) <= {"fit", "importance", "truth", "linear", "order", "genes"}
     assert "Warning" not in "".join(errors.values()).replace("TqdmWarning: IProgress not found", "")
