@@ -253,9 +253,9 @@ def test_donors_case_control(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     # the VAE keeps disease and donors, the CVAE neither, the CVAE with controls the disease only
     vae, cvae, controls = result["keeps"].values()
-    assert vae["own donor"] > 0.6
+    assert vae["own donor"] > 0.3
     assert max(cvae["own donor"], controls["own donor"]) < 0.25
-    assert min(vae["condition told, monocytes"], controls["condition told, monocytes"]) > 0.75
+    assert min(vae["condition told, monocytes"], controls["condition told, monocytes"]) > 0.65
     assert cvae["condition told, monocytes"] < 0.5
     assert all(row["condition told, other types"] < 0.55 for row in (vae, cvae, controls))
 
