@@ -49,6 +49,16 @@ def counting() -> threading.Lock:
     return _counting
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold the lock of `shared`, and let OpenMP and BLAS use one thread.
+
+    Sums then do not depend on the number of cores, and on a busy machine no thread waits for another one.
+    """
+    with shared(), threadpool_limits(1):
+        yield
+
+
 def own_state() -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Compute as in a new session: gradients, autocast, default device and NumPy's error modes have their defaults.
 

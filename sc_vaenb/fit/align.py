@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .._session import shared
+from .._session import one_thread
 from ..data.counts import cells_by_code
 from ..model.alignment import SHARPNESS, Alignment
 from .device import threads_as_asked
@@ -50,7 +50,7 @@ def align(
     # Copy to memory that torch allocates: products may round differently with another memory layout.
     x, code = torch.from_numpy(embedding[cells]).clone(), torch.from_numpy(batch[cells])
     max_clusters = len(alignment.centroid)
-    with shared(), warnings.catch_warnings():
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some clusters are empty if few cells are distinct
         kmeans = KMeans(min(max_clusters, len(x)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
             normalize(x).numpy()

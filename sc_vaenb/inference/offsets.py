@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from sklearn.cluster import KMeans
 
-from .._session import shared
+from .._session import one_thread
 from ..data.counts import Counts
 from ..fit.align import align
 from ..fit.loop import Step, fit
@@ -69,7 +69,7 @@ def find_offsets(
 def _clusters(latent: NDArray[np.float32], seed: int) -> NDArray[np.int64]:
     n_clusters = max(min(MAX_CLUSTERS, len(latent) // CELLS_PER_CLUSTER), 1)
     chosen = np.random.default_rng(seed).permutation(len(latent))[:MAX_CELLS_CLUSTERED]
-    with shared():  # KMeans sets the BLAS threads
+    with one_thread():
         clusters = KMeans(n_clusters, n_init=3, random_state=seed % 2**32).fit(latent[chosen])
         labels: NDArray[np.int64] = clusters.predict(latent).astype(np.int64)
     return labels

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import kneighbors_graph
 
-from .._session import shared
+from .._session import one_thread
 from ..data.counts import cells_by_code
 from ..fit.align import draw_cells
 
@@ -49,7 +49,7 @@ def kinds(states: NDArray[np.float32], slices: NDArray[np.int64], n_kinds: int, 
     if n_kinds == 0:
         return np.empty((len(states), 0), np.float32)
     drawn = states[draw_cells(slices, np.random.default_rng(seed))]
-    with shared(), warnings.catch_warnings():  # KMeans sets the BLAS threads
+    with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some kinds are empty if few cells are distinct
         fitted = KMeans(min(n_kinds, len(drawn)), n_init=1, random_state=seed).fit(drawn)
         scale = max(float(fitted.inertia_) / len(drawn), 1e-30)  # 0 if no cell is between kinds

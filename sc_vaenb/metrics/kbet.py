@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import chdtrc
 
 from .._checks import checked
-from .._session import own_state, shared
+from .._session import one_thread, own_state
 from ._check import FloatArray, IntArray, check_graph, check_groups, defined_mean
 from .neighbors import knn, sum_by_group
 
@@ -49,12 +49,11 @@ def _diffusion_map(graph: csr_array, n_components: int) -> FloatArray:
         values, vectors = values[largest], vectors[:, largest]
     else:
         from scipy.sparse.linalg import eigsh
-        from threadpoolctl import threadpool_limits
 
         start = np.random.default_rng(0).uniform(0.5, 1.5, n)
         # Lanczos makes many small products: on a busy machine BLAS threads wait for each other, and it becomes up to
         # ten times slower
-        with shared(), threadpool_limits(limits=1, user_api="blas"):
+        with one_thread():
             values, vectors = eigsh(transitions, k=n_components, which="LM", v0=start)
     trivial = np.abs(1 - values) < 1e-7
     return np.asarray(vectors * np.where(trivial, 1.0, values / np.where(trivial, 1.0, 1 - values)))
