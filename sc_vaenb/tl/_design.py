@@ -116,10 +116,11 @@ def design(
 
     Notes
     -----
-    A type counts as present in a batch if it has at least 10 cells there (or 2 % of the batch, if that is more). *The
-    batch* is the finest column whose values differ within those of the next coarser column: among cells of one type,
-    separation is at least 0.05 and p at most 0.01. The test cannot tell technology from biology: it says where there
-    are differences, not what they are.
+    A type counts as present in a batch if it has at least 10 cells there (or 2 % of the batch, if that is more). Types
+    and conditions that are present in no batch are named as too small to be judged. *The batch* is the finest column
+    whose values differ within those of the next coarser column: among cells of one type, separation is at least 0.05
+    and p at most 0.01. The test cannot tell technology from biology: it says where there are differences, not what they
+    are.
 
     Examples
     --------
