@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -103,9 +104,11 @@ def test_case_and_control(adata):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The set_bad function:PendingDeprecationWarning")  # of scanpy, with new matplotlib
 def test_denoised_genes(fitted):
-    fitted.obsm["X_umap"] = fitted.obsm["X_vae"][:, :2]
     run(4, adata=fitted)
     assert (fitted.layers["corrected"] > 0).all()
+    titles = [ax.get_title() for ax in plt.gcf().axes if ax.collections]
+    assert titles[:3] == [f"UMAP of X_vae · {gene}" for gene in ("CD3D", "CD79A", "LYZ")]
+    plt.close("all")
 
 
 @pytest.mark.slow

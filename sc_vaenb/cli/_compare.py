@@ -67,7 +67,8 @@ def run_compare(options: argparse.Namespace) -> None:
                 )
     echo(adata.uns["compare"]["verdict"])
     echo(f"\nwritten to {out} in {time.perf_counter() - start:.0f} s:")
-    for name in (REPORT, "report.csv", DATA, "scores.svg", "umaps.svg", *(f"{f}/" for f in run["folders"].values())):
+    figures = "scores.svg", "umaps.svg", "tradeoff.svg"
+    for name in (REPORT, "report.csv", DATA, *figures, *(f"{f}/" for f in run["folders"].values())):
         if (out / name).exists():
             echo_unless_quiet(options, f"  {name}")
 

@@ -14,7 +14,7 @@ FALL = 0.10
 """A label counts as lost if its purity falls by this much or more, and the bootstrap excludes half of it."""
 _LEVEL = 0.05
 _N_BOOTSTRAPS = 400  # samples of a label's cells, with replacement
-_MIN_CELLS = 10  # of a label; smaller ones are left out
+MIN_CELLS = 10  # of a label; smaller ones are left out
 
 
 class Loss(NamedTuple):
@@ -72,7 +72,7 @@ def losses(before: FloatArray, after: FloatArray, labels: ArrayLike) -> list[Los
     generator = np.random.default_rng(0)
     results = []
     for name, cells in zip(groups.names, groups.cells(), strict=True):
-        if len(cells) < _MIN_CELLS:
+        if len(cells) < MIN_CELLS:
             continue
         fall = before[cells] - after[cells]
         weights = generator.multinomial(len(cells), np.full(len(cells), 1 / len(cells)), _N_BOOTSTRAPS)

@@ -10,7 +10,7 @@ from .._results import check_result
 from ._colors import read_colourings
 from ._embedding import check_names
 from ._figure import get_figure, show_or_return
-from ._grid import PANEL_HEIGHT, PANEL_WIDTH, Panel, draw_grid
+from ._grid import Panel, draw_grid, grid_size
 from ._text import as_label
 from ._umap import two_dimensions
 
@@ -20,12 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
+PANEL = 1.65  # inches; with labels, the figure is then as wide as two panels elsewhere
+
 
 @checked
 def compare(
     adata: AnnData, key: str = "compare", *, fig: Figure | SubFigure | None = None, show: bool | None = None
 ) -> NDArray[np.object_] | None:
     """Plot the UMAPs of a comparison: a row per method, coloured by batch, by label (if there are labels), by cluster.
+
+    Clusters are numbered on the cells. The legends of batches and labels are below.
 
     Parameters
     ----------
@@ -70,5 +74,5 @@ def compare(
         _, plane = two_dimensions(adata, f"X_umap_{name}", 0)
         shown = zip([*columns, "leiden"], [*common, clustering], strict=True)
         panels.append([Panel(f"{as_label(method)} · {as_label(title)}", plane, c) for title, c in shown])
-    figure = get_figure(fig, (PANEL_WIDTH * (len(columns) + 1), PANEL_HEIGHT * len(names)))
-    return show_or_return(draw_grid(figure, panels, fit_width=fig is None), show)
+    figure = get_figure(fig, grid_size(len(names), len(columns) + 1, PANEL))
+    return show_or_return(draw_grid(figure, panels, fit=fig is None, legend_loc="below"), show)

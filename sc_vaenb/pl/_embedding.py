@@ -11,7 +11,7 @@ from .. import _adata
 from .._checks import checked, seed_of
 from ._colors import read_colourings
 from ._figure import get_figure, show_or_return
-from ._grid import PANEL_HEIGHT, PANEL_WIDTH, Panel, draw_grid
+from ._grid import Panel, draw_grid, grid_size
 from ._text import as_label
 from ._umap import two_dimensions
 
@@ -119,8 +119,8 @@ def embedding(
         for name, plane in planes:
             row = [Panel(" · ".join(map(as_label, filter(None, [name, c.name]))), plane, c) for c in block]
             panels.append([*row, *[None] * (ncols - len(row))])
-    figure = get_figure(fig, (ncols * PANEL_WIDTH, len(panels) * PANEL_HEIGHT))
-    axes = draw_grid(figure, panels, fit_width=fig is None, size=size, rng=rng, legend_loc=legend_loc)
+    figure = get_figure(fig, grid_size(len(panels), ncols))
+    axes = draw_grid(figure, panels, fit=fig is None, size=size, rng=rng, legend_loc=legend_loc)
     blocks = axes.reshape(-1, len(keys), ncols)
     return show_or_return(np.concatenate(list(blocks), axis=1)[:, : len(colors)], show)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FONT_SIZE = 10  # points; for it, all sizes in inches are made
 LETTER_WIDTH = 0.58  # of the size of the font
+PANEL_WIDTH = 2.5  # inches; two panels are as wide as a column of a paper (3.5 inches) with letters of 7 points
 
 
 def get_figure(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
@@ -32,10 +33,15 @@ def get_figure(fig: Figure | SubFigure | None, size: tuple[float, float]) -> Fig
     return fig
 
 
+def n_letters_in(figure: Figure | SubFigure, share: float, fontsize: str = "medium") -> int:
+    """The number of letters in a share of the width of a figure."""
+    points = FontProperties(size=fontsize).get_size_in_points()
+    return max(10, int(72 * share * figure.bbox.width / figure.figure.dpi / (LETTER_WIDTH * points)))
+
+
 def set_title(figure: Figure | SubFigure, text: str, *, fontsize: str = "medium", **style: Any) -> None:
     """A title at the left, each line broken where the figure ends."""
-    points = FontProperties(size=fontsize).get_size_in_points()
-    n_letters = max(10, int(72 * figure.bbox.width / figure.figure.dpi / (LETTER_WIDTH * points)))
+    n_letters = n_letters_in(figure, 1, fontsize)
     lines = [part for line in text.split("\n") for part in textwrap.wrap(line, n_letters, break_on_hyphens=False)]
     figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=fontsize, linespacing=1.4, **style)
 

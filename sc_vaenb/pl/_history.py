@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from .._checks import checked
 from .._record import read_history
 from ._colors import BLUE, ORANGE, ink
-from ._figure import get_figure, set_title, show_or_return
+from ._figure import PANEL_WIDTH, get_figure, set_title, show_or_return
 from ._text import as_label, plain
 
 if TYPE_CHECKING:
@@ -21,12 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-PANELS = ("loss", "reconstruction", "kl"), ("learning_rate", "active_units", "kl_per_dim")
+PANELS = "loss", "reconstruction", "kl", "learning_rate", "active_units", "kl_per_dim"
+LOSSES = PANELS[:3]
+PANEL_HEIGHT, MARGINS = 2.1, 1.0  # inches: of a panel, and of the title and the legend
 
 
 @checked
 def history(
-    adata: AnnData, key: str = "vae", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+    adata: AnnData,
+    key: str = "vae",
+    *,
+    ncols: int = 3,
+    fig: Figure | SubFigure | None = None,
+    show: bool | None = None,
 ) -> dict[str, Axes] | None:
     """Plot how a fit went, step by step, with its verdict as the title.
 
@@ -35,7 +42,7 @@ def history(
     (loss = reconstruction + β · KL); the learning rate; the number of active latent units; and the KL divergence of
     each latent dimension. A dashed line marks the step whose weights the model has (`kept_step` of the verdict). The
     first steps of a fit can lie far above all others: the y axes then follow what comes after the first fifth of the
-    steps, and the panel's title says how far the curve reaches.
+    steps, and a note in the panel says how far the curve reaches.
 
     Parameters
     ----------
@@ -43,6 +50,8 @@ def history(
         Annotated data with a fit by :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`.
     key
         Where the fit is recorded in ``adata.uns``: the ``key_added`` of the call that made it.
+    ncols
+        How many panels are side by side; more go on below. 2 suit a column of a paper.
     fig
         Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
         A new figure by default.
@@ -68,8 +77,11 @@ def history(
     """
     curves, verdict = _record(adata, key)
 
-    figure = get_figure(fig, (10, 5.4))
-    axes: dict[str, Axes] = figure.subplot_mosaic([list(row) for row in PANELS], sharex=True)
+    rows = [list(PANELS[first : first + ncols]) for first in range(0, len(PANELS), ncols)]
+    ncols = len(rows[0])
+    rows[-1] += ["."] * (ncols - len(rows[-1]))
+    figure = get_figure(fig, (ncols * PANEL_WIDTH, len(rows) * PANEL_HEIGHT + MARGINS))
+    axes: dict[str, Axes] = figure.subplot_mosaic(rows, sharex=True)  # type: ignore[arg-type]
     for name, title in {"loss": "Loss", "reconstruction": "Reconstruction", "kl": "KL divergence"}.items():
         _losses(axes[name], curves, name, title)
     _beta(axes["kl"], curves)
@@ -77,7 +89,8 @@ def history(
     _active_units(axes["active_units"], curves)
     _kl_per_dim(axes["kl_per_dim"], curves)
     _mark_kept(axes, verdict["kept_step"])
-    _label_steps(axes, curves)
+    lowest = [next(name for name in reversed(column) if name != ".") for column in zip(*rows, strict=True)]
+    _label_steps(axes, curves, highest=rows[0], lowest=lowest)
     figure.legend(*axes["loss"].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     set_title(figure, _title(key, curves, verdict))
     return show_or_return(axes, show)
@@ -114,9 +127,8 @@ def _scale_to_late_steps(ax: Axes, step: NDArray[Any], values: NDArray[Any]) -> 
     margin = 0.05 * (late_max - low) or 0.01 * abs(late_max) or 1.0
     if overall_max > late_max + max(late_max - low, 4 * margin):
         ax.set_ylim(low - margin, late_max + 4 * margin)
-        ax.set_title(
-            f"first steps off scale,\nup to {overall_max:,.4g}", loc="right", fontsize="x-small", color=ink(0.7)
-        )
+        note = f"first steps off scale,\nup to {overall_max:,.4g}"
+        ax.text(0.98, 1, note, transform=ax.transAxes, ha="right", va="top", fontsize="x-small", color=ink(0.7))
 
 
 def _beta(ax: Axes, curves: dict[str, NDArray[Any]]) -> None:
@@ -167,7 +179,7 @@ def _style(values: NDArray[Any]) -> dict[str, Any]:
 
 
 def _mark_kept(axes: dict[str, Axes], kept: int) -> None:
-    for name in PANELS[0]:
+    for name in LOSSES:
         for line in axes[name].lines[-1:]:  # the validation curve if there is one, else the training curve
             y = np.interp(kept, *np.asarray(line.get_data(), float))
             axes[name].plot(kept, y, "o", color=line.get_color(), markeredgecolor=ink(), markersize=5, zorder=3)
@@ -175,20 +187,23 @@ def _mark_kept(axes: dict[str, Axes], kept: int) -> None:
         ax.axvline(kept, color=ink(), linewidth=0.9, linestyle="--", zorder=1, label=f"weights of step {kept:,}")
 
 
-def _label_steps(axes: dict[str, Axes], curves: dict[str, NDArray[Any]]) -> None:
-    """Label steps at the bottom and epochs at the top; the epoch is proportional to the step."""
+def _label_steps(
+    axes: dict[str, Axes], curves: dict[str, NDArray[Any]], *, highest: list[str], lowest: list[str]
+) -> None:
+    """Label steps below the lowest panels, and epochs above the highest; the epoch is proportional to the step."""
     step, epoch = float(curves["step"][-1]), float(curves["epoch"][-1])
     epochs_per_step = epoch / step if step and epoch else 1.0
     for ax in axes.values():
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.02)
-    for name in PANELS[0]:
+    for name in highest:
         epoch_axis = axes[name].secondary_xaxis(
             "top", functions=(partial(np.multiply, epochs_per_step), partial(np.multiply, 1 / epochs_per_step))
         )
         epoch_axis.set_xlabel("epoch", fontsize="small")
         epoch_axis.tick_params(labelsize="small")
-    for name in PANELS[1]:
+    for name in lowest:
+        axes[name].tick_params(labelbottom=True)
         axes[name].set_xlabel("step")
         axes[name].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes[name].xaxis.set_major_locator(MaxNLocator(4, integer=True))

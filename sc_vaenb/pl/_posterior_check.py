@@ -9,7 +9,7 @@ import numpy as np
 from .._checks import checked
 from .._results import check_result
 from ._colors import BLUE, GREEN, ORANGE, PINK, SKY, VERMILION, ink
-from ._figure import get_figure, set_title, show_or_return
+from ._figure import PANEL_WIDTH, get_figure, set_title, show_or_return
 from ._text import plain
 
 if TYPE_CHECKING:
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
+PANELS = "variance", "zeros", "depth", "detected", "correlation", "coverage"  # then the likelihoods and the PIT
+PANEL_HEIGHT, TITLE_HEIGHT = 2.5, 1.5  # inches
 MAX_POINTS = 5_000  # in a panel: more points would only darken it
 MAX_LINEAR_RATIO = 20  # of the largest to the smallest depth; above it the axes are logarithmic
 COUNT_STATISTICS = "count", "count_expressed"
 STATISTICS = {  # name in the legend, colour (that of text if empty), marker
-    "mean": ("means of genes", BLUE, "o"),
-    "variance": ("variances of genes", SKY, "s"),
-    "zeros": ("zeros of genes", GREEN, "^"),
-    "depth": ("depth of cells", VERMILION, "v"),
-    "detected": ("detected genes of cells", ORANGE, "D"),
-    "correlation": ("correlations of genes", PINK, "P"),
+    "mean": ("gene means", BLUE, "o"),
+    "variance": ("gene variances", SKY, "s"),
+    "zeros": ("gene zeros", GREEN, "^"),
+    "depth": ("cell depth", VERMILION, "v"),
+    "detected": ("detected genes", ORANGE, "D"),
+    "correlation": ("gene correlations", PINK, "P"),
     "count": ("all counts", "#999999", "X"),
     "count_expressed": ("counts expected ≥ 1", "", "o"),
 }
@@ -35,7 +37,12 @@ STATISTICS = {  # name in the legend, colour (that of text if empty), marker
 
 @checked
 def posterior_check(
-    adata: AnnData, key: str = "posterior_check", *, fig: Figure | SubFigure | None = None, show: bool | None = None
+    adata: AnnData,
+    key: str = "posterior_check",
+    *,
+    ncols: int = 3,
+    fig: Figure | SubFigure | None = None,
+    show: bool | None = None,
 ) -> dict[str, Axes] | None:
     """Plot what :func:`sc_vaenb.tl.posterior_check` found: data against replicates, coverage, and likelihoods.
 
@@ -54,6 +61,8 @@ def posterior_check(
         Annotated data with a check by :func:`sc_vaenb.tl.posterior_check`.
     key
         Where it is in ``adata.uns``: the ``key_added`` of that call.
+    ncols
+        How many panels are side by side; more go on below. 2 suit a column of a paper.
     fig
         Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
         A new figure by default.
@@ -80,17 +89,16 @@ def posterior_check(
         raise KeyError(msg)
     record = check_result(record, key, "posterior_check", "genes", "cells", "correlations", "pit")
     has_likelihoods = "likelihoods" in record
-    panels: list[Any] = [
-        ["variance", "zeros", "depth"],
-        ["detected", "correlation", "coverage"],
-        ["pit", "pit", "likelihoods" if has_likelihoods else "pit"],
-    ]
-    figure = get_figure(fig, (10, 9.5))
-    axes: dict[str, Axes] = figure.subplot_mosaic(panels)
+    panels = [*PANELS, *(["likelihoods"] if has_likelihoods else []), "pit"]
+    ncols = min(ncols, len(panels))
+    panels += ["pit"] * (-len(panels) % ncols)  # as wide as there is room
+    rows = [panels[first : first + ncols] for first in range(0, len(panels), ncols)]
+    figure = get_figure(fig, (ncols * PANEL_WIDTH, len(rows) * PANEL_HEIGHT + TITLE_HEIGHT))
+    axes: dict[str, Axes] = figure.subplot_mosaic(rows)  # type: ignore[arg-type]
     _draw_genes(axes["variance"], axes["zeros"], record["genes"])
     for name, title in {"depth": "Depth of cells", "detected": "Detected genes of cells"}.items():
         _draw_against_data(axes[name], record["cells"], name, title)
-    _draw_against_data(axes["correlation"], record["correlations"], "correlation", "Correlation of pairs of genes")
+    _draw_against_data(axes["correlation"], record["correlations"], "correlation", "Correlation of genes")
     _coverage(axes["coverage"], record["coverage"])
     _pit(axes["pit"], record["pit"])
     if has_likelihoods:
@@ -132,7 +140,7 @@ def _draw_genes(variance: Axes, zeros: Axes, genes: pd.DataFrame) -> None:
         ax.set_xlim(low, high)
         ax.set_title("Variance of genes" if name == "variance" else "Zeros of genes", loc="left", fontsize="medium")
     variance.set(yscale="log", ylabel="variance")
-    zeros.set(ylim=(-0.02, 1.02), ylabel="share of cells without a count")
+    zeros.set(ylim=(-0.02, 1.02), ylabel="cells without a count")
     zeros.legend(frameon=False, fontsize="small", markerscale=3)
 
 
@@ -159,9 +167,9 @@ def _coverage(ax: Axes, coverage: pd.DataFrame) -> None:
     for name, row in coverage.iterrows():
         label, colour, marker = STATISTICS[str(name)]
         ax.plot(nominal, row[columns], marker=marker, markersize=4, linewidth=1.2, color=colour or ink(), label=label)
-    ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xlabel="share of the replicates within", ylabel="share of the data within")
-    ax.set_title("Coverage of central intervals", loc="left", fontsize="medium")
-    ax.legend(frameon=False, fontsize="x-small", loc="lower right", handlelength=1, labelspacing=0.3)
+    ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xlabel="replicates within", ylabel="data within")
+    ax.set_title("Coverage of intervals", loc="left", fontsize="medium")
+    ax.legend(frameon=False, fontsize="x-small", loc="lower right", handlelength=0.7, labelspacing=0.1, borderaxespad=0)
 
 
 def _pit(ax: Axes, pit: pd.DataFrame) -> None:
@@ -170,10 +178,10 @@ def _pit(ax: Axes, pit: pd.DataFrame) -> None:
     for name in COUNT_STATISTICS:
         label, colour, _ = STATISTICS[name]
         ax.stairs(pit[name] * len(pit), edges, color=colour or ink(), linewidth=1.4, label=label)
-    ax.set(xlim=(0, 1), xlabel="share of the replicates below the count", ylabel="density of counts")
+    ax.set(xlim=(0, 1), xlabel="replicates below the count", ylabel="density of counts")
     ax.set_ylim(bottom=0)
-    ax.set_title("Rank of counts in replicates (PIT)", loc="left", fontsize="medium")
-    meaning = "flat: data as the model says\nhill: model wider than data\nvalley: model narrower"
+    ax.set_title("Rank of counts (PIT)", loc="left", fontsize="medium")
+    meaning = "flat: as the model says\nhill: model too wide\nvalley: model too narrow"
     ax.legend(
         title=meaning, alignment="left", frameon=False, fontsize="small", title_fontsize="small", loc="lower left"
     )

@@ -24,6 +24,8 @@ MEANS = "total", "bio", "batch"
 PARTS_OF = {"bio": "parts of bio", "batch": "parts of batch", "": "in no mean"}
 GROUP_COLOURS = {"bio": BLUE, "batch": ORANGE}
 CELL_WIDTH, ROW_HEIGHT, LETTER_WIDTH = 0.35, 0.33, 0.075  # inches
+METHOD_WIDTH, METRIC_HEIGHT = 0.5, 0.22  # inches, of a table with a row for each score
+SLANTED: dict[str, Any] = {"rotation": 45, "ha": "left", "rotation_mode": "anchor", "fontsize": "small"}
 MIN_SPAN = 0.3  # of the values of a column from the palest to the darkest colour: a difference of 0.01 looks small
 
 
@@ -33,6 +35,7 @@ def scores(
     key: str = "compare",
     *,
     metrics: Literal["main", "all"] = "main",
+    swap_axes: bool = False,
     fig: Figure | SubFigure | None = None,
     show: bool | None = None,
 ) -> dict[str, Axes] | None:
@@ -52,6 +55,8 @@ def scores(
         Where they are in ``adata.uns``: the ``key_added`` of that call.
     metrics
         Which metrics: `main` are those that bio and batch are the means of, or all if there are none such.
+    swap_axes
+        Draw a row for each score and a column for each method. With all metrics, this suits a column of a paper.
     fig
         Figure or subfigure to draw into, laid out with constrained layout unless it has a layout engine already.
         A new figure by default.
@@ -90,27 +95,49 @@ def scores(
     if metrics == "main" and any(group_of.values()):
         group_of = {name: group for name, group in group_of.items() if group}
     columns = sorted(group_of, key=lambda name: list(PARTS_OF).index(group_of[name]))
-    widths = {"means": CELL_WIDTH * len(means), "table": CELL_WIDTH * len(columns)}
-    widths = {part: width for part, width in widths.items() if width}
-    names = as_labels(order)
-    width = sum(widths.values()) + LETTER_WIDTH * max(map(len, names)) + 1.2
-    figure = get_figure(fig, (width, 1.7 + ROW_HEIGHT * len(order)))
-    grid = figure.add_gridspec(1, len(widths), width_ratios=list(widths.values()))
-    axes = {part: figure.add_subplot(grid[i]) for i, part in enumerate(widths)}
+    n_scores = {"means": len(means), "table": len(columns)}
+    axes = _tables(fig, {part: n for part, n in n_scores.items() if n}, as_labels(order), swap_axes)
     if means:
-        _draw_table(axes["means"], mean[means], dict.fromkeys(means, True), spread[means])
+        _draw_table(axes["means"], mean[means], dict.fromkeys(means, True), spread[means], swap_axes=swap_axes)
     if columns:
-        _draw_table(axes["table"], mean[columns], properties["higher_is_better"])
-        _draw_groups(axes["table"], [group_of[name] for name in columns])
-    first, last = axes[next(iter(widths))], axes[list(widths)[-1]]
-    first.set_yticks(range(len(order)), names, fontsize="small")
-    if (seconds > 0).any():
-        times = last.secondary_yaxis("right")
-        texts = [f"{seconds[method]:,.3g} s" if seconds.get(method, 0) > 0 else "" for method in order]
-        times.set_yticks(range(len(order)), texts, fontsize="small", color=ink(0.7))
-        bare(times)
-    figure.supxlabel("darker is better in each column", x=0.01, ha="left", fontsize="x-small", color=ink(0.7))
+        _draw_table(axes["table"], mean[columns], properties["higher_is_better"], swap_axes=swap_axes)
+        _draw_groups(axes["table"], [group_of[name] for name in columns], swap_axes=swap_axes)
+    times = [f"{seconds[method]:,.3g} s" if seconds.get(method, 0) > 0 else "" for method in order]
+    _name_methods(axes, as_labels(order), times, swap_axes=swap_axes)
     return show_or_return(axes, show)
+
+
+def _tables(
+    fig: Figure | SubFigure | None, n_scores: dict[str, int], names: list[str], swap_axes: bool
+) -> dict[str, Axes]:
+    """Axes for a table of each part: side by side, or one below the other if the axes are swapped."""
+    if swap_axes:
+        ratios = [METRIC_HEIGHT * n for n in n_scores.values()]
+        figure = get_figure(fig, (METHOD_WIDTH * len(names) + 2.8, sum(ratios) + 1.3))
+        grid = figure.add_gridspec(len(ratios), 1, height_ratios=ratios)
+    else:
+        ratios = [CELL_WIDTH * n for n in n_scores.values()]
+        width = sum(ratios) + LETTER_WIDTH * max(map(len, names)) + 1.2
+        figure = get_figure(fig, (width, 1.7 + ROW_HEIGHT * len(names)))
+        grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios)
+    text = f"darker is better in each {'row' if swap_axes else 'column'}"
+    figure.supxlabel(text, x=0.01, ha="left", fontsize="x-small", color=ink(0.7))
+    return {part: figure.add_subplot(grid[i]) for i, part in enumerate(n_scores)}
+
+
+def _name_methods(axes: dict[str, Axes], names: list[str], times: list[str], *, swap_axes: bool) -> None:
+    """Write the names of methods at the first table, and their times at the last one."""
+    first, last = next(iter(axes.values())), [*axes.values()][-1]
+    if swap_axes:
+        first.set_xticks(range(len(names)), names, **SLANTED)
+        first.xaxis.tick_top()
+    else:
+        first.set_yticks(range(len(names)), names, fontsize="small")
+    if any(times):
+        other = last.secondary_xaxis("bottom") if swap_axes else last.secondary_yaxis("right")
+        ticks = other.set_xticks if swap_axes else other.set_yticks
+        ticks(range(len(names)), times, fontsize="x-small" if swap_axes else "small", color=ink(0.7))
+        bare(other)
 
 
 def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
@@ -135,7 +162,12 @@ def read_scores(adata: AnnData, key: str) -> tuple[pd.DataFrame, pd.DataFrame, p
 
 
 def _draw_table(
-    ax: Axes, mean: pd.DataFrame, higher_is_better: Mapping[str, bool] | pd.Series, spread: pd.DataFrame | None = None
+    ax: Axes,
+    mean: pd.DataFrame,
+    higher_is_better: Mapping[str, bool] | pd.Series,
+    spread: pd.DataFrame | None = None,
+    *,
+    swap_axes: bool,
 ) -> None:
     """Draw a number for each method and score on a colour that is darker the better it is, and its spread below it."""
     signed = mean * [1 if higher_is_better[name] else -1 for name in mean]
@@ -143,7 +175,7 @@ def _draw_table(
     goodness = (1 - behind / behind.max().clip(lower=MIN_SPAN)).to_numpy()
     colours = mpl.colormaps["Blues"](0.05 + 0.75 * np.nan_to_num(goodness))
     colours[np.isnan(goodness)] = (1, 1, 1, 1)
-    ax.imshow(colours, aspect="auto")
+    ax.imshow(colours.swapaxes(0, 1) if swap_axes else colours, aspect="auto")
     ax.autoscale(False)  # what is drawn below the table does not stretch it
     for (row, column), number in np.ndenumerate(mean.to_numpy()):
         dark = np.dot(colours[row, column, :3], (0.299, 0.587, 0.114)) < 0.5
@@ -151,23 +183,37 @@ def _draw_table(
         deviation = np.nan if spread is None else spread.iloc[row, column]
         has_spread = np.isfinite(deviation)
         text = "n/a" if np.isnan(number) else two_decimals(number)
+        if swap_axes:
+            text += f" ±{deviation:.2f}" if has_spread else ""
+            ax.text(row, column, text, va="center", fontsize="xx-small" if has_spread else "small", **style)
+            continue
         ax.text(column, row, text, va="baseline" if has_spread else "center", fontsize="small", **style)
         if has_spread:
             ax.text(column, row + 0.1, f"±{deviation:.2f}", va="top", fontsize="xx-small", **style)
     names = [str(name).replace("_", " ") + ("" if higher_is_better[name] else " ↓") for name in mean]
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="left", rotation_mode="anchor", fontsize="small")
-    ax.xaxis.tick_top()
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
+    if swap_axes:
+        ax.set_yticks(range(len(names)), names, fontsize="small")
+    else:
+        ax.set_xticks(range(len(names)), names, **SLANTED)
+        ax.xaxis.tick_top()
     bare(ax)
 
 
-def _draw_groups(ax: Axes, groups: list[str]) -> None:
-    """Draw a line below the columns of each group, with what they are parts of."""
-    bottom = ax.get_ylim()[0]
+def _draw_groups(ax: Axes, groups: list[str], *, swap_axes: bool) -> None:
+    """Draw a line along the scores of each group, below or at the right, with what they are parts of."""
+    if not any(groups):
+        return
+    edge = ax.get_xlim()[1] if swap_axes else ax.get_ylim()[0]
     for group, text in PARTS_OF.items():
         n = groups.count(group)
-        if n and any(groups):
-            left = groups.index(group) - 0.5
+        if n:
+            start = groups.index(group) - 0.5
+            along, across = [start + 0.1, start + n - 0.1], [edge + 0.2] * 2
             line: dict[str, Any] = {"color": GROUP_COLOURS.get(group, ink(0.7)), "linewidth": 2, "clip_on": False}
-            ax.plot([left + 0.1, left + n - 0.1], [bottom + 0.2] * 2, **line)
-            ax.text(left + n / 2, bottom + 0.35, text, ha="center", va="top", fontsize="small", color=ink(0.7))
+            ax.plot(*((across, along) if swap_axes else (along, across)), **line)
+            style: dict[str, Any] = {"fontsize": "small", "color": ink(0.7)}
+            if swap_axes:
+                ax.text(edge + 0.35, start + n / 2, text, va="center", **style)
+            else:
+                ax.text(start + n / 2, edge + 0.35, text, ha="center", va="top", **style)

@@ -12,7 +12,7 @@ from .._checks import checked
 from ._colors import read_colourings
 from ._embedding import check_colors
 from ._figure import get_figure, show_or_return
-from ._grid import PANEL_HEIGHT, PANEL_WIDTH, Panel, draw_grid
+from ._grid import Panel, draw_grid, grid_size
 from ._text import as_label
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def spatial_domains(
     ncols = min(ncols, len(panels))
     panels += [None] * (-len(panels) % ncols)
     grid = [panels[first : first + ncols] for first in range(0, len(panels), ncols)]
-    figure = get_figure(fig, (ncols * PANEL_WIDTH, len(grid) * PANEL_HEIGHT))
-    axes = draw_grid(figure, grid, fit_width=fig is None, size=size).ravel()[: len(names)]
+    figure = get_figure(fig, grid_size(len(grid), ncols))
+    axes = draw_grid(figure, grid, fit=fig is None, size=size).ravel()[: len(names)]
     for ax in axes:
         ax.invert_yaxis()
     return show_or_return(axes, show)

@@ -11,7 +11,7 @@ import scanpy as sc
 from scanpy import logging as logg
 from scipy import sparse
 
-from .._scanpy import scanpy_1
+from .._scanpy import override, scanpy_1
 from ..data.on_disk import scan
 from ._tally import MIN_POINTS_FOR_LOESS, Tally, expected_sd, seurat_v3
 
@@ -34,8 +34,9 @@ class Genes(NamedTuple):
 
 def log_normalised(counts: sparse.csr_matrix) -> AnnData:
     data = sc.AnnData(counts.copy())
-    sc.pp.normalize_total(data)
-    sc.pp.log1p(data)
+    with scanpy_1(), override(verbosity="error"):
+        sc.pp.normalize_total(data)
+        sc.pp.log1p(data)
     return data
 
 
@@ -140,8 +141,8 @@ def _genes_in_memory(
             fallback += "; seurat failed too, and regards all cells as one batch" if batch_codes is not None else ""
             continue
         logg.warning(
-            f"variable genes: flavor='seurat_v3' is not possible here: {fallback}. Used flavor='seurat' on "
-            "log-normalised counts instead." + ("" if batches is None else " Merge small batches to avoid this.")
+            "variable genes: chosen by flavor='seurat' on log-normalised counts, because flavor='seurat_v3' is not "
+            f"possible here: {fallback}." + ("" if batches is None else " Merge small batches to avoid this.")
         )
         return genes
     msg = (
@@ -186,7 +187,7 @@ def _scanpy_genes(
     data = sc.AnnData(matrix)
     if batches is not None:
         data.obs["batch"] = pd.Categorical(batches)
-    with scanpy_1(), warnings.catch_warnings():
+    with scanpy_1(), override(verbosity="error"), warnings.catch_warnings():
         # Scanpy divides by zero for genes that are constant in a batch, and ranks them last. It warns about batches
         # where fewer than n_top_genes vary. Neither needs action.
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -213,10 +213,11 @@ def _advice(data: Judged, needed: Finding, tied: list[str], harms: Mapping[str, 
             f"Use {' or '.join(uncorrected)}, and keep the batch in every test: batches are separated, but the "
             "corrections that were tried are no better."
         )
-    parts = []
+    names_of: dict[str, list[str]] = {}  # methods with the same reservation
     for name in [name for name in tied if name not in UNCORRECTED][:2]:
         lost = set(harms[name].labels)
         keeping = [method for method in ("VAE", "PCA") if method in harms and not lost & set(harms[method].labels)]
         alternative = keeping[0] if keeping else data.uncorrected
-        parts.append(f"{name}, but compare {few(sorted(lost))} in the {alternative}" if lost else name)
-    return f"Use {'; or '.join(parts) if any('but' in part for part in parts) else ' or '.join(parts)}."
+        reservation = f", but compare {few(sorted(lost))} in the {alternative}" if lost else ""
+        names_of.setdefault(reservation, []).append(name)
+    return f"Use {'; or '.join(' or '.join(names) + reservation for reservation, names in names_of.items())}."

@@ -42,7 +42,7 @@ def _counts(coverage: pd.DataFrame) -> str:
     expressed = bool(coverage.loc["count_expressed", "n"])
     share = coverage.loc["count_expressed" if expressed else "count", "90%"]
     which = "counts expected to be 1 or more" if expressed else "counts"
-    sentence = f"Of the {which}, {share:.1%} lie in the central 90 % of the replicates"
+    sentence = f"Of the {which}, {share:.1%} lie in the central 90% of the replicates"
     if share < 0.9 - COVERAGE_TOLERANCE:
         return f"{sentence}: the data vary more than the model predicts."
     return f"{sentence}: " + (
@@ -56,8 +56,8 @@ def _zeros(genes: pd.DataFrame, share: float) -> str:
     expected = genes["zeros_replicates"].mean()
     share_more, share_fewer = (genes["zeros_pit"] > 0.975).mean(), (genes["zeros_pit"] < 0.025).mean()
     return (
-        f"{share:.2%} of the counts are zeros, {expected:.2%} of the replicates'; {share_more:.1%} of the genes have "
-        f"more zeros than 97.5 % of their replicates, {share_fewer:.1%} fewer (by chance 2.5 % each)."
+        f"Zeros are {share:.2%} of the counts, and {expected:.2%} of those of the replicates. {share_more:.1%} of the "
+        f"genes have more zeros than 97.5% of their replicates, {share_fewer:.1%} have fewer (by chance, 2.5% each)."
     )
 
 
@@ -66,7 +66,7 @@ def _against_nb(name: str, row: pd.Series, nb: pd.Series) -> str:
     clear = abs(difference) > MIN_STANDARD_ERRORS * error
     comparison = ("better" if difference > 0 else "worse") if clear else "not better"
     numbers = (
-        f"(difference {difference:.2f} +- {error:.2f} nats per cell of NB's {nb['log_likelihood']:,.1f}; likelier for "
+        f"(difference {difference:.2f} ± {error:.2f} nats per cell, NB has {nb['log_likelihood']:,.1f}; better for "
         f"{row['better_for']:.0%} of the cells)"
     )
     needed = clear and difference > MIN_EFFECT * abs(nb["log_likelihood"])

@@ -29,6 +29,8 @@ SHARED, CONDITION, ONE_SIDED = (
     "Which types can be compared between conditions?",
 )
 MIN_CELLS_PER_TYPE = 10  # cells of a type in a batch, for the type to count as present there
+MIN_SHARE_OF_BATCH = 0.02  # the same, as a share of the batch
+TOO_SMALL = f"fewer than {MIN_CELLS_PER_TYPE} cells, or {MIN_SHARE_OF_BATCH:.0%} of the batch, in every batch"
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,11 @@ def design(
 
     Notes
     -----
-    A type counts as present in a batch if it has at least 10 cells there (or 2 % of the batch, if that is more). *The
-    batch* is the finest column whose values differ within those of the next coarser column: among cells of one type,
-    separation is at least 0.05 and p at most 0.01. The test cannot tell technology from biology: it says where there
-    are differences, not what they are.
+    A type counts as present in a batch if it has at least 10 cells there (or 2 % of the batch, if that is more). Types
+    and conditions that are present in no batch are named as too small to be judged. *The batch* is the finest column
+    whose values differ within those of the next coarser column: among cells of one type, separation is at least 0.05
+    and p at most 0.01. The test cannot tell technology from biology: it says where there are differences, not what they
+    are.
 
     Examples
     --------
@@ -204,8 +207,13 @@ def _count_cells(batch: NDArray[Any], condition: NDArray[Any] | None, label: NDA
 def _present(batch: NDArray[Any], label: NDArray[Any]) -> pd.DataFrame:
     """Whether each batch (rows) has enough cells of each type or condition (columns) that some batch has."""
     table = pd.crosstab(batch, label)  # leaves out cells without a label
-    min_cells = np.minimum(np.maximum(MIN_CELLS_PER_TYPE, 0.02 * table.sum(axis=1)), table.max(axis=1))
+    min_cells = np.minimum(np.maximum(MIN_CELLS_PER_TYPE, MIN_SHARE_OF_BATCH * table.sum(axis=1)), table.max(axis=1))
     return table.ge(min_cells, axis=0).loc[:, lambda present: present.any()]
+
+
+def _too_small(values: NDArray[Any], present: pd.DataFrame) -> list[str]:
+    """The types or conditions that no batch has enough cells of."""
+    return sorted({str(value) for value in values if value is not None} - set(present.columns.astype(str)))
 
 
 def _linked_sets(present: pd.DataFrame) -> list[list[str]]:
@@ -227,8 +235,11 @@ def _shared_types(batch: NDArray[Any], label: NDArray[Any]) -> list[Finding]:
     sets = _linked_sets(present)
     n_batches, n_types = present.shape
     n_in_all, in_one = present.all().sum(), present.columns[present.sum() == 1].astype(str).tolist()
-    evidence = f"Of {n_types} types, {n_in_all} are in every batch and {len(in_one)} in one batch only"
+    too_small = _too_small(label, present)
+    evidence = f"Of {n_types + len(too_small)} types, {n_in_all} are in every batch and {len(in_one)} in one batch only"
     evidence += f" ({few(in_one)})." if in_one else "."
+    if too_small:
+        evidence += f" {len(too_small)} are too small to be judged ({TOO_SMALL}): {few(too_small)}."
     if len(sets) > 1:
         text = (
             f"The batches fall into {len(sets)} sets without a type in common: {_sets_in_words(sets)}. Between the "
@@ -257,6 +268,8 @@ def _confounded(
         f"{name}: {few(present.index[present[name]].astype(str).tolist())}" for name in present.columns[:8]
     )
     evidence = f"Batches of each condition: {listing}."
+    if too_small := _too_small(condition, present):
+        evidence += f" Left out, because they are too small to be judged ({TOO_SMALL}): {few(too_small)}."
     crossed = present.sum(axis=1) > 1
     sets = _linked_sets(present.T)
     if crossed.all() and present.to_numpy().all():

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import cross_batch_hits, knn
-from ..metrics.loss import Loss, losses, purity_per_cell
+from ..metrics.loss import MIN_CELLS, Loss, losses, purity_per_cell
 from ..metrics.separation import clusters
 from ._findings import HARM, LEFT, SCALE, SEEN, UNCORRECTED, Confidence, Finding, Judged, few, number
 from ._needed import MIXED
@@ -134,7 +134,8 @@ def harm_in_words(data: Judged, name: str, harm: Harm, left: float | None) -> li
     if harm.before == "":
         return findings
     if harm.none:
-        return [*findings, Finding(HARM, name, "no", "moderate", f"{name} loses no {data.kind(1)}.")]
+        text = f"{name} loses no {data.kind(1)}."
+        return [*findings, Finding(HARM, name, "no", "moderate", text, _too_small_in_words(data))]
     texts: list[str] = []
     numbers: list[str] = []
     if harm.lost:
@@ -158,6 +159,17 @@ def harm_in_words(data: Judged, name: str, harm: Harm, left: float | None) -> li
     confidence: Confidence = "high" if certain else "moderate"
     answer = "yes" if harm.excludes else "few"
     return [*findings, Finding(HARM, name, answer, confidence, " ".join(texts), " ".join(numbers))]
+
+
+def _too_small_in_words(data: Judged) -> str:
+    """The types of too few cells to see a loss."""
+    if data.labels is None:
+        return ""
+    names, sizes = np.unique(data.labels, return_counts=True)
+    if not (sizes < MIN_CELLS).any():
+        return ""
+    small = names[sizes < MIN_CELLS].tolist()
+    return f"Too small to be judged (fewer than {MIN_CELLS} of {len(data.labels):,} cells): {few(small)}."
 
 
 def seen_in_words(data: Judged, name: str, best: str) -> Finding:

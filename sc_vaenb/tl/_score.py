@@ -160,8 +160,12 @@ def score_embeddings(
 
     if label_key is not None:
         _warn_of_seen_labels(adata, keys, label_key)
-    numbers = [f"{len(names)} {kind}" for names, kind in ((keys, "embeddings"), (graphs, "graphs")) if names]
-    start = logg.info(f"scoring {' and '.join(numbers)} of {cells.sum():,} cells")
+    parts = [
+        f"{len(names)} {kind}{'s' if len(names) > 1 else ''}"
+        for names, kind in ((keys, "embedding"), (graphs, "graph"))
+        if names
+    ]
+    start = logg.info(f"scoring {' and '.join(parts)} of {cells.sum():,} cells")
     rows = {}
     for key, array in arrays.items():
         start_time = time.perf_counter()

@@ -124,7 +124,7 @@ def _confidence_in_words(confidence: Confidence | None, stated: NDArray[np.float
         )
     if len(gap) > 1:
         low, high = confidence.expected(stated)
-        sentence += f"In one batch, {low:.0%} to {high:.0%} of them may be right. "
+        sentence += f"In a single batch, expect {low:.0%} to {high:.0%} of the labels to be right. "
         if len(gap) == 2:
             sentence += "Two reference batches are too few for a narrower range. "
         sentence += (
@@ -141,12 +141,10 @@ def _new_types_in_words(
     sentences = []
     for name, rows in query[query["new"]].groupby("batch", sort=False):
         rows = rows.sort_values("n_novel", ascending=False)[:MAX_NAMED]
-        evidence = "; ".join(
-            f"{row.n_cells} cells are called {row.label}, {_evidence(row)}" for row in rows.itertuples()
-        )
+        evidence = "; ".join(f"{row.label} ({row.n_cells} cells), where {_evidence(row)}" for row in rows.itertuples())
         sentences.append(
-            f"Batch {name!r} seems to have cells of a type that the reference lacks, under these labels: {evidence}. "
-            "Do not trust these labels before you have checked marker genes."
+            f"Batch {name!r} seems to have cells of a type that the reference lacks. Check marker genes before you "
+            f"trust these labels: {evidence}."
         )
     if confounded:
         sentences.append(
@@ -178,10 +176,12 @@ def _new_types_in_words(
 
 def _evidence(row: Any) -> str:
     """How the cells with a label differ from the cells of this label in the reference."""
-    parts = [f"{row.n_novel} of them differ from its cells (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"]
+    parts = [
+        f"{row.n_novel} cells differ from those of the reference (false discovery rate {FALSE_DISCOVERY_RATE:.0%})"
+    ]
     if row.difference > 1:
         parts.append(
-            f"as a group their squared difference from it is {row.difference:.1f} times the largest of any batch "
+            f"the group's squared difference from the reference is {row.difference:.1f} times the largest of any batch "
             "of the reference"
         )
     return " and ".join(parts if row.n_novel else parts[1:])
@@ -195,11 +195,11 @@ def _unnoticed_in_words(labels: pd.DataFrame) -> list[str]:
     if missed.empty:
         return []
     evidence = "; ".join(
-        f"{name} would be called {row.called} (AUROC {row.auroc:.2f}, {row.found:.0%} of the cells found)"
+        f"{name} would be called {row.called} ({row.found:.0%} of the cells found to be new, AUROC {row.auroc:.2f})"
         for name, row in missed.iterrows()
     )
     relatives = sorted({*missed.index, *missed["called"]})
     return [
-        f"Close relatives would not be noticed as new. Left out of the reference, {evidence}. So a new type that is "
-        f"close to {few(relatives, 2 * MAX_NAMED)} can hide among them."
+        "A new type that is close to a known one may not be noticed. If the reference lacked them, "
+        f"{evidence}. So be careful with cells that are called {few(relatives, 2 * MAX_NAMED)}."
     ]

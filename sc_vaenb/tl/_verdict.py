@@ -61,5 +61,6 @@ def in_words(findings: pd.DataFrame) -> str:
     lines = [f"{row.sentence} {row.evidence}".strip() for row in findings[~no_loss & ~seeds_agree].itertuples()]
     if no_loss.any():
         kind = "cluster" if "cluster" in str(findings.loc[no_loss, "sentence"].iloc[0]) else "type"
-        lines.append(f"No {kind} is lost by {as_list(findings.loc[no_loss, 'subject'].tolist())}.")
+        sentence = f"No {kind} is lost by {as_list(findings.loc[no_loss, 'subject'].tolist())}."
+        lines.append(f"{sentence} {findings.loc[no_loss, 'evidence'].iloc[0]}".strip())  # they have the same evidence
     return "\n".join(lines)

@@ -56,6 +56,8 @@ def test_a_comparison_from_the_command_line(typed, tmp_path, capsys, monkeypatch
     assert {re.fullmatch(r"(\w+)_\d{8}_\d{6}", name)[1] for name in folders} == set(METHODS)
     files = {"report.html", "report.csv", "comparison.h5ad", "run.json", "scores.svg", "umaps.svg", "tradeoff.svg"}
     assert names == folders | files
+    listed = set(re.findall(r"^  (\S+)$", said, re.MULTILINE))
+    assert listed == {f"{name}/" for name in folders} | files - {"run.json"}
     adata = ad.read_h5ad(out / "comparison.h5ad")
     run = json.loads((out / "run.json").read_text())
     assert run["command"] == " ".join(["sc-vaenb", *typed])

@@ -159,13 +159,14 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             bad={"keys": "no", "color": "no", "palette": "no", "cmap": "no", "legend_loc": "no", "ncols": 0},
         ),
         "pl.factors": Row(bad={"key": "no", "n_dimensions": 0}),
-        "pl.history": Row(bad={"key": "no"}),
+        "pl.history": Row(bad={"key": "no", "ncols": 0}),
         "pl.interpolation": Row(bad={"key": "no", "genes": ["no"]}),
         "pl.latent": Row({"groupby": "cell_type"}, bad={"groupby": "no", "dimension": "no"}),
-        "pl.posterior_check": Row(bad={"key": "no"}),
-        "pl.scores": Row(bad={"key": "no", "metrics": "no"}),
+        "pl.posterior_check": Row(bad={"key": "no", "ncols": 0}),
+        "pl.scores": Row(bad={"key": "no", "metrics": "no", "swap_axes": 2}),
         "pl.spatial_domains": Row(
-            {"color": "cell_type", "slice_key": "batch"}, bad={"color": "no", "slice_key": "no", "basis": "no"}
+            {"color": "cell_type", "slice_key": "batch"},
+            bad={"color": "no", "slice_key": "no", "basis": "no", "ncols": 0},
         ),
         "pl.tradeoff": Row(bad={"key": "no"}),
         "pl.tune": Row(bad={"key": "no"}),

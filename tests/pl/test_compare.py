@@ -52,20 +52,36 @@ def test_columns_are_aligned_whatever_the_legends(adata):
         assert first.size == pytest.approx(second.size)
 
 
-def test_a_cluster_of_one_name_has_one_colour_in_all_rows(adata):
+def test_clusters_are_named_on_the_cells_and_have_one_colour_in_all_rows(adata):
     axes = pl.compare(adata, show=False)
-    legends = [ax.get_legend() for ax in axes[0, 0].figure.axes if ax.get_legend()]
-    titles = [legend.get_title().get_text() for legend in legends]
-    assert titles == ["batch", "type", "leiden_pca", "leiden_cvae"]  # one legend for all rows of batch and type
-    pca, cvae = (
-        {
-            text.get_text(): handle.get_color()
-            for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True)
-        }
-        for legend in legends[2:]
-    )
-    assert len(pca) < len(cvae)
-    assert pca.items() < cvae.items()
+    pca, cvae = ([text.get_text() for text in ax.texts] for ax in axes[:, 2])
+    assert (pca, cvae) == (list("01234"), list("012345"))
+    assert not any(ax.texts for ax in axes[:, :2].flat)
+    colours = [{tuple(colour) for colour in ax.collections[0].get_facecolors()} for ax in axes[:, 2]]
+    assert colours[0] < colours[1]
+
+
+def test_legends_of_all_rows_are_below_them_and_within_the_figure(adata):
+    adata.obs["type"] = [f"a rather long name {i % 20}" for i in range(40)]
+    axes = pl.compare(adata, show=False)
+    figure = axes[0, 0].figure
+    figure.draw_without_rendering()
+    legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
+    assert [legend.get_title().get_text() for legend in legends] == ["batch", "type"]
+    boxes = [legend.get_window_extent() for legend in legends]
+    lowest = min(ax.get_window_extent().y0 for ax in axes.flat)
+    assert lowest > boxes[0].y1 > boxes[0].y0 >= boxes[1].y1
+    assert all(figure.bbox.contains(*corner) for box in boxes for corner in box.corners())
+    assert figure.get_figwidth() == pytest.approx(4.95, abs=0.01)
+    assert min(ax.get_window_extent().width for ax in axes.flat) > 1.4 * figure.dpi
+
+
+def test_numbers_of_batches_have_a_colour_bar(adata):
+    adata.obs["batch"] = np.arange(40) % 3
+    figure = pl.compare(adata, show=False)[0, 0].figure
+    bars = [child for ax in figure.axes for child in ax.child_axes]
+    assert [bar.get_title(loc="left") for bar in bars] == ["batch"]
+    assert [ax.get_legend().get_title().get_text() for ax in figure.axes if ax.get_legend()] == ["type"]
 
 
 def test_without_labels_there_are_two_columns(adata):

@@ -365,7 +365,7 @@ def test_legend_of_many_categories_stays_within_the_figure(adata):
     assert box.x1 <= page.x1
     assert box.y0 >= page.y0
     assert box.y1 <= page.y1
-    assert ax.get_window_extent().width > 2.8 * ax.figure.dpi
+    assert ax.get_window_extent().width > 2.3 * ax.figure.dpi
 
 
 def test_booleans_are_categories(adata):

@@ -76,6 +76,23 @@ def test_curves_are_the_recorded_numbers():
     assert shown == {tuple(column) for column in record["kl_per_dim"].T}
 
 
+@pytest.mark.parametrize("ncols", [1, 2, 4, 6, 9])
+def test_panels_go_on_below_and_each_column_names_its_steps(ncols):
+    axes = pl.history(fitted(), ncols=ncols, show=False)
+    figure = axes["loss"].figure
+    figure.draw_without_rendering()
+    assert list(axes) == PANELS
+    boxes = [ax.get_window_extent() for ax in axes.values()]
+    assert len({round(box.x0) for box in boxes}) == min(ncols, 6)
+    assert figure.get_figwidth() == 2.5 * min(ncols, 6)
+    for ax, box in zip(axes.values(), boxes, strict=True):
+        is_lowest = not any(other.y1 < box.y0 and round(other.x0) == round(box.x0) for other in boxes)
+        is_highest = not any(other.y0 > box.y1 for other in boxes)
+        assert (ax.get_xlabel() == "step") == is_lowest
+        assert any(label.get_visible() and label.get_text() for label in ax.get_xticklabels()) == is_lowest
+        assert bool(ax.child_axes) == is_highest  # the epochs
+
+
 def test_train_and_validation_differ_in_colour_and_are_explained():
     axes = pl.history(fitted(), show=False)
     lines = by_label(axes["loss"])
@@ -101,13 +118,12 @@ def test_end_stays_readable_and_the_cut_is_said():
     record = fitted().uns["vae"]["history"]
     assert low < min(record["train_loss"])
     assert max(record["validation_loss"][5:]) < high < 1100
-    assert "off scale" in axes["loss"].get_title(loc="right")
-    assert "5,007" in axes["loss"].get_title(loc="right")
+    assert [text.get_text() for text in axes["loss"].texts] == ["first steps off scale,\nup to 5,007"]
 
 
 def test_nothing_is_cut_when_all_fits():
     axes = pl.history(fitted(first=1050), show=False)
-    assert axes["loss"].get_title(loc="right") == ""
+    assert not axes["loss"].texts
     low, high = axes["loss"].get_ylim()
     record = fitted(first=1050).uns["vae"]["history"]
     assert low < min(record["train_loss"])

@@ -37,7 +37,7 @@ def lines(ax):
 def test_genes_of_data_and_replicates_stand_beside_the_poisson_curve(checked, unchanged):
     with unchanged(checked):
         axes = pl.posterior_check(checked, show=False)
-    assert list(axes) == [*PANELS, "likelihoods"]
+    assert sorted(axes) == sorted([*PANELS, "likelihoods"])
     genes = checked.uns["posterior_check"]["genes"]
     for name in ("variance", "zeros"):
         found = lines(axes[name])
@@ -75,8 +75,20 @@ def test_coverage_and_pit_are_those_of_the_tables(checked):
     np.testing.assert_allclose(steps["all counts"], record["pit"]["count"] * 40)
     assert steps["counts expected ≥ 1"].mean() == pytest.approx(1)  # a density
     legend = axes["pit"].get_legend()
-    assert legend.get_title().get_text().startswith("flat: data as the model says")
-    assert axes["pit"].get_xlabel() == "share of the replicates below the count"
+    assert legend.get_title().get_text().startswith("flat: as the model says")
+    assert axes["pit"].get_xlabel() == "replicates below the count"
+
+
+@pytest.mark.parametrize("has_likelihoods", [True, False])
+@pytest.mark.parametrize("ncols", [1, 2, 3, 4, 5, 9])
+def test_the_panels_fill_as_many_columns_as_asked_for(checked, ncols, has_likelihoods):
+    if not has_likelihoods:
+        del checked.uns["posterior_check"]["likelihoods"]
+    axes = pl.posterior_check(checked, ncols=ncols, show=False)
+    n_panels = len(PANELS) + has_likelihoods
+    assert len(axes) == n_panels
+    assert axes["pit"].get_subplotspec().get_gridspec().ncols == min(ncols, n_panels)
+    assert axes["pit"].get_subplotspec().colspan.stop == min(ncols, n_panels)  # the last one ends at the right
 
 
 def test_likelihoods_have_two_standard_errors_to_each_side(checked):

@@ -72,6 +72,23 @@ def test_the_rest_on_request(adata):
     assert numbers(table) == ["0.71", "0.50", "0.05", "0.90", "0.10", "0.40"]
 
 
+def test_swapped_axes_show_the_same_table_with_a_row_for_each_score(adata):
+    plain = pl.scores(adata, metrics="all", show=False)
+    axes = pl.scores(adata, metrics="all", swap_axes=True, show=False)
+    assert [t.get_text() for t in axes["means"].get_yticklabels()] == ["total", "bio", "batch"]
+    assert [t.get_text() for t in axes["means"].get_xticklabels()] == ["CVAE", "PCA"]
+    assert [t.get_text() for t in axes["table"].get_yticklabels()] == ["nmi", "ilisi", "same batch excess ↓"]
+    for part in ("means", "table"):
+        np.testing.assert_array_equal(darkness(axes[part]), darkness(plain[part]).T)
+    assert numbers(axes["means"])[:3] == ["0.63 ±0.01", "0.71 ±0.01", "0.50 ±0.00"]
+    assert numbers(axes["table"]) == numbers(plain["table"])
+    assert [t.get_position()[::-1] for t in axes["table"].texts[:6]] == [
+        t.get_position() for t in plain["table"].texts[:6]
+    ]
+    (times,) = axes["table"].child_axes
+    assert [t.get_text() for t in times.get_xticklabels()] == ["9 s", "1 s"]
+
+
 def test_darker_is_better_also_where_smaller_is(adata):
     axes = pl.scores(adata, metrics="all", show=False)
     cvae, pca = darkness(axes["table"])

@@ -97,6 +97,25 @@ def test_a_figure_grows_with_the_letters_of_the_style(adata):
     assert width[14] == pytest.approx(1.4 * width[10])
 
 
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [("history", {"ncols": 2}), ("posterior_check", {"ncols": 2}), ("scores", {"metrics": "all", "swap_axes": True})],
+)
+def test_letters_of_seven_points_fit_a_column_of_a_paper(adata, name, columns):
+    with plt.rc_context({"font.size": 7}):
+        getattr(pl, name)(adata, show=False, **CALLS[name], **columns)
+        figure = plt.gcf()
+        figure.draw_without_rendering()
+    axes = figure.axes
+    words = [*figure.texts, *(ax._left_title for ax in axes), *(ax.xaxis.label for ax in axes)]
+    words += [text for ax in axes if ax.get_legend() for text in ax.get_legend().get_texts()]
+    assert figure.get_figwidth() <= 3.5
+    assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()) > 4.8
+    ends = {text.get_text(): text.get_window_extent().x1 for text in words if text.get_text().strip()}
+    assert ends
+    assert not [text for text, end in ends.items() if end > figure.bbox.x1 + 1]
+
+
 @pytest.mark.parametrize("name", sorted(set(CALLS) - {"scores", "tradeoff", "embedding"}))
 def test_the_title_ends_within_a_narrow_figure(adata, name):
     figure = plt.figure(figsize=(5, 6))

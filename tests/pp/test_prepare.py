@@ -417,9 +417,10 @@ def test_fallback_says_so(small_batch, log):
     assert record["left_out"] == ""
     assert record["n_genes"] == small_batch.var["highly_variable"].sum() == 100
     assert (
-        f"WARNING: variable genes: flavor='seurat_v3' is not possible here: {record['fallback']}. Used flavor='seurat' "
-        "on log-normalised counts instead. Merge small batches to avoid this."
+        "WARNING: variable genes: chosen by flavor='seurat' on log-normalised counts, because flavor='seurat_v3' is "
+        f"not possible here: {record['fallback']}. Merge small batches to avoid this."
     ) in log.getvalue()
+    assert "extracting" not in log.getvalue().partition("preparing")[2]  # of scanpy, for each try
     assert small_batch.uns["hvg"] == {"flavor": "seurat"}
     assert "log1p" not in small_batch.uns
     np.testing.assert_array_equal(small_batch.X.toarray(), before)

@@ -52,6 +52,19 @@ def test_batches_that_share_types_are_linked(laid_out):
     )
 
 
+def test_types_and_conditions_too_small_to_be_judged_are_counted_and_named(laid_out):
+    few = np.flatnonzero((laid_out.obs["cell_type"] == "type_0") & (laid_out.obs["batch"] == "batch_1"))[:9]
+    label = laid_out.obs["cell_type"].astype(str).to_numpy()
+    label[few[:5]], label[few[5:]] = "mast", "platelet"
+    laid_out.obs["cell_type"] = label
+    laid_out.obs["condition"] = np.where(label == "mast", "relapse", np.where(np.arange(800) % 2, "case", "control"))
+    answers(laid_out, label_key="cell_type", condition_key="condition")
+    shared, conditions = laid_out.uns["design"]["findings"]["evidence"][:2]
+    limit = "too small to be judged (fewer than 10 cells, or 2% of the batch, in every batch)"
+    assert shared == (f"Of 6 types, 4 are in every batch and 0 in one batch only. 2 are {limit}: mast, platelet.")
+    assert conditions.endswith(f"Left out, because they are {limit}: relapse.")
+
+
 def test_sets_of_batches_without_a_type_in_common_are_named(laid_out):
     apart = only(laid_out, batch_0=(0, 1), batch_1=(0, 1), batch_2=(2, 3), batch_3=(2, 3))
     answer, sentence = answers(apart, label_key="cell_type")[SHARED]

@@ -150,7 +150,7 @@ def test_batches_are_judged_on_their_own():
 @pytest.mark.parametrize(
     ("name", "difference", "text"),
     [
-        ("zinb", 0.5, r"ZINB is not better than NB .*difference 0\.50 \+- 0\.30 .*: zero inflation is not needed"),
+        ("zinb", 0.5, r"ZINB is not better than NB .*difference 0\.50 ± 0\.30 .*: zero inflation is not needed"),
         ("zinb", 0.49, r"ZINB is better than NB on held-out cells by so little .*: zero inflation is not needed"),
         ("zinb", 0.9, r"ZINB is better than NB .*: zero inflation helps: fit with likelihood='zinb'"),
         ("zinb", -0.9, r"ZINB is worse than NB .*: zero inflation is not needed"),

@@ -77,6 +77,23 @@ def test_the_best_is_one_that_does_no_harm_and_the_rest_is_told_why():
 
 
 @pytest.mark.slow
+def test_methods_with_the_same_reservation_are_advised_together():
+    x, labels, batch = made(shift=20, private=14)
+    merged = made(private=14)[0]
+    merged[-14:] = merged[:14] + np.random.default_rng(0).normal(0, 0.3, (14, 12))
+    findings, _ = verdict_of(labels, batch, PCA=x, One=merged, Two=merged)
+    assert findings[findings["question"] == ADVICE]["sentence"].iloc[0] == "Use One or Two, but compare T4 in the PCA."
+
+
+@pytest.mark.slow
+def test_types_too_small_to_see_a_loss_are_named():
+    x, labels, batch = made(shift=20, private=9)
+    clean = made(private=9)[0]
+    _, text = verdict_of(labels, batch, PCA=x, Good=clean, Fine=clean)
+    assert "No type is lost by Good and Fine. Too small to be judged (fewer than 10 of 249 cells): T4." in text
+
+
+@pytest.mark.slow
 def test_a_method_that_loses_most_is_not_best():
     x, labels, batch = made(shift=20)
     noise = np.random.default_rng(0).normal(0, 1, x.shape)
