@@ -81,10 +81,10 @@ def align(
             parts = (values.tensor_split(N_PARTS) for values in (assignment, direction, code))
             for assigned, directions, codes in zip(*parts, strict=True):
                 observed.index_add_(0, codes, assigned, alpha=-1)
-                logit = log_weight(observed.clamp(min=0)).index_select(0, codes)
+                logit = log_weight(observed).index_select(0, codes)
                 torch.softmax(logit.addmm_(directions, centroid.T, alpha=SHARPNESS), 1, out=assigned)
                 observed.index_add_(0, codes, assigned)
-        batches = zip(assignment[by_batch].split(sizes), with_one.split(sizes), strict=True)
+        batches = zip(assignment.index_select(0, by_batch).split(sizes), with_one.split(sizes), strict=True)
         sums = torch.stack([weight.T @ values for weight, values in batches])  # batches x clusters x (dimensions, one)
         observed = sums[:, :, -1].contiguous()
         alignment.centroid.copy_(centroid)
