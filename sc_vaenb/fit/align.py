@@ -26,9 +26,10 @@ from .device import threads_as_asked
 MAX_CELLS_ALIGNED = 20_000  # cells that clusters and shifts are learned from: more cost time and hardly change them
 MIN_CELLS_PER_BATCH = 50  # of these (or all cells of the batch)
 CELLS_PER_CLUSTER, MAX_CLUSTERS = 30, 100
-DIVERSITY = 1.0  # exponent of (expected / observed) cells of a batch in a cluster
+MAX_CELLS_OF_KMEANS = 5_000  # cells of which k-means finds the clusters that the rounds start from
 # The shift of a batch in a cluster is halved where the batch has RIDGE * expected + PSEUDO_CELLS cells.
 RIDGE, PSEUDO_CELLS = 0.5, 1.0
+CELLS_AT_ONCE = 2_000  # so that their probabilities of clusters stay in the cache
 MAX_ROUNDS, N_INNER_ROUNDS, N_PARTS = 10, 4, 20
 TOLERANCE = 1e-3  # change of the embedding, relative to its size, at which the rounds end
 
@@ -46,50 +47,52 @@ def align(
     """Fit the alignment to an embedding (cells x dimensions), the cells' batch codes, and the group of each batch."""
     alignment.cpu()
     rng = np.random.default_rng(seed)
-    cells = draw_cells(batch, rng)
+    cells = rng.permutation(draw_cells(batch, rng))  # in random order, so that each part is a sample of all
     # Copy to memory that torch allocates: products may round differently with another memory layout.
     x, code = torch.from_numpy(embedding[cells]).clone(), torch.from_numpy(batch[cells])
-    max_clusters = len(alignment.centroid)
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some clusters are empty if few cells are distinct
-        kmeans = KMeans(min(max_clusters, len(x)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
-            normalize(x).numpy()
+        kmeans = KMeans(min(len(alignment.centroid), len(x)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(
+            normalize(x[:MAX_CELLS_OF_KMEANS]).numpy()
         )
-    centroid = torch.zeros(max_clusters, x.shape[1], dtype=x.dtype)
+    centroid = torch.zeros_like(alignment.centroid)
     centroid[: kmeans.n_clusters] = torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
     centroid = normalize(centroid)
 
     # There may be thousands of batches, so no array here is cells x batches or batches x batches.
-    group_of_batch = torch.from_numpy(group)
-    n_cells = torch.bincount(code, minlength=len(group)).float()
-    # of a batch in its group
-    share = n_cells / group_sums(n_cells.unsqueeze(0), group_of_batch).squeeze(0).clamp(min=1)
+    group_of_batch, n_cells = torch.from_numpy(group), torch.bincount(code, minlength=len(group)).float()
+    share = n_cells / group_sums(n_cells, group_of_batch)[group_of_batch].clamp(min=1)  # of a batch in its group
+    by_batch, sizes = code.argsort(stable=True), n_cells.int().tolist()
+    with_one = torch.cat([x, torch.ones_like(x[:, :1])], 1)[by_batch]  # for sums over cells and their number
 
     def expected(observed: Tensor) -> Tensor:
-        return group_sums(observed, group_of_batch) * share
-
-    def sum_by_batch(assignment: Tensor, code: Tensor) -> Tensor:
-        return assignment.new_zeros(len(group), assignment.shape[1]).index_add_(0, code, assignment).T
+        return share.unsqueeze(1) * group_sums(observed, group_of_batch).index_select(0, group_of_batch)
 
     def log_weight(observed: Tensor) -> Tensor:
-        return DIVERSITY * ((expected(observed) + 1) / (observed + 1)).log()
+        return expected(observed).add_(1).div_(observed + 1).log_()
 
     aligned, assignment = x, torch.softmax(SHARPNESS * normalize(x) @ centroid.T, 1)
-    observed = sum_by_batch(assignment, code)  # number of cells, clusters x batches
+    observed = assignment.new_zeros(len(group), len(centroid)).index_add_(0, code, assignment)  # number of cells
     for _ in range(MAX_ROUNDS):
         direction = normalize(aligned)
         for _ in range(N_INNER_ROUNDS):
             centroid = normalize(assignment.T @ direction)
-            for part in torch.from_numpy(rng.permutation(len(x))).tensor_split(N_PARTS):
-                # one part after the other, so that cells depend on the new clusters of other cells of their batch
-                observed = observed - sum_by_batch(assignment[part], code[part])
-                similarity = SHARPNESS * direction[part] @ centroid.T
-                assignment[part] = torch.softmax(similarity + log_weight(observed.clamp(min=0)).T[code[part]], 1)
-                observed += sum_by_batch(assignment[part], code[part])
+            # one part after the other, so that cells depend on the new clusters of other cells of their batch
+            parts = (values.tensor_split(N_PARTS) for values in (assignment, direction, code))
+            for assigned, directions, codes in zip(*parts, strict=True):
+                observed.index_add_(0, codes, assigned, alpha=-1)
+                logit = log_weight(observed).index_select(0, codes)
+                torch.softmax(logit.addmm_(directions, centroid.T, alpha=SHARPNESS), 1, out=assigned)
+                observed.index_add_(0, codes, assigned)
+        batches = zip(assignment.index_select(0, by_batch).split(sizes), with_one.split(sizes), strict=True)
+        sums = torch.stack([weight.T @ values for weight, values in batches])  # batches x clusters x (dimensions, one)
+        observed = sums[:, :, -1].contiguous()
         alignment.centroid.copy_(centroid)
-        alignment.log_weight.copy_(log_weight(observed.clamp(min=0)))
-        alignment.shift.copy_(shifts(x, code, assignment, group_of_batch, expected(observed)))
-        previous, aligned = aligned, alignment(x, code)
+        alignment.log_weight.copy_(log_weight(observed).T)
+        alignment.shift.copy_(shifts(sums[:, :, :-1], observed, expected(observed), group_of_batch).transpose(0, 1))
+        previous, aligned = aligned, torch.empty_like(x)
+        for block in by_batch.split(CELLS_AT_ONCE):
+            aligned[block] = alignment(x[block], code[block])
         if (aligned - previous).abs().mean() < TOLERANCE * x.abs().mean():
             break
 
@@ -104,21 +107,23 @@ def draw_cells(batch: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
 
 
 def group_sums(values: Tensor, group: Tensor) -> Tensor:
-    """Sum over the batches of each group (dimension 1); each batch gets the sum of its group."""
-    sums = values.new_zeros(len(values), int(group.max()) + 1, *values.shape[2:])
-    return sums.index_add_(1, group, values)[:, group]
+    """Sum over the batches (dimension 0) of each group."""
+    return values.new_zeros(int(group.max()) + 1, *values.shape[1:]).index_add_(0, group, values)
 
 
-def shifts(x: Tensor, code: Tensor, assignment: Tensor, group: Tensor, expected: Tensor) -> Tensor:
-    """Difference of each batch's mean from its group's mean in each cluster (clusters x batches x dimensions).
+def shifts(sums: Tensor, observed: Tensor, expected: Tensor, group: Tensor) -> Tensor:
+    """Difference of each batch's mean from its group's mean in each cluster (batches x clusters x dimensions).
 
     The difference is shrunk if a cluster has few cells of the batch, compared with an equal share. If a batch lacks a
     cell type, a few wrongly assigned cells must not shift the other batches.
+
+    Parameters
+    ----------
+    sums, observed, expected
+        Per batch and cluster: the sum of its cells, their number, and their number at an equal share.
     """
-    order, sizes = code.argsort(stable=True), torch.bincount(code, minlength=len(group)).tolist()
-    batches = list(zip(assignment[order].split(sizes), x[order].split(sizes), strict=True))
-    n_cells = torch.stack([weight.sum(0) for weight, _ in batches], 1).unsqueeze(2)
-    mean = torch.stack([weight.T @ cells for weight, cells in batches], 1) / n_cells.clamp(min=1e-8)
-    shrinkage = n_cells / (n_cells + RIDGE * expected.unsqueeze(2) + PSEUDO_CELLS)
-    group_mean = group_sums(shrinkage * mean, group) / group_sums(shrinkage, group).clamp(min=1e-8)
-    return shrinkage * (mean - group_mean)
+    denominator = observed + RIDGE * expected + PSEUDO_CELLS
+    shrinkage = (observed / denominator).unsqueeze(2)
+    shrunk = sums / denominator.unsqueeze(2)  # shrinkage times mean
+    group_mean = group_sums(shrunk, group) / group_sums(shrinkage, group).clamp(min=1e-8)
+    return shrunk.sub_(group_mean.index_select(0, group).mul_(shrinkage))

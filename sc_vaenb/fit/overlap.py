@@ -15,6 +15,7 @@ correlation for the reliability of both sides (Spearman 1904).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -109,15 +110,30 @@ def find_overlap(counts: Counts) -> Overlap:
                 share[first, second], share[second, first] = shared_fractions(kinds[first], kinds[second])
                 if share[first, second] > 0:
                     linked.merge(compared[first], compared[second])
-    means = np.stack([kind.mean for kind in kinds])
-    for b in np.setdiff1d(np.arange(n_batches), compared):
-        mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
-        linked.merge(b, compared[np.argmin(((means - mean) ** 2).sum(1))])
-    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
-    group = np.unique([first_in_group[b] for b in range(n_batches)], return_inverse=True)[1]
+    others = np.setdiff1d(np.arange(n_batches), compared)
+    if len(others):
+        nearest = closest(expression.values, [rows[b] for b in others], np.stack([kind.mean for kind in kinds]))
+        for b, k in zip(others, nearest, strict=True):
+            linked.merge(b, compared[k])
+    first_in_group = np.empty(n_batches, np.int64)
+    for members in linked.subsets():
+        first_in_group[list(members)] = min(members)
+    group = np.unique(first_in_group, return_inverse=True)[1]
     order = np.argsort(compared)
     kinds_by_batch = dict(zip(compared.tolist(), kinds, strict=True))
     return Overlap(share[np.ix_(order, order)], group, compared[order], kinds_by_batch)
+
+
+def closest(values: sparse.csr_matrix, rows: list[NDArray[np.int64]], means: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The row of `means` (means x genes) that is closest to the mean of each set of rows of `values`.
+
+    A distance follows from the product of both means, and products of cells are summed: no set is a matrix of its own.
+    """
+    products = values[np.concatenate(rows)] @ means.T.astype(np.float32)  # cells x means
+    sizes = np.array([len(r) for r in rows])
+    products_of_means = np.add.reduceat(products, np.cumsum(sizes) - sizes) / sizes[:, None]
+    nearest: NDArray[np.int64] = ((means**2).sum(1) - 2 * products_of_means).argmin(1)
+    return nearest
 
 
 def nothing_to_compare(n_batches: int) -> Overlap:
@@ -135,7 +151,8 @@ def _log_expression(counts: Counts, cells: NDArray[np.int64]) -> LogExpression:
     """Log-normalise the counts of these cells, and select the genes that vary most."""
     minibatch = counts.minibatch(cells, torch.device("cpu"))
     row, gene, count = (array.numpy() for array in (minibatch.row, minibatch.gene, minibatch.count))
-    matrix = sparse.csr_matrix((count, (row, gene)), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
+    start = np.searchsorted(row, np.arange(len(cells) + 1))  # of each cell in the non-zeros, which are in row order
+    matrix = sparse.csr_matrix((count, gene, start), shape=(len(cells), minibatch.n_genes), dtype=np.float32)
     depth = np.asarray(matrix.sum(1, dtype=np.float64)).ravel()
     scale = (np.median(depth) / depth).astype(np.float32)
     matrix.data = np.log1p(matrix.data * np.repeat(scale, np.diff(matrix.indptr)))
@@ -155,7 +172,7 @@ def _cluster_batches(
         return []
     values = [expression.values[r].toarray() for r in rows]
     centred = [x - x.mean(0) for x in values]
-    pooled = np.concatenate([x / np.sqrt(len(x)) for x in centred])
+    pooled = np.concatenate([x / math.sqrt(len(x)) for x in centred])
     components = randomized_svd(pooled, min(N_COMPONENTS, *pooled.shape), random_state=0)[2]
     return [
         _cluster_batch(c, expression.genes, x, _depth_terms(expression.log_depth[r]), x_centred @ components.T, rng)
@@ -207,5 +224,5 @@ def _cluster_batch(
         np.array([scores[m].mean(0) for m in members]),
         np.array([np.cov(scores[m].T) for m in members]),
         values.mean(0, dtype=np.float64),
-        values.var(0, dtype=np.float64) / n_cells,
+        values.var(0).astype(np.float64) / n_cells,
     )

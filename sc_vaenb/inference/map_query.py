@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from ..data.counts import Counts, cells_by_code, shuffled
-from ..fit.align import DIVERSITY, MAX_ROUNDS, N_INNER_ROUNDS, PSEUDO_CELLS, RIDGE, TOLERANCE, draw_cells
+from ..fit.align import MAX_ROUNDS, N_INNER_ROUNDS, PSEUDO_CELLS, RIDGE, TOLERANCE, draw_cells
 from ..fit.device import generator, threads_as_asked
 from ..fit.loop import Step
 from ..fit.schedule import one_cycle
@@ -214,7 +214,7 @@ def align_new(
                 assignment = torch.softmax(logit + alignment.log_weight[:, new], 1)
                 observed = scale * assignment.sum(0)
                 expected = share * (observed + n_in_cluster)
-                alignment.log_weight[:, new] = DIVERSITY * ((expected + 1) / (observed + 1)).log()
+                alignment.log_weight[:, new] = ((expected + 1) / (observed + 1)).log()
             shrinkage = (observed / (observed + RIDGE * expected + PSEUDO_CELLS)).unsqueeze(1)
             mean = assignment.T @ x / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
             alignment.shift[:, new] = shrinkage * (mean - center)

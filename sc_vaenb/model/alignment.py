@@ -34,12 +34,12 @@ class Alignment(nn.Module):
     def forward(self, x: Tensor, batch: Tensor) -> Tensor:
         """The embedding x (n_cells, n_latent) without the shifts of the batches (codes, n_cells)."""
         order = batch.argsort(stable=True)  # cells sorted by batch: one matrix product per batch
-        codes, sizes = (values.tolist() for values in batch.unique(return_counts=True))
-        x_sorted, log_weight = x[order], self.log_weight.T[batch[order]]
-        batch_shifts = self.shift.unbind(1)
+        codes, counts = batch.unique(return_counts=True)
+        x_sorted, log_weight, sizes = x[order], self.log_weight.T[codes].repeat_interleave(counts, 0), counts.tolist()
+        batch_shifts = self.shift.transpose(0, 1).index_select(0, codes)
         aligned = x_sorted
         for _ in range(N_ALIGNMENT_ROUNDS):
-            assignment = torch.softmax(SHARPNESS * normalize(aligned) @ self.centroid.T + log_weight, 1)
-            parts = zip(codes, assignment.split(sizes), strict=True)
-            aligned = x_sorted - torch.cat([part @ batch_shifts[code] for code, part in parts])
+            logit = torch.addmm(log_weight, normalize(aligned), self.centroid.T, alpha=SHARPNESS)
+            parts = zip(torch.softmax(logit, 1).split(sizes), batch_shifts, strict=True)
+            aligned = x_sorted - torch.cat([part @ shift for part, shift in parts])
         return torch.empty_like(x).index_copy_(0, order, aligned)

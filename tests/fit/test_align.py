@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from sc_vaenb.fit.align import MAX_CLUSTERS, MIN_CELLS_PER_BATCH, align, draw_cells, n_clusters, shifts
+from sc_vaenb.fit.align import (
+    MAX_CLUSTERS,
+    MIN_CELLS_PER_BATCH,
+    PSEUDO_CELLS,
+    RIDGE,
+    align,
+    draw_cells,
+    n_clusters,
+    shifts,
+)
 from sc_vaenb.metrics import score
 from sc_vaenb.model.alignment import Alignment
 
@@ -89,6 +98,27 @@ def test_a_few_cells_are_hardly_moved():
     batch = np.concatenate([batch, [2, 2]])
     moved = np.linalg.norm(apply(fitted(z, batch), z, batch) - z, axis=1)
     assert moved[-2:].max() < moved[:-2].mean()
+
+
+def test_many_batches_are_laid_over_each_other():
+    """Two kinds of batches, 10 of each; a batch has few cells in each cluster, so its shifts are shrunk more."""
+    z, side, kind = states(6000)
+    batch = 2 * np.random.default_rng(1).integers(10, size=len(z)) + side
+    result = apply(fitted(z, batch), z, batch)
+    assert (gaps(result, side, kind) < 0.6 * gaps(z, side, kind)).all()
+
+
+def test_shifts_are_differences_from_the_group_shrunk_where_cells_are_few():
+    """Beside the formula, one batch and cluster at a time."""
+    rng = np.random.default_rng(0)
+    observed, expected, group = 50 * rng.random((5, 3)), 50 * rng.random((5, 3)), np.array([0, 1, 0, 1, 1])
+    mean = rng.normal(size=(5, 3, 4))
+    found = shifts(*map(torch.from_numpy, (mean * observed[:, :, None], observed, expected, group)))
+    for b in range(5):
+        for k in range(3):
+            weight = observed[:, k] / (observed[:, k] + RIDGE * expected[:, k] + PSEUDO_CELLS)
+            of_group = np.average(mean[group == group[b], k], axis=0, weights=weight[group == group[b]])
+            np.testing.assert_allclose(found[b, k], weight[b] * (mean[b, k] - of_group), atol=1e-12)
 
 
 def test_large_data_are_drawn_from_batch_by_batch():

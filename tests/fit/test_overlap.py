@@ -6,7 +6,7 @@ from scipy.sparse.csgraph import connected_components
 
 import sc_vaenb
 from sc_vaenb.data.counts import Counts
-from sc_vaenb.fit.overlap import MAX_BATCHES, Overlap, find_overlap, sample_per_batch
+from sc_vaenb.fit.overlap import MAX_BATCHES, Overlap, closest, find_overlap, sample_per_batch
 
 
 def counts_of(adata, batch):
@@ -81,6 +81,14 @@ def test_small_batches_go_with_the_closest(cells):
     batch = 2 * np.random.default_rng(0).integers(2, size=cells.n_obs) + late
     batch[np.flatnonzero(~late)[:10]] = 4
     assert find_overlap(counts_of(cells, batch)).group.tolist() == [0, 1, 0, 1, 0]
+
+
+def test_the_closest_mean_is_that_of_the_smallest_distance():
+    rng = np.random.default_rng(0)
+    values, means = rng.normal(size=(30, 6)), rng.normal(size=(5, 6))
+    rows = np.split(rng.permutation(30), [1, 5, 20])
+    distance = [[((values[r].mean(0) - mean) ** 2).sum() for mean in means] for r in rows]
+    assert closest(sparse.csr_matrix(values, dtype=np.float32), rows, means).tolist() == np.argmin(distance, 1).tolist()
 
 
 @pytest.mark.slow
