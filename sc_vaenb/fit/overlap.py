@@ -113,11 +113,26 @@ def find_overlap(counts: Counts) -> Overlap:
     for b in np.setdiff1d(np.arange(n_batches), compared):
         mean = np.asarray(expression.values[rows[b]].mean(0)).ravel()
         linked.merge(b, compared[np.argmin(((means - mean) ** 2).sum(1))])
-    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
-    group = np.unique([first_in_group[b] for b in range(n_batches)], return_inverse=True)[1]
+    group = _numbered(linked)
     order = np.argsort(compared)
     kinds_by_batch = dict(zip(compared.tolist(), kinds, strict=True))
     return Overlap(share[np.ix_(order, order)], group, compared[order], kinds_by_batch)
+
+
+def groups_by_time(batch_index: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The group of each batch: batches of one time point are linked, directly or through others."""
+    pairs = np.unique([batch_index, time], axis=1).T.tolist()
+    batch_of_time = {code: batch for batch, code in pairs}
+    linked = DisjointSet(range(int(batch_index.max()) + 1))
+    for batch, code in pairs:
+        linked.merge(batch, batch_of_time[code])
+    return _numbered(linked)
+
+
+def _numbered(linked: DisjointSet) -> NDArray[np.int64]:
+    """The group of each batch, 0 for that of the first batch."""
+    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
+    return np.unique([first_in_group[b] for b in sorted(first_in_group)], return_inverse=True)[1]
 
 
 def nothing_to_compare(n_batches: int) -> Overlap:

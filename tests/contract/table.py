@@ -88,7 +88,7 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
         "tl.cvae": Row(
             {"batch_key": "batch"} | FIT,
             "obsm/X_vae varm/vae_loadings uns/vae",
-            {"batch_key": "no", "covariate_keys": ["no"], "controls": "no", "rng": -1},
+            {"batch_key": "no", "covariate_keys": ["no"], "controls": "no", "time_key": "no", "rng": -1},
         ),
         "tl.compare": Row(
             LABELLED | CPU,
