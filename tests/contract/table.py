@@ -168,6 +168,10 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             {"color": "cell_type", "slice_key": "batch"}, bad={"color": "no", "slice_key": "no", "basis": "no"}
         ),
         "pl.tradeoff": Row(bad={"key": "no"}),
+        "pl.trajectory": Row(
+            {"genes": ["gene_0"], "time_key": "score", "sample_key": "batch", "layer": "counts"},
+            bad={"genes": ["no"], "time_key": "cell_type", "sample_key": "no", "layer": "no"},
+        ),
         "pl.tune": Row(bad={"key": "no"}),
         "report.write": Row({"path": folder / "page.html", "force": True}, bad={"key": "no", "title": 3}),
     }
