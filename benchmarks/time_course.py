@@ -11,8 +11,9 @@ is to be found. FILE.npz has embeddings of other methods, in the order of the ce
 `order`: Spearman's correlation of the time with the mean time of the 15 nearest neighbours (7 if there are fewer than
 200 cells). `elsewhere`: the same with neighbours of other batches. Batches that are apart are in order, too, so this is
 the harder question. `mixing`: iLISI of the batches of a time point (mean over the time points that have several). If
-the data are simulated, `within` is Spearman's correlation, within each time point (mean), of the true place of a cell
-on its path with that of its neighbours of other batches, and `type` the share of these neighbours of the own type.
+the data are simulated, `place` is Spearman's correlation, within each time point (mean), of the true place of a cell on
+its path with that of its 15 neighbours of other batches; `within` is the same with 5 neighbours, of other batches of
+the own time point alone; and `type` is the share of the 15 that are of the own type.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "five times, strong": {"n_times": 5, "n_types": 5, "captures": (2, 2), "strength": 0.6, "strength_in_type": 0.2},
 }
 CPU = {"device": "cpu"}
+N_WITHIN = 5  # neighbours within a time point, which has few cells of a type in other batches
 
 
 def simulate(
@@ -118,7 +120,11 @@ def evaluate(x: NDArray, obs: pd.DataFrame) -> dict[str, float]:
         place, kind = obs["place"].to_numpy(), obs["cell_type"].to_numpy()
         found = place[elsewhere].mean(1)
         parts = [time == value for value in np.unique(time)]
-        scores["within"] = float(np.mean([spearmanr(place[part], found[part]).statistic for part in parts]))
+        scores["place"] = float(np.mean([spearmanr(place[part], found[part]).statistic for part in parts]))
+        distance[time[:, None] != time] = np.inf
+        several = [part for part in parts if len(np.unique(batch[part])) > 1]
+        found = place[np.argsort(distance, 1)[:, :N_WITHIN]].mean(1)
+        scores["within"] = float(np.mean([spearmanr(place[part], found[part]).statistic for part in several]))
         scores["type"] = float((kind[elsewhere] == kind[:, None]).mean())
     return scores
 

@@ -6,10 +6,11 @@ import pandas as pd
 import pytest
 
 import sc_vaenb
+from sc_vaenb import cli
 from sc_vaenb._record import FittedModel
 from sc_vaenb.fit import checkpoint
 from sc_vaenb.metrics import cross_batch_accuracy, same_batch_share
-from sc_vaenb.tl import _fit
+from sc_vaenb.tl import _counts, _fit
 from sc_vaenb.tl._fingerprints import fingerprint
 
 TIME = {"batch_0": 0, "batch_1": 0, "batch_2": 1, "batch_3": 1, "batch_4": 2}  # the last one is alone
@@ -154,6 +155,28 @@ def test_a_fit_that_broke_off_goes_on_and_only_with_the_same_times(course, fast,
 def test_no_warning_about_groups(course, fast, log):
     sc_vaenb.tl.cvae(course, "batch", time_key="time", **fast | {"mask_var": None})
     assert "kind of cell in common" not in log.getvalue()
+
+
+@pytest.mark.slow
+def test_it_can_be_a_variant_of_a_comparison(course, monkeypatch):
+    monkeypatch.setattr(_counts, "default_steps", lambda *_: 20)
+    course.obs["time"] = course.obs["time"].astype(str)
+    sc_vaenb.tl.compare(
+        course, "batch", label_key="cell_type", device="cpu", variants={"timed": {"time_key": "time", "mask_var": None}}
+    )
+    assert course.uns["timed"]["params"]["time_key"] == "time"
+    assert not course.uns["cvae"]["overlap"]["group"].any()
+    assert course.uns["timed"]["overlap"]["group"].tolist() == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.slow
+def test_from_the_command_line(course, tmp_path, monkeypatch):
+    monkeypatch.setattr(_counts, "default_steps", lambda *_: 20)
+    course.write_h5ad(tmp_path / "a.h5ad")
+    typed = ["cvae", str(tmp_path / "a.h5ad"), "--batch-key", "batch", "--time-key", "time", "--quiet"]
+    assert cli.main([*typed, "--out", str(tmp_path / "out")]) == 0
+    (path,) = (tmp_path / "out").glob("CVAE_NB_*/CVAE_NB.h5ad")
+    assert ad.read_h5ad(path).uns["cvae"]["overlap"]["group"].tolist() == [0, 0, 1, 1, 2]
 
 
 def test_a_comparison_sees_other_times(course):
