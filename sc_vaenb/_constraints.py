@@ -160,6 +160,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "slice_key": COLUMN_OR_COLUMNS,
     "space": "a dict such as {'n_latent': [10, 30], 'beta': (0.1, 2.0)}",
     "start": "the name of a cell, or of a group",
+    "time_key": COLUMN,
     "storage": "the name of a file, or a URL such as 'sqlite:///tune.db'",
     "unlabeled": "the text that stands for no label",
     "variants": "a dict from names to arguments of sc_vaenb.tl.cvae, such as {'wide': {'hidden': (256,)}}",

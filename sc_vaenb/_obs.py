@@ -225,3 +225,18 @@ def read_controls(
         )
         raise ValueError(msg)
     return control
+
+
+def read_times(adata: AnnData, time_key: str, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The time point of each cell, as a code; two time points or more, and one of them in two batches or more."""
+    times, names = batch_labels(adata, time_key, "time_key")
+    if len(names) < 2:
+        msg = f"obs[{time_key!r}] holds only one time point ({str(names[0])!r}). Leave time_key out."
+        raise ValueError(msg)
+    if len(np.unique([times, codes], axis=1).T) == len(names):
+        msg = (
+            f"obs[{time_key!r}]: each of the {len(names)} time points is in one batch, so batch effects cannot be told "
+            "from time. Nothing can be corrected: use sc_vaenb.tl.vae(adata)."
+        )
+        raise ValueError(msg)
+    return times

@@ -96,6 +96,7 @@ PARAMS = {
     "method": text("vae", "cvae"),
     "condition": text("embedding", "onehot"),
     "overlap": text("auto", "all"),
+    "time_key": text(),
     "rng": integer(0, 2**63 - 1),
     "warmup": number(0, 1),
     "dropout": number(0, 0.9),

@@ -115,10 +115,7 @@ def find_overlap(counts: Counts) -> Overlap:
         nearest = closest(expression.values, [rows[b] for b in others], np.stack([kind.mean for kind in kinds]))
         for b, k in zip(others, nearest, strict=True):
             linked.merge(b, compared[k])
-    first_in_group = np.empty(n_batches, np.int64)
-    for members in linked.subsets():
-        first_in_group[list(members)] = min(members)
-    group = np.unique(first_in_group, return_inverse=True)[1]
+    group = _numbered(linked)
     order = np.argsort(compared)
     kinds_by_batch = dict(zip(compared.tolist(), kinds, strict=True))
     return Overlap(share[np.ix_(order, order)], group, compared[order], kinds_by_batch)
@@ -134,6 +131,22 @@ def closest(values: sparse.csr_matrix, rows: list[NDArray[np.int64]], means: NDA
     products_of_means = np.add.reduceat(products, np.cumsum(sizes) - sizes) / sizes[:, None]
     nearest: NDArray[np.int64] = ((means**2).sum(1) - 2 * products_of_means).argmin(1)
     return nearest
+
+
+def groups_by_time(batch_index: NDArray[np.int64], time: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The group of each batch: batches of one time point are linked, directly or through others."""
+    pairs = np.unique([batch_index, time], axis=1).T.tolist()
+    batch_of_time = {code: batch for batch, code in pairs}
+    linked = DisjointSet(range(int(batch_index.max()) + 1))
+    for batch, code in pairs:
+        linked.merge(batch, batch_of_time[code])
+    return _numbered(linked)
+
+
+def _numbered(linked: DisjointSet) -> NDArray[np.int64]:
+    """The group of each batch, 0 for that of the first batch."""
+    first_in_group = {b: min(members) for members in linked.subsets() for b in members}
+    return np.unique([first_in_group[b] for b in sorted(first_in_group)], return_inverse=True)[1]
 
 
 def nothing_to_compare(n_batches: int) -> Overlap:

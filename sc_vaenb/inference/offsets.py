@@ -5,6 +5,9 @@ batch has in most cell types is a batch effect, and a shift in a few cell types 
 model finds the cell types: it overlays the batches. The offset of a gene in a batch is a weighted median, over the
 clusters of the embedding of that model, of the log fold change against the control samples (CellANOVA, Zhang et al.
 2024, also learns batch effects from control samples only).
+
+In a time course, a batch is compared with all cells of the same cluster and time point. So an offset is the difference
+of a batch from its time point, and what the batches of a time point have in common is kept.
 """
 
 from __future__ import annotations
@@ -33,9 +36,15 @@ PSEUDO_COUNT = 0.5  # pseudo-count for observed and expected counts of a cluster
 CLUSTER_VARIANCE = 0.05  # of log fold changes between the clusters of a batch, besides sampling variance
 
 
-def with_offsets(config: ModelConfig) -> ModelConfig:
-    """The configuration of the model whose batches only shift the log expression of genes."""
-    return replace(config, batch_offsets=True, encode_batch=False, batch_width=0, batch_code=(), alignment_clusters=0)
+def with_offsets(config: ModelConfig, group: NDArray[np.int64] | None = None) -> ModelConfig:
+    """The configuration of the model whose batches only shift the log expression of genes.
+
+    Its embedding is aligned only if there is a `group` for each batch: that of its time point.
+    """
+    shifted = replace(config, batch_offsets=True, encode_batch=False, batch_width=0, batch_code=())
+    if group is None:
+        return replace(shifted, alignment_clusters=0)
+    return replace(shifted, batch_group=tuple(group.tolist()))
 
 
 def find_offsets(
@@ -46,13 +55,14 @@ def find_offsets(
     seed: int,
     progress: bool,
     make_step: Callable[..., Step],
-    control: NDArray[np.bool_],
+    control: NDArray[np.bool_] | None,
+    time: NDArray[np.int64] | None,
     group: NDArray[np.int64],
 ) -> NDArray[np.float32]:
     """Fit a conditional model with this configuration, and learn the offsets (batches x genes) from its clusters.
 
-    `control` marks the cells of control samples. `group` gives, for each batch, its group: batches of one group share
-    cell types.
+    Each cluster is compared with the cells of control samples in it, or, given the `time` of each cell, with its cells
+    of the same time point. `group` gives, for each batch, its group: batches of one group share cell types.
     """
     model, _, verdict = fit(config, counts, options, device, seed, progress, make_step)
     if verdict.status == "interrupted":  # half a fit shows no batch effects; there is no result to keep yet
@@ -62,8 +72,11 @@ def find_offsets(
         align(model.alignment, latent, counts.batch_index, group, seed)
         latent = aligned(model, latent, counts.batch_index, device)
     held = np.arange(len(counts)) if counts.held is None else counts.held
-    cluster = _clusters(latent, seed)[held]
-    return batch_offsets(counts.matrix, cluster, counts.batch_index[held], control[held], config.n_batches)
+    cluster = _clusters(latent, seed)
+    if time is not None:
+        cluster = np.unique([cluster, time], axis=1, return_inverse=True)[1]
+    reference = np.ones(len(counts), bool) if control is None else control
+    return batch_offsets(counts.matrix, cluster[held], counts.batch_index[held], reference[held], config.n_batches)
 
 
 def _clusters(latent: NDArray[np.float32], seed: int) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ from ._posterior_check import posterior_check
 from ._scores import scores
 from ._spatial_domains import spatial_domains
 from ._tradeoff import tradeoff
+from ._trajectory import trajectory
 from ._tune import tune
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "scores",
     "spatial_domains",
     "tradeoff",
+    "trajectory",
     "tune",
 ]

@@ -34,29 +34,40 @@ def check_together(adata: AnnData, params: Mapping[str, Any]) -> None:
     if params["norm"] == "batch" and min(params["batch_size"], n_fitted) < 2:
         msg = "norm='batch' needs two cells or more in each minibatch. Raise batch_size, or choose norm='layer'."
         raise ValueError(msg)
-    if params.get("controls") is not None:
-        _check_controls(params)
+    given = [name for name in ("controls", "time_key") if params.get(name) is not None]
+    if len(given) == 2:
+        msg = "controls= and time_key= cannot be combined: each says with which cells a batch is compared. Give one."
+        raise ValueError(msg)
+    if given:
+        _check_offsets(params, *given)
     keys = params["covariate_keys"] or []
+    if (time_key := params.get("time_key")) in keys:
+        msg = f"time_key={time_key!r} is among covariate_keys, whose effects are removed. Leave it out of these."
+        raise ValueError(msg)
     if params["labels_key"] is not None and params["labels_key"] in keys:
         key = params["labels_key"]
         msg = f"labels_key={key!r} is among covariate_keys: the model would see the labels that it should predict."
         raise ValueError(msg)
 
 
-def _check_controls(params: Mapping[str, Any]) -> None:
-    """Raise for arguments that do not fit `controls`, where batches only shift the log expression of genes."""
+def _check_offsets(params: Mapping[str, Any], name: str) -> None:
+    """Raise for arguments that do not fit `controls` or `time_key`: batches only shift the log expression of genes."""
+    if name == "time_key" and params["overlap"] == "all":
+        msg = "overlap='all' and time_key= cannot be combined: batches of different time points would be one group."
+        raise ValueError(msg)
     if params["likelihood"] == "gaussian" or params["link"] == "softplus":
         msg = (
-            "controls= shifts the log of the expected counts, which likelihood='gaussian' and link='softplus' do not "
+            f"{name}= shifts the log of the expected counts, which likelihood='gaussian' and link='softplus' do not "
             "have. Choose likelihood='nb' and link='softmax' or 'exp'."
         )
         raise ValueError(msg)
-    conflicts = [f"{name}={params[name]!r}" for name in BATCH_PENALTIES if params[name]]
+    conflicts = [f"{penalty}={params[penalty]!r}" for penalty in BATCH_PENALTIES if params[penalty]]
     conflicts += ["prior='conditional'"] if params["prior"] == "conditional" else []
     if conflicts:
+        kept = "cases" if name == "controls" else "time points"
         msg = (
-            f"{', '.join(conflicts)} cannot be combined with controls=, as it would remove the differences of the "
-            "cases. Leave it out, or leave controls out."
+            f"{', '.join(conflicts)} cannot be combined with {name}=, as it would remove the differences of the "
+            f"{kept}. Leave it out, or leave {name} out."
         )
         raise ValueError(msg)
 
@@ -66,9 +77,10 @@ def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
     if params["rng"] is None:
         msg = f"{n_processes} processes need one seed: with rng=None each draws its own. Give rng a whole number."
         raise ValueError(msg)
-    if params.get("controls") is not None:
-        msg = f"controls= needs all cells in one process, not in {n_processes}. Fit without torchrun."
-        raise ValueError(msg)
+    for name in ("controls", "time_key"):
+        if params.get(name) is not None:
+            msg = f"{name}= needs all cells in one process, not in {n_processes}. Fit without torchrun."
+            raise ValueError(msg)
     conflicts = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
     conflicts += [
         f"{name}={params[name]!r}"

@@ -131,7 +131,8 @@ def compare(
         neighbours and UMAP; of a fit that existed, those of its history.
     `null_split`
         DataFrame: the purity of clusters `before` and `after` each correction, where the largest batch is split at
-        random into two. Written only if that batch has at least 100 cells; not for variants with `controls`.
+        random into two. Written only if that batch has at least 100 cells; not for variants with `controls` or
+        `time_key`.
     `seed_overlap`
         DataFrame, if `n_seeds` is above 1: for each model, the number of fits (`n_seeds`) and the mean share of a
         cell's 15 nearest cells that two fits have in common (`overlap`; among at most 2,000 cells).
@@ -232,7 +233,8 @@ def compare(
         short_variants = {
             name: {**arguments, "n_steps": min(arguments.get("n_steps") or max_steps, max_steps)}
             for name, arguments in (variants or {}).items()
-            if arguments.get("controls") is None  # within one batch there are no controls to compare cases with
+            # within one batch there are no controls to compare cases with, and no captures of one time point
+            if arguments.get("controls") is None and arguments.get("time_key") is None
         }
         short_options = {**options, "n_steps": max_steps}
         none_made = made.iloc[:0]

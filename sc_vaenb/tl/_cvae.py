@@ -30,6 +30,7 @@ def cvae(
     covariate_keys: Sequence[str] | None = None,
     protein_key: str | None = None,
     overlap: Literal["auto", "all"] = "auto",
+    time_key: str | None = None,
     controls: str | NDArray[np.bool_] | None = None,
     size_factor: str | None = None,
     allow_non_integer: bool = False,
@@ -103,6 +104,15 @@ def cvae(
         each group, and differences between groups are kept. If there are several groups, a warning names them. A batch
         that shares nothing is a group of its own, for example one population of sorted cells. `"all"`: all batches are
         one group, whatever the counts show, for example if replicates of two protocols differ only by protocol.
+    time_key
+        For time courses in which each batch is of one time point: column of `obs` with the time point (stage,
+        condition) of each cell. What the batches of a time point have in common is kept, and differences between the
+        batches of one time point are removed. A batch that is alone at its time point is not changed. Each batch is
+        compared with all cells of its time point, in each cluster of cells of an ordinary conditional model, which is
+        fitted first: so a fit takes twice as long. The batch effect on a gene is the weighted median of the log fold
+        changes, as with `controls`. `align` acts within time points. Batches of one time point are taken to hold the
+        same kinds of cells, whatever the counts show. A batch may have several time points: it then links them, and
+        all of them are aligned together. The order of the time points is not used.
     controls
         For studies in which each patient is a batch: which cells are from control samples, as a boolean column of `obs`
         or an array with one boolean per cell. A batch effect is then only a shift of the log expression of each gene,

@@ -33,7 +33,8 @@ def fingerprint(adata: AnnData, method: str, seed: int, params: Mapping[str, Any
 
 def side_input_checksums(adata: AnnData, params: Mapping[str, Any]) -> list[int]:
     """Checksums of all that a fit with these parameters reads, besides counts and batches."""
-    keys = (params.get("size_factor"), params.get("labels_key"), *(params.get("covariate_keys") or ()))
+    one_column = (params.get(name) for name in ("size_factor", "labels_key", "time_key"))
+    keys = (*one_column, *(params.get("covariate_keys") or ()))
     columns = [name for name in keys if name in adata.obs]  # a missing column is reported by the fit
     checksums = [checksum(pd.util.hash_pandas_object(adata.obs[name], index=False).to_numpy()) for name in columns]
     if (controls := params.get("controls")) is not None:

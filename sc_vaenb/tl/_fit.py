@@ -31,7 +31,7 @@ from ..fit.embedding_map import fit_map
 from ..fit.history import History, Verdict
 from ..fit.loop import Step, fit
 from ..fit.lost_kinds import lost_kinds
-from ..fit.overlap import Overlap, find_overlap, nothing_to_compare
+from ..fit.overlap import Overlap, find_overlap, groups_by_time, nothing_to_compare
 from ..fit.state import FitConfig
 from ..inference.embed import aligned, latent_states, memberships, to_embedding
 from ..inference.offsets import find_offsets, with_offsets
@@ -92,8 +92,11 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
     with process_group(device) as processes, ExitStack() as locks:
         inputs = read_inputs(adata, params, seed, processes)
         overlap = _find_overlap(inputs, params)
-        config = model_config(params, inputs, overlap)
-        fitted_config = config if inputs.control is None else with_offsets(config)
+        # with time points, the first model has one group: only so do its clusters hold cells of all batches
+        first_overlap = overlap if inputs.time is None else overlap.in_one_group()
+        config = fitted_config = model_config(params, inputs, first_overlap)
+        if inputs.has_offsets:
+            fitted_config = with_offsets(config, None if inputs.time is None else overlap.group)
         checkpoint = _checkpoint(folder, config, fitted_config, inputs, seed, device, processes, locks)
         made_from = fingerprint(method, params, seed, device, inputs)
         start = logg.info(start_in_words(method, inputs, config, device))
@@ -110,9 +113,10 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
                 try:
                     fit_arguments = counts, options, device, seed, progress, make_step
                     # a checkpoint that has steps has the offsets, too
-                    if inputs.control is not None and offsets is None and not (checkpoint and checkpoint.step):
+                    if inputs.has_offsets and offsets is None and not (checkpoint and checkpoint.step):
                         logg.info("    first a conditional model, whose clusters show effects on all kinds of cells")
-                        offsets = find_offsets(config, *fit_arguments, inputs.control, overlap.group)
+                        compared = inputs.control, inputs.time, first_overlap.group
+                        offsets = find_offsets(config, *fit_arguments, *compared)
                     fitted = fit(fitted_config, *fit_arguments, checkpoint, offsets)
                 except (RuntimeError, MemoryError) as error:
                     if processes.size > 1:  # the other processes do not know of the error
@@ -135,7 +139,7 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
         seal(adata, key, made_from)
     is_good = verdict.status in NO_WARNING and not verdict.posterior_collapse and not lost
     (logg.info if is_good else logg.warning)(verdict.message)
-    if overlap.group.any():
+    if inputs.time is None and overlap.group.any():
         logg.warning(groups_in_words(inputs.batches, overlap))
     added = (
         f"added\n    'X_{key}', the embedding (adata.obsm)\n    '{_adata.loadings_key(key)}', its loadings (adata.varm)"
@@ -146,10 +150,12 @@ def fit_and_write(adata: AnnData, method: str, arguments: Mapping[str, Any]) -> 
 
 
 def _find_overlap(inputs: Inputs, params: Mapping[str, Any]) -> Overlap:
-    """The groups of batches that share kinds of cells; one group for overlap="all"."""
+    """The groups of batches that share kinds of cells; those of time points, if any; one group for overlap="all"."""
     if not len(inputs.batches):
         return nothing_to_compare(0)
     overlap = find_overlap(inputs.counts)
+    if inputs.time is not None:
+        return replace(overlap, group=groups_by_time(inputs.counts.batch_index, inputs.time))
     if params["overlap"] == "auto" and len(inputs.batches) > 1 and not len(overlap.compared):
         logg.warning(not_compared_in_words(len(inputs.batches)))
     if params["overlap"] == "all" and overlap.group.any():
@@ -294,13 +300,14 @@ def _checkpoint(
     """The saved state from which the fit continues. Only the first process reads and writes it.
 
     First checks that all processes fit the same. The folder is locked for this fit until `locks` closes. `config` is
-    that of the conditional model, from which a fit with controls begins.
+    that of the conditional model, from which a fit with controls or time points begins.
     """
     if folder is None and processes.size == 1:
         return None
     fit_identity = identity(fitted_config, inputs.counts, inputs.options, seed)
-    if inputs.control is not None:
-        fit_identity["controls"] = [checksum(inputs.control), zlib.crc32(repr(config).encode())]
+    for name, values in (("controls", inputs.control), ("time_key", inputs.time)):
+        if values is not None:
+            fit_identity[name] = [checksum(values), zlib.crc32(repr(config).encode())]
     if processes.size > 1:
         processes.check_same(fit_identity | {"device": device.type, "checkpoint": folder is not None})
     if folder is None:

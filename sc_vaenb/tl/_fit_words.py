@@ -46,8 +46,8 @@ def not_compared_in_words(n_batches: int) -> str:
     return (
         f"None of the {n_batches} batches has the {MIN_CELLS_PER_BATCH} cells that a search for shared kinds of cells "
         "needs. So all are corrected as if they held the same kinds: what differs between them is lost, also if it is "
-        "biological, such as time points. Use larger batches (the day, the plate, the protocol) as batch_key, and "
-        "compare with PCA and sc_vaenb.tl.vae."
+        "biological, such as time points (if these are known, pass time_key=). Use larger batches (the day, the plate, "
+        "the protocol) as batch_key, and compare with PCA and sc_vaenb.tl.vae."
     )
 
 

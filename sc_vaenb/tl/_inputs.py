@@ -53,6 +53,8 @@ class Inputs:
         Label code of each cell (-1 for none), and the names of the labels; empty if there are none.
     control
         Which cells are of control samples; None where this was not given.
+    time
+        The code of the time point of each cell; None where this was not given.
     calibration_cells
         Cells whose labels are held back from the fit.
     """
@@ -67,7 +69,13 @@ class Inputs:
     label: NDArray[np.int64]
     labels: tuple[str, ...]
     control: NDArray[np.bool_] | None
+    time: NDArray[np.int64] | None
     calibration_cells: NDArray[np.int64]
+
+    @property
+    def has_offsets(self) -> bool:
+        """Whether a first model shows the offsets of the batches, by which a second one only shifts expression."""
+        return self.control is not None or self.time is not None
 
 
 def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes: Processes) -> Inputs:
@@ -78,6 +86,8 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
         codes, batches = _obs.read_batches(adata, params["batch_key"])
     controls = params.get("controls")
     control = None if controls is None else _obs.read_controls(adata, controls, codes, batches)
+    time_key = params.get("time_key")
+    time = None if time_key is None else _obs.read_times(adata, time_key, codes)
     covariates = learn_covariates(adata, params["covariate_keys"] or [], batch_key)
     side_inputs: dict[str, NDArray] = {"covariates": read_covariates(adata, covariates)} if covariates else {}
     label = calibration_cells = np.array([], np.int64)
@@ -102,6 +112,7 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
         label,
         labels,
         control,
+        time,
         calibration_cells,
     )
 

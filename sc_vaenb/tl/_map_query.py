@@ -61,8 +61,8 @@ def map_query(
 
     Nothing that the model has learned changes. Cells of batches that the model knows (by name) are embedded as by
     :func:`sc_vaenb.tl.embed`. A new batch gets its own batch vector (a model
-    fitted with `controls` maps only batches that it knows). Only this vector is fitted, to the cells of the
-    batch ("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches). The new batch is then
+    fitted with `controls` or `time_key` maps only batches that it knows). Only this vector is fitted, to the cells of
+    the batch ("architecture surgery", Lotfollahi et al. 2022, Nature Biotechnology, scArches). The new batch is then
     aligned on the clusters of the reference, which stay as they are (Kang et al. 2021, Nature Communications,
     Symphony).
 
@@ -150,8 +150,8 @@ def map_query(
     Raises
     ------
     KeyError, TypeError, ValueError
-        There is no such model, `adata` has fewer than half of its genes, the counts or batches are not valid, a
-        batch is new to a model that was fitted with `controls`, or there are no labels. `adata` is unchanged.
+        There is no such model, `adata` has fewer than half of its genes, the counts or batches are not valid, a batch
+        is new to a model that was fitted with `controls` or `time_key`, or there are no labels. `adata` is unchanged.
 
     See Also
     --------
@@ -192,9 +192,10 @@ def map_query(
     params = _params(adata, record["params"], fitted, batch_key, layer)
     new_batches = _new_batches(adata, params, fitted)
     if new_batches and fitted.model.config.batch_offsets:
+        given = "controls" if "controls" in record["params"] else "time_key"
         msg = (
-            f"reference: the model in uns[{key!r}] was fitted with controls=: it has no offsets for "
-            f"batches that it does not know ({', '.join(new_batches)}). Fit it without controls to map new batches."
+            f"reference: the model in uns[{key!r}] was fitted with {given}=: it has no offsets for "
+            f"batches that it does not know ({', '.join(new_batches)}). Fit it without {given} to map new batches."
         )
         raise ValueError(msg)
     with errors_name_the_reference():

@@ -33,6 +33,7 @@ NOT_SEARCHED = (  # `tl.tune` sets these itself, or does not support them
     "layer",
     "mask_var",
     "controls",
+    "time_key",
     "device",
     "rng",
     "checkpoint",

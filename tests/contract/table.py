@@ -88,7 +88,7 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
         "tl.cvae": Row(
             {"batch_key": "batch"} | FIT,
             "obsm/X_vae varm/vae_loadings uns/vae",
-            {"batch_key": "no", "covariate_keys": ["no"], "controls": "no", "rng": -1},
+            {"batch_key": "no", "covariate_keys": ["no"], "controls": "no", "time_key": "no", "rng": -1},
         ),
         "tl.compare": Row(
             LABELLED | CPU,
@@ -169,6 +169,10 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             bad={"color": "no", "slice_key": "no", "basis": "no", "ncols": 0},
         ),
         "pl.tradeoff": Row(bad={"key": "no"}),
+        "pl.trajectory": Row(
+            {"genes": ["gene_0"], "time_key": "score", "sample_key": "batch", "layer": "counts"},
+            bad={"genes": ["no"], "time_key": "cell_type", "sample_key": "no", "layer": "no"},
+        ),
         "pl.tune": Row(bad={"key": "no"}),
         "report.write": Row({"path": folder / "page.html", "force": True}, bad={"key": "no", "title": 3}),
     }

@@ -6,7 +6,7 @@ from scipy.sparse.csgraph import connected_components
 
 import sc_vaenb
 from sc_vaenb.data.counts import Counts
-from sc_vaenb.fit.overlap import MAX_BATCHES, Overlap, closest, find_overlap, sample_per_batch
+from sc_vaenb.fit.overlap import MAX_BATCHES, Overlap, closest, find_overlap, groups_by_time, sample_per_batch
 
 
 def counts_of(adata, batch):
@@ -120,3 +120,15 @@ def test_one_batch_is_one_group(cells):
 
 def test_codes_count_within_groups():
     assert Overlap(np.eye(5), np.array([0, 1, 0, 1, 1]), np.arange(5)).code().tolist() == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("batches", "times", "group"),
+    [
+        ([0, 1, 2, 3], [5, 2, 5, 2], [0, 1, 0, 1]),
+        ([0, 1, 2, 2], [0, 1, 0, 2], [0, 1, 0]),
+        ([0, 1, 2, 2, 3], [0, 1, 0, 1, 2], [0, 0, 0, 1]),  # batch 2 links two times
+    ],
+)
+def test_batches_of_one_time_are_a_group(batches, times, group):
+    assert groups_by_time(np.array(batches), np.array(times)).tolist() == group

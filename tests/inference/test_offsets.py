@@ -53,6 +53,16 @@ def test_a_batch_that_shares_no_cluster_with_the_controls_has_no_offset(cells):
     assert not batch_offsets(counts, apart, batch, batch < 3, N_BATCHES)[5].any()
 
 
+def test_in_strata_of_cluster_and_time_an_offset_is_the_difference_from_the_time_point(cells):
+    """Batches 0 to 2 are of one time and 3 to 5 of another: that the disease changes one cluster is no part of them."""
+    counts, cluster, batch, shift = cells
+    offset = batch_offsets(counts, 2 * cluster + (batch >= 3), batch, np.ones(len(batch), bool), N_BATCHES)
+    for time in (slice(0, 3), slice(3, 6)):
+        expected = centred(shift[time] - shift[time].mean(0))
+        assert np.corrcoef(centred(offset)[time].ravel(), expected.ravel())[0, 1] > 0.97
+        assert np.abs(offset[time].mean(0)).mean() < 0.3 * np.abs(offset[time]).mean()
+
+
 def test_the_weighted_median_is_that_of_repeated_values():
     rng = np.random.default_rng(1)
     values, weight = rng.normal(size=(7, 40)), rng.integers(0, 5, (7, 40)).astype(float)

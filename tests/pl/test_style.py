@@ -25,6 +25,7 @@ CALLS = {
     "posterior_check": {},
     "scores": {"key": "scores"},
     "tradeoff": {"key": "scores"},
+    "trajectory": {"genes": "gene_0", "time_key": "score", "sample_key": "batch", "layer": "counts"},
 }
 
 

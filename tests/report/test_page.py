@@ -62,6 +62,8 @@ def test_the_groups_of_batches_that_a_fit_found_are_shown(compared):
     found = written(compared)
     assert "The batches fell into 2 groups" in " ".join(found.texts("p"))
     assert found.texts("li")[-2:] == compared.uns["cvae"]["overlap"]["batches"].tolist()
+    compared.uns["cvae"]["params"]["time_key"] = "time"
+    assert "The batches are of 2 groups of time points" in " ".join(written(compared).texts("p"))
 
 
 @pytest.mark.usefixtures("undrawn")

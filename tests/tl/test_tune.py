@@ -174,6 +174,7 @@ def test_agreement_falls_where_clusters_of_a_batch_are_merged_and_does_not_mind_
     ("space", "text"),
     [
         ({"n_latents": [3]}, r"space has \['n_latents'\], which cannot be searched\. tl\.cvae has \['covariate_keys'"),
+        ({"time_key": ["time"]}, r"space has \['time_key'\], which cannot be searched"),
         ({"controls": ["control"]}, r"space has \['controls'\], which cannot be searched"),
         ({"rng": [0, 1]}, r"space has \['rng'\], which cannot be searched"),
         ({"beta": (2.0, 0.1)}, r"space\['beta'\]=\(2\.0, 0\.1\) is not possible\. Give a list of values, or a pair"),
