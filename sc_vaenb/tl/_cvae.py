@@ -29,6 +29,7 @@ def cvae(
     unlabeled: str = "unknown",
     covariate_keys: Sequence[str] | None = None,
     protein_key: str | None = None,
+    peaks_key: str | None = None,
     overlap: Literal["auto", "all"] = "auto",
     controls: str | NDArray[np.bool_] | None = None,
     size_factor: str | None = None,

@@ -28,6 +28,7 @@ def vae(
     unlabeled: str = "unknown",
     covariate_keys: Sequence[str] | None = None,
     protein_key: str | None = None,
+    peaks_key: str | None = None,
     size_factor: str | None = None,
     allow_non_integer: bool = False,
     likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
