@@ -79,7 +79,7 @@ def cvae(
 
     The parameters are in four groups:
 
-    - set these first: `batch_key` to `protein_key`
+    - set these first: `batch_key` to `peaks_key`
     - for some data: `overlap` to `n_latent`
     - for experts: `size_factor_as` to `patience`
     - how to run, and where results go: `device` to `copy`

@@ -70,7 +70,7 @@ def vae(
 
     The parameters are in four groups:
 
-    - set these first: `layer` to `protein_key`
+    - set these first: `layer` to `peaks_key`
     - for some data: `size_factor` to `n_latent`
     - for experts: `size_factor_as` to `patience`
     - how to run, and where results go: `device` to `copy`

@@ -167,7 +167,7 @@ def test_cells_of_other_peaks_are_refused(fitted):
 
 
 def test_accessibility_needs_a_model_with_peaks(fitted):
-    with pytest.raises(KeyError, match="does not know the peak 'no'"):
+    with pytest.raises(KeyError, match="knows no peak 'no'"):
         sc_vaenb.tl.accessibility(fitted, peaks=["no"])
     adata = multiome()
     sc_vaenb.tl.vae(adata, n_steps=5, **FIT)
