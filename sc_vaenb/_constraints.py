@@ -153,6 +153,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "controls": "the name of a boolean column of obs, an array of booleans",
     "palette": "a list of colours, the name of a colormap, a dict from labels to colours",
     "path": "the path of a file",
+    "peaks_key": "the name of a table in obsm",
     "protein_key": "the name of a table in obsm",
     "reference": "a name",
     "tl.score.reference": "the name of an embedding in obsm",

@@ -48,6 +48,7 @@ class FittedModel(ModelFacts):
             "size_factor_mean": self.size_factor_mean,
             "covariates": self.covariates,
             "proteins": self.proteins,
+            "peaks": self.peaks,
         }
         return {
             "format": FORMAT,

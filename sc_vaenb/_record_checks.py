@@ -75,15 +75,18 @@ CONFIG = {
     "n_covariates": integer(),
     "labels": names(),
     "n_proteins": integer(),
+    "n_peaks": integer(),
     "penalties": schema.fields(dict.fromkeys(PENALTIES, number(0)), optional=PENALTIES),
     "size_factor_mean": positive,
     "covariates": sequence(COVARIATE),
     "proteins": PROTEINS,
+    "peaks": names(),
 }
 OPTIONAL = {field.name for field in fields(ModelConfig) if field.default is not MISSING} | {
     "penalties",
     "covariates",
     "proteins",
+    "peaks",
 }
 PARAMS = {
     **choices,
@@ -104,7 +107,7 @@ PARAMS = {
     "learning_rate": positive,
     "target_kl": positive,
     "batch_key": schema.BATCH_KEY,
-    **dict.fromkeys(("size_factor", "protein_key", "labels_key", "device", "version"), text()),
+    **dict.fromkeys(("size_factor", "protein_key", "peaks_key", "labels_key", "device", "version"), text()),
     **dict.fromkeys(("n_latent", "n_components", "n_steps", "batch_size", "patience"), integer(1)),
     **dict.fromkeys(("beta", "free_bits", "weight_decay", "adversary", "mmd"), number(0)),
     **dict.fromkeys(("allow_non_integer", "encode_batch", "align"), flag),
@@ -149,6 +152,8 @@ class ModelFacts:
         Mean size factor of the fitted cells; size factors are divided by it.
     covariates, proteins
         How columns of `obs` become numbers for the model; the names of the proteins and the batches that measured them.
+    peaks
+        Names of the peaks; empty for a model without peaks.
     params
         The parameters of the fit.
     groups
@@ -160,6 +165,7 @@ class ModelFacts:
     size_factor_mean: float
     covariates: list[dict[str, Any]]
     proteins: dict[str, Any]
+    peaks: list[str]
     params: dict[str, Any]
     groups: NDArray[np.int64]
 
@@ -190,11 +196,11 @@ def check_record(record: Mapping[str, Any]) -> CheckedRecord:
         config_fields = {RENAMED_SINCE_1.get(name, name): value for name, value in config_fields.items()}
     config = schema.fields(CONFIG, optional=OPTIONAL)(config_fields, "model['config']")
     size_factor_mean, covariates = config.pop("size_factor_mean"), config.pop("covariates", [])
-    proteins = config.pop("proteins", {})
+    proteins, peaks = config.pop("proteins", {}), list(config.pop("peaks", []))
     model_config = ModelConfig.from_json(config)
-    _check_agreement(model_config, len(genes), len(batches), covariates, proteins)
+    _check_agreement(model_config, len(genes), len(batches), covariates, proteins, peaks)
     params = check_params(record["params"], "params")
-    for name, is_needed in (("batch_key", batches), ("protein_key", proteins)):
+    for name, is_needed in (("batch_key", batches), ("protein_key", proteins), ("peaks_key", peaks)):
         if is_needed and name not in params:
             raise Damaged(f"params lacks {name!r}")
     key = params.get("batch_key", "")
@@ -229,6 +235,7 @@ def check_record(record: Mapping[str, Any]) -> CheckedRecord:
         size_factor_mean=size_factor_mean,
         covariates=covariates,
         proteins=proteins,
+        peaks=peaks,
         params=params_and_arrays,
         groups=groups,
     )
@@ -241,8 +248,9 @@ def _check_agreement(
     n_batches: int,
     covariates: list[dict[str, Any]],
     proteins: dict[str, Any],
+    peaks: list[str],
 ) -> None:
-    """Refuse a configuration that contradicts itself or the names of genes, batches, covariates and proteins."""
+    """Refuse a configuration that contradicts itself or the names of genes, batches, covariates, proteins and peaks."""
     n_columns = 0
     for i, covariate in enumerate(covariates):
         if "names" in covariate and len(covariate["shares"]) != len(covariate["names"]):
@@ -254,6 +262,7 @@ def _check_agreement(
         "n_batches": (config.n_batches, n_batches, "batches"),
         "n_covariates": (config.n_covariates, n_columns, "columns of covariates"),
         "n_proteins": (config.n_proteins, len(protein_names), "names of proteins"),
+        "n_peaks": (config.n_peaks, len(peaks), "names of peaks"),
     }
     for name, (stated, n_found, what) in numbers.items():
         if stated != n_found:
@@ -267,6 +276,7 @@ def _check_agreement(
     agreements = {
         "labels": ("labels" in config.penalties) == bool(config.labels),
         "n_proteins": ("protein" in config.penalties) == bool(config.n_proteins),
+        "n_peaks": ("peaks" in config.penalties) == bool(config.n_peaks),
         "penalties": bool(n_batches) or not {"adversary", "mmd"} & set(config.penalties),
         "dispersion": bool(n_batches) or config.dispersion == "gene",
         "prior": bool(n_batches) or config.prior != "conditional",

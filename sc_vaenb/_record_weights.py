@@ -70,7 +70,7 @@ def _check_meaning(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> 
     group = list(config.batch_group or [0] * n)
     for name, value in weights.items():
         last = name.rpartition(".")[2]
-        if name == "depth" or name == "penalties.protein.spread":
+        if name in {"depth", "penalties.protein.spread", "penalties.peaks.depth"}:
             valid, expected = bool((value > 0).all()), "above 0"
         elif last in {"running_var", "num_batches_tracked"}:
             valid, expected = bool((value >= 0).all()), "0 or above"

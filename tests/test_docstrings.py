@@ -206,7 +206,7 @@ def test_groups_that_leave_a_parameter_out_are_found(old, new):
     summary, title, rest = inspect.getdoc(sc_vaenb.tl.vae).partition("Parameters\n---")
     broken.__doc__ = summary + title + rest
     assert not wrong_in(broken)
-    broken.__doc__ = summary.replace("`protein_key`", "`labels_key`").replace(old, new) + title + rest
+    broken.__doc__ = summary.replace("`peaks_key`", "`labels_key`").replace(old, new) + title + rest
     assert "do not cover the parameters" in "; ".join(wrong_in(broken))
 
 

@@ -220,11 +220,15 @@ def renamed(adata, batch, label, gene):
     return new
 
 
+def _dense(table):
+    return np.asarray(table.toarray() if sp.issparse(table) else table, float)
+
+
 def same_cells(new):
     row = new.layers["counts"][0].toarray()
     new.layers["counts"] = sp.csr_matrix(np.repeat(row, new.n_obs, axis=0))
     for key in ("X_pca", "X_vae", "X_two"):
-        new.obsm[key] = np.repeat(np.asarray(new.obsm[key])[:1], new.n_obs, axis=0)
+        new.obsm[key] = np.repeat(_dense(new.obsm[key])[:1], new.n_obs, axis=0)
 
 
 def data(adata, *, names=True):
@@ -293,10 +297,10 @@ def data(adata, *, names=True):
         "no obs": with_(adata, lambda new: setattr(new, "obs", new.obs[[]])),
         "embeddings nan": with_(
             adata,
-            lambda new: [new.obsm.__setitem__(k, np.asarray(new.obsm[k], float) * np.nan) for k in list(new.obsm)],
+            lambda new: [new.obsm.__setitem__(k, _dense(new.obsm[k]) * np.nan) for k in list(new.obsm)],
         ),
         "embeddings of one dimension": with_(
-            adata, lambda new: [new.obsm.__setitem__(k, np.asarray(new.obsm[k], float)[:, :1]) for k in list(new.obsm)]
+            adata, lambda new: [new.obsm.__setitem__(k, _dense(new.obsm[k])[:, :1]) for k in list(new.obsm)]
         ),
         "embeddings of text": with_(
             adata, lambda new: [new.obsm.__setitem__(k, np.array([["a", "b", "c"]] * n)) for k in list(new.obsm)]

@@ -23,7 +23,7 @@ LISTS: dict[str, tuple[Callable[[str], Any], str, str]] = {  # type of the items
 
 
 GROUPS: dict[str, tuple[str, ...]] = {  # groups of the help, and parameters in each
-    "input": ("layer", "mask_var", "n_top_genes", "size_factor", "allow_non_integer", "protein_key"),
+    "input": ("layer", "mask_var", "n_top_genes", "size_factor", "allow_non_integer", "protein_key", "peaks_key"),
     "batches": (
         *("overlap", "time_key", "controls", "condition", "encode_batch", "align", "adversary", "mmd"),
         *("labels_key", "unlabeled", "covariate_keys", "condition_key"),

@@ -21,6 +21,7 @@ from ..model.minibatch import Minibatch
 
 N_CHECKSUM = 2**20  # about so many counts, evenly spread, go into the checksum
 CELLS_AT_ONCE = 4096  # in a pass over all cells
+CELLS_WITH_PEAKS_AT_ONCE = 512  # which have many more non-zeros
 ALL_CELLS = slice(None)
 MAX_SPREAD_CELLS = 512  # cells at most that represent all cells
 
@@ -43,6 +44,8 @@ class Counts:
         The cells that `matrix` has rows for, sorted; None if it has all cells.
     complete
         Whether `matrix` has all cells that the fit uses.
+    peaks
+        Counts in peaks (cells x peaks) of all cells, as `matrix`; None if there are none.
     """
 
     matrix: csr_matrix
@@ -51,6 +54,7 @@ class Counts:
     side_inputs: dict[str, NDArray] = field(default_factory=dict)
     held: NDArray[np.int64] | None = None
     complete: bool = True
+    peaks: csr_matrix | None = None
 
     def __len__(self) -> int:
         return len(self.batch_index)
@@ -70,25 +74,43 @@ class Counts:
             "size factors": [checksum(self.size_factor)],
             "batches": [checksum(self.batch_index)],
             **{name: [checksum(values)] for name, values in self.side_inputs.items()},
+            **({} if self.peaks is None else {"peaks": [checksum(self.peaks.indices), checksum(self.peaks.data)]}),
         }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
         """The minibatch of these cells, on the device."""
+        return self.with_counts(self.matrix, self.rows(cells), cells, device)
+
+    def with_counts(
+        self,
+        matrix: csr_matrix,
+        rows: NDArray[np.integer] | slice,
+        cells: NDArray[np.integer] | slice,
+        device: torch.device,
+    ) -> Minibatch:
+        """The minibatch of these cells, whose counts are these rows of a matrix."""
         side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
-        return minibatch_of(
-            self.matrix, self.rows(cells), self.size_factor[cells], self.batch_index[cells], side_inputs, device
-        )
+        size_factor, batch_index = self.size_factor[cells], self.batch_index[cells]
+        batch = minibatch_of(matrix, rows, size_factor, batch_index, side_inputs, device)
+        if self.peaks is not None:
+            ones = np.ones_like(size_factor)
+            batch.peaks = minibatch_of(self.peaks, cells, ones, batch_index, {}, device)
+        return batch
 
     def subset(self, cells: NDArray[np.integer] | slice) -> Counts:
         """The counts of these cells only."""
         side_inputs = {name: values[cells] for name, values in self.side_inputs.items()}
-        return Counts(self.matrix[self.rows(cells)], self.size_factor[cells], self.batch_index[cells], side_inputs)
+        peaks = None if self.peaks is None else self.peaks[cells]
+        return Counts(
+            self.matrix[self.rows(cells)], self.size_factor[cells], self.batch_index[cells], side_inputs, peaks=peaks
+        )
 
     def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         """Minibatches of a slice of cells, in order."""
         first, last, _ = cells.indices(len(self))
-        for start in range(first, last, CELLS_AT_ONCE):
-            yield self.minibatch(slice(start, min(start + CELLS_AT_ONCE, last)), device)
+        size = CELLS_AT_ONCE if self.peaks is None else CELLS_WITH_PEAKS_AT_ONCE
+        for start in range(first, last, size):
+            yield self.minibatch(slice(start, min(start + size, last)), device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Minibatches of these cells, without end."""

@@ -22,7 +22,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from ..model.minibatch import Minibatch
-from .counts import ALL_CELLS, CELLS_AT_ONCE, Counts, minibatch_of, shuffled
+from .counts import ALL_CELLS, CELLS_AT_ONCE, Counts, shuffled
 from .matrix import as_counts, check_values, from_a_file, is_by_genes, log_rounded, row_blocks, rows_of
 
 WINDOW = 131_072  # cells in memory that steps draw from; more than a fit with the default steps uses
@@ -102,8 +102,7 @@ class CountsOnDisk(Counts):
         start = cells.indices(len(self))[0]
         for block in prefetch(self.blocks(cells)):
             part = slice(start, start := start + block.shape[0])
-            side_inputs = {name: values[part] for name, values in self.side_inputs.items()}
-            yield minibatch_of(block, ALL_CELLS, self.size_factor[part], self.batch_index[part], side_inputs, device)
+            yield self.with_counts(block, ALL_CELLS, part, device)
 
     def shuffled(self, cells: NDArray[np.int64], size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         if self.complete:

@@ -75,7 +75,7 @@ def to_device(counts: Counts, device: torch.device) -> tuple[Counts, Callable[..
     """Counts where steps read them fastest (on a CUDA device with enough memory), and a function that makes a step."""
     if device.type == "cpu":
         return counts, step_on_cpu
-    if not counts.complete:  # the cells in memory change during the fit
+    if not counts.complete or counts.peaks is not None:  # the cells in memory change; a captured step knows no peaks
         return counts, Step
     if device.type != "cuda" or counts.matrix.nnz * 6 > SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]:
         return counts, Step

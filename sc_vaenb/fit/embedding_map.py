@@ -5,19 +5,25 @@ users measure in an embedding, and what they have with principal components, are
 embedding is the latent space in other coordinates: half of a squared distance is the squared distance of the log
 expression that the decoder makes of both states (of a linear map to it), and half is that of the latent states. The
 second half keeps apart what differs in few or weakly expressed genes. Axes are ordered by their variance over cells.
+With open chromatin, the squared distance of the log counts in peaks takes half of the first half: it is scaled so that
+both have the same variance over cells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .device import threads_as_asked
 
 MAX_CELLS_MAPPED = 5_000  # cells that are decoded: about 30 coefficients of each gene are learned from them
-CELLS_DECODED_AT_ONCE = 500
+VALUES_DECODED_AT_ONCE = 1_000_000
 TARGET_SUM = 1e4  # log expression is log1p of expected counts per 10,000, as users compute it
 # Added to the variances of the latent dimensions, as a share of their mean: a dimension without information must not
 # get large coefficients.
@@ -49,16 +55,22 @@ def fit_map(
     cells = np.sort(rng.permutation(len(latent))[:MAX_CELLS_MAPPED])
     center = latent.mean(0, dtype=np.float64)
     z = latent[cells].astype(np.float64) - center
-    coefficients = _coefficients(
-        model.to(device).eval(), z, center, _drawn_batches(batch_index[cells], group, rng), device
-    )
+    cells_decoded = model.to(device).eval(), z, center, _drawn_batches(batch_index[cells], group, rng), device
+    coefficients = _coefficients(*cells_decoded, CountVAE.log_mean, model.config.n_genes)
 
     covariance = z.T @ z / len(z)
     latent_variance = float(np.trace(covariance))
-    expression_variance = float(np.einsum("ig,ij,jg->", coefficients, covariance, coefficients, optimize=True))
+    expression = coefficients @ coefficients.T  # (dimensions x dimensions)
+    expression_variance = float((expression * covariance).sum())
     if not (latent_variance > 0 and expression_variance > 0):  # nothing was learned (or NaN): the map stays as it is
         return np.nan_to_num(coefficients.T).astype(np.float32)
-    metric = coefficients @ coefficients.T + np.eye(len(center)) * expression_variance / latent_variance
+    if model.peaks is not None:
+        of_peaks = _coefficients(*cells_decoded, _peak_logits, model.config.n_peaks)
+        accessibility = of_peaks @ of_peaks.T
+        peak_variance = float((accessibility * covariance).sum())
+        if peak_variance > 0:
+            expression = 0.5 * (expression + accessibility * expression_variance / peak_variance)
+    metric = expression + np.eye(len(center)) * expression_variance / latent_variance
     values, vectors = np.linalg.eigh(metric)
     root = vectors * np.sqrt(values)
     axes = np.linalg.eigh(root.T @ covariance @ root)[1][:, ::-1]  # of largest variance first
@@ -84,15 +96,30 @@ def _drawn_batches(
     return drawn
 
 
+def _peak_logits(model: CountVAE, z: Tensor, size_factor: Tensor, batch_index: Tensor) -> Tensor:
+    assert model.peaks is not None
+    return model.peaks.logits(z, model.decoder_side(without_counts(size_factor, batch_index, model.config.n_genes)))
+
+
 def _coefficients(
-    model: CountVAE, z: NDArray[np.float64], center: NDArray[np.float64], batch: NDArray[np.int64], device: torch.device
+    model: CountVAE,
+    z: NDArray[np.float64],
+    center: NDArray[np.float64],
+    batch: NDArray[np.int64],
+    device: torch.device,
+    decode: Callable[[CountVAE, Tensor, Tensor, Tensor], Tensor],
+    n_features: int,
 ) -> NDArray[np.float64]:
-    """Change of the log expression with the latent state (dimensions x genes), by ridge regression over cells."""
-    products, sums = np.zeros((z.shape[1], model.config.n_genes)), np.zeros(model.config.n_genes)
-    for start in range(0, len(z), CELLS_DECODED_AT_ONCE):
-        block = slice(start, start + CELLS_DECODED_AT_ONCE)
+    """Change of the log expression with the latent state (dimensions x genes), by ridge regression over cells.
+
+    `decode` gives its log up to a constant per cell, from model, states, size factors and batches; or that of peaks.
+    """
+    products, sums = np.zeros((z.shape[1], n_features)), np.zeros(n_features)
+    size = max(VALUES_DECODED_AT_ONCE // n_features, 1)
+    for start in range(0, len(z), size):
+        block = slice(start, start + size)
         states = torch.from_numpy((z[block] + center).astype(np.float32)).to(device)
-        log_mean = model.log_mean(states, torch.ones_like(states[:, 0]), torch.from_numpy(batch[block]).to(device))
+        log_mean = decode(model, states, torch.ones_like(states[:, 0]), torch.from_numpy(batch[block]).to(device))
         expression = torch.log1p(TARGET_SUM * torch.softmax(log_mean, 1)).cpu().numpy().astype(np.float64)
         products += z[block].T @ expression
         sums += expression.sum(0)

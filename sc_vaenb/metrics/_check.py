@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
@@ -47,7 +47,7 @@ def defined_mean(values: ArrayLike) -> float:
 
 def check_embedding(values: ArrayLike, what: str = "embedding", *, min_cells: int = 2) -> FloatArray:
     """Return `values` as a finite, C-contiguous float64 matrix (cells x dimensions) or raise ValueError."""
-    if hasattr(values, "toarray"):
+    if issparse(values):  # not by "toarray", which the dense arrays of a view of an AnnData have, too
         raise ValueError(f"{what} is a sparse matrix: metrics need a dense (cells x dimensions) array, such as a PCA.")
     try:
         raw = np.ma.filled(values, np.nan) if isinstance(values, np.ma.MaskedArray) else np.asarray(values)

@@ -34,12 +34,30 @@ class ModelConfig:
     n_covariates: int = 0
     labels: tuple[str, ...] = ()  # names of the classes of the classifier
     n_proteins: int = 0  # needs "protein" in `penalties`
+    n_peaks: int = 0  # needs "peaks" in `penalties`
     penalties: dict[str, float] = field(default_factory=dict)  # names and weights
 
     @property
     def encoder_needs_batch(self) -> bool:
         """Whether the latent state of a cell depends on its batch, before alignment."""
         return self.encode_batch or self.batch_offsets
+
+    @property
+    def n_batch_inputs(self) -> int:
+        """Number of inputs of a network that say which batch a cell is of."""
+        if self.batch_offsets or not self.n_batches:
+            return 0
+        return self.batch_width or max(self.batch_code or range(self.n_batches)) + 1
+
+    @property
+    def n_encoder_side(self) -> int:
+        """Number of inputs of the encoder besides the counts."""
+        return self.n_covariates + self.n_batch_inputs * self.encode_batch + 2 * self.n_proteins
+
+    @property
+    def n_decoder_side(self) -> int:
+        """Number of inputs of the decoder besides the latent state."""
+        return self.n_covariates + self.n_batch_inputs + (self.size_factor_as == "covariate")
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ModelConfig:

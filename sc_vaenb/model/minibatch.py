@@ -31,6 +31,9 @@ class Minibatch:
         Other inputs of each cell, by name: tensors with one row per cell.
     part_of
         If these cells are a part of a minibatch: the number of its cells before them, and the number of all its cells.
+    peaks, peaks_to_explain
+        Counts in peaks of the same cells, if there are any, with peaks as "genes" and size factors of 1: those that the
+        encoder sees, and those that the decoder explains in a step (`model.peaks`).
     generator
         For the random numbers of a step with these cells. Without it none can be drawn.
     position
@@ -46,6 +49,8 @@ class Minibatch:
     side_inputs: dict[str, Tensor] = field(default_factory=dict)
     part_of: tuple[int, int] | None = None
     generator: torch.Generator | None = None
+    peaks: Minibatch | None = None
+    peaks_to_explain: Minibatch | None = None
     position: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +89,8 @@ class Minibatch:
 class ForwardState(NamedTuple):
     """The tensors of a forward pass: posterior mean and log-variance (cells x dimensions), sample `z`, decoder output.
 
-    `kl_warmup` is the weight of the KL as a share of its final value; `covariates` are the covariates of the networks.
+    `kl_warmup` is the weight of the KL as a share of its final value; `covariates` are the covariates of the networks,
+    `side` all inputs of the decoder besides the latent state.
     """
 
     batch: Minibatch
@@ -94,6 +100,7 @@ class ForwardState(NamedTuple):
     raw: Tensor
     kl_warmup: float | Tensor = 1.0
     covariates: Sequence[Tensor] = ()
+    side: Sequence[Tensor] = ()
 
 
 def without_counts(

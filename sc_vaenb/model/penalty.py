@@ -12,11 +12,13 @@ from torch import nn
 
 from .batch_penalty import MMD, Adversary
 from .labels import Labels
+from .peaks import Peaks
 from .protein import Protein
 
 PENALTIES: dict[str, Callable[..., nn.Module]] = {
     "adversary": Adversary,
     "labels": Labels,
     "mmd": MMD,
+    "peaks": Peaks,
     "protein": Protein,
 }

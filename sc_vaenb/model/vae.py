@@ -16,6 +16,7 @@ from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import ForwardState, Minibatch, without_counts
 from .network import MLP, BatchEmbedding, draw_weights
+from .peaks import Peaks, product, split
 from .penalty import PENALTIES
 from .prior import PRIORS
 from .protein import Protein
@@ -47,19 +48,15 @@ class CountVAE(nn.Module):
     def __init__(self, config: ModelConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
-        conditional = config.n_batches > 0 and not config.batch_offsets
         code = config.batch_code or range(config.n_batches)
-        self.batch_embedding = BatchEmbedding(code, config.batch_width) if conditional else None
+        self.batch_embedding = BatchEmbedding(code, config.batch_width) if config.n_batch_inputs else None
         offsets = torch.zeros(config.n_batches, config.n_genes, dtype=torch.float32) if config.batch_offsets else None
         self.batch_offset = nn.Buffer(offsets) if offsets is not None else None
-        n_side = self.batch_embedding.width if self.batch_embedding is not None else 0
         likelihood = LIKELIHOODS[config.likelihood]
         style = (config.activation, config.norm, config.dropout)
-        n_encoder_side = config.n_covariates + n_side * config.encode_batch + 2 * config.n_proteins
-        self.encoder = MLP(config.n_genes, n_encoder_side, config.hidden, 2 * config.n_latent, *style)
+        self.encoder = MLP(config.n_genes, config.n_encoder_side, config.hidden, 2 * config.n_latent, *style)
         n_outputs = likelihood.heads * config.n_genes
-        n_decoder_side = config.n_covariates + n_side + (config.size_factor_as == "covariate")
-        self.decoder = MLP(config.n_latent, n_decoder_side, config.decoder_hidden, n_outputs, *style)
+        self.decoder = MLP(config.n_latent, config.n_decoder_side, config.decoder_hidden, n_outputs, *style)
         n_dispersions = config.n_batches if config.dispersion == "gene-batch" else 1
         self.likelihood = likelihood(config.n_genes, n_dispersions, config.link)
         self.prior = PRIORS[config.prior](config.n_latent, config.n_batches, config.n_components)
@@ -82,6 +79,13 @@ class CountVAE(nn.Module):
         assert part is None or isinstance(part, Protein)
         return part
 
+    @property
+    def peaks(self) -> Peaks | None:
+        """The part of the model for open chromatin, if any."""
+        part = self.penalties["peaks"] if self.config.n_peaks else None
+        assert part is None or isinstance(part, Peaks)
+        return part
+
     def set_batch_offset(self, offset: NDArray[np.float32]) -> None:
         """Set the shifts of the log expression (batches x genes); they are known before the fit."""
         assert self.batch_offset is not None
@@ -94,13 +98,22 @@ class CountVAE(nn.Module):
         self.decoder.output.bias.copy_(self.likelihood.initialise(batch))
         if self.protein is not None:
             self.protein.initialise(batch)
+        if self.peaks is not None:
+            self.peaks.initialise(batch)
         self.prior.start(batch, self.encode)
 
     def encode(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z | x) or q(z | x, s), each (n_cells, n_latent)."""
-        first = sparse_linear(self.encoder.first, self.encoder_input(batch), batch)
-        mean, log_var = self.encoder.after_first(first, self.encoder_side(batch), batch.generator).chunk(2, dim=1)
-        return mean, log_var.clamp(*LOG_VAR)
+        first, side = sparse_linear(self.encoder.first, self.encoder_input(batch), batch), self.encoder_side(batch)
+        mean, log_var = self.encoder.after_first(first, side, batch.generator).chunk(2, dim=1)
+        genes = mean, log_var.clamp(*LOG_VAR)
+        if self.peaks is None:
+            return genes
+        peaks = genes
+        if batch.peaks is not None:
+            peak_mean, peak_log_var = self.peaks.encode(batch, side)
+            peaks = peak_mean, peak_log_var.clamp(*LOG_VAR)
+        return product(genes, peaks, self.peaks.shown(batch))
 
     def encoder_input(self, batch: Minibatch) -> Tensor:
         """Log-normalised counts, one per non-zero; batch offsets, if any, are subtracted."""
@@ -200,6 +213,7 @@ class CountVAE(nn.Module):
 
         `kl_warmup` is the weight of the KL as a share of its final value: the penalties on batch effects rise with it.
         """
+        batch = split(batch)
         mean, log_var = self.encode(batch)
         noise = batch.random(torch.randn, mean.shape[1])
         z = mean + (0.5 * log_var).exp() * noise
@@ -209,6 +223,6 @@ class CountVAE(nn.Module):
         loss = reconstruction + beta * kl.clamp(min=free_bits).sum()
         if not self.penalties:
             return Terms(loss, reconstruction, kl, loss.new_zeros(0))
-        state = ForwardState(batch, mean, log_var, z, raw, kl_warmup, self.covariates(batch))
+        state = ForwardState(batch, mean, log_var, z, raw, kl_warmup, self.covariates(batch), self.decoder_side(batch))
         penalties = torch.stack([penalty(state) for penalty in self.penalties.values()])
         return Terms(loss + penalties.sum(), reconstruction, kl, penalties)

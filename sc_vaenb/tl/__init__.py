@@ -1,5 +1,6 @@
 """Tools: fit a model to the counts in an AnnData, embed its cells, use what it learned, compare methods."""
 
+from ._accessibility import accessibility
 from ._compare import compare
 from ._corrected import corrected
 from ._cvae import cvae
@@ -24,6 +25,7 @@ from ._tune import tune
 from ._vae import vae
 
 __all__ = [
+    "accessibility",
     "compare",
     "corrected",
     "cvae",

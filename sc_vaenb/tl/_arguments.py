@@ -81,7 +81,8 @@ def check_shareable(params: Mapping[str, Any], n_processes: int) -> None:
         if params.get(name) is not None:
             msg = f"{name}= needs all cells in one process, not in {n_processes}. Fit without torchrun."
             raise ValueError(msg)
-    conflicts = [f"{name}={params[name]!r}" for name in (*BATCH_PENALTIES, "dropout", "free_bits") if params.get(name)]
+    not_shared = (*BATCH_PENALTIES, "dropout", "free_bits", "peaks_key")
+    conflicts = [f"{name}={params[name]!r}" for name in not_shared if params.get(name)]
     conflicts += [
         f"{name}={params[name]!r}"
         for name, value in (("norm", "batch"), ("prior", "mog"), ("prior", "vamp"))

@@ -21,6 +21,7 @@ from ..fit.schedule import MAX_STEPS, default_steps, default_weight_decay
 from ..fit.split import cells_seen
 from ..fit.state import FitConfig
 from ._covariates import read_covariates
+from ._peaks import read_peaks
 from ._proteins import read_proteins
 
 if TYPE_CHECKING:
@@ -151,7 +152,15 @@ def read_counts(
         no_counts, no_cells = sparse.csr_matrix((0, len(order)), dtype=np.float32), np.empty(0, np.int64)
         side_inputs = read_side_inputs(adata, fitted, params, codes)
         return CountsOnDisk(
-            no_counts, size_factor, codes, side_inputs, held=no_cells, complete=False, blocks=blocks, read=disk.read
+            no_counts,
+            size_factor,
+            codes,
+            side_inputs,
+            held=no_cells,
+            complete=False,
+            peaks=_peaks(adata, fitted, params),
+            blocks=blocks,
+            read=disk.read,
         )
 
     allowed = bool(params.get("allow_non_integer", False))
@@ -161,7 +170,8 @@ def read_counts(
     size_factor = _adata.read_size_factor(adata, column, matrix) / fitted.size_factor_mean
     if fitted.batches and (batches or fitted.proteins):
         codes = _obs.batch_codes(adata, params["batch_key"], fitted.batches)
-    return Counts(matrix, size_factor.astype(np.float32), codes, read_side_inputs(adata, fitted, params, codes))
+    side_inputs, peaks = read_side_inputs(adata, fitted, params, codes), _peaks(adata, fitted, params)
+    return Counts(matrix, size_factor.astype(np.float32), codes, side_inputs, peaks=peaks)
 
 
 def _blocks_in_one_pass(
@@ -191,6 +201,13 @@ def read_side_inputs(
         allowed = bool(params.get("allow_non_integer", False))
         side_inputs["protein"] = read_proteins(adata, params["protein_key"], fitted.proteins, codes, allowed)
     return side_inputs
+
+
+def _peaks(adata: AnnData, fitted: FittedModel, params: Mapping[str, Any]) -> sparse.csr_matrix | None:
+    """Counts in peaks of each cell, if the model was fitted with them."""
+    if not fitted.peaks:
+        return None
+    return read_peaks(adata, params["peaks_key"], fitted.peaks, bool(params.get("allow_non_integer", False)))
 
 
 def _matrix_on_disk(adata: AnnData, params: Mapping[str, Any], mask: NDArray[np.bool_]) -> MatrixOnDisk:

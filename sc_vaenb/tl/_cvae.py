@@ -29,6 +29,7 @@ def cvae(
     unlabeled: str = "unknown",
     covariate_keys: Sequence[str] | None = None,
     protein_key: str | None = None,
+    peaks_key: str | None = None,
     overlap: Literal["auto", "all"] = "auto",
     time_key: str | None = None,
     controls: str | NDArray[np.bool_] | None = None,
@@ -79,7 +80,7 @@ def cvae(
 
     The parameters are in four groups:
 
-    - set these first: `batch_key` to `protein_key`
+    - set these first: `batch_key` to `peaks_key`
     - for some data: `overlap` to `n_latent`
     - for experts: `size_factor_as` to `patience`
     - how to run, and where results go: `device` to `copy`

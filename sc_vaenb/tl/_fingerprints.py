@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from .._obs import columns_of, read_mask
 from ..data.counts import checksum
@@ -39,9 +40,13 @@ def side_input_checksums(adata: AnnData, params: Mapping[str, Any]) -> list[int]
     checksums = [checksum(pd.util.hash_pandas_object(adata.obs[name], index=False).to_numpy()) for name in columns]
     if (controls := params.get("controls")) is not None:
         checksums.append(checksum(read_mask(adata, "obs", "controls", controls)))
-    if (key := params.get("protein_key")) in adata.obsm:
-        names = adata.uns.get("protein_names", getattr(adata.obsm[key], "columns", []))
-        checksums += [checksum(np.asarray(adata.obsm[key], np.float64)), zlib.crc32(repr(list(names)).encode())]
+    for kind, key in (("protein", params.get("protein_key")), ("peak", params.get("peaks_key"))):
+        if key in adata.obsm:
+            table = adata.obsm[key]
+            names = adata.uns.get(f"{kind}_names", getattr(table, "columns", []))
+            arrays = (table.indptr, table.indices, table.data) if sparse.issparse(table) else (np.asarray(table),)
+            values = checksum(*(array.astype(np.float64) for array in arrays))
+            checksums += [values, zlib.crc32(repr(list(names)).encode())]
     return checksums
 
 

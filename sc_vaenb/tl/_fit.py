@@ -257,6 +257,7 @@ def _write(
         size_factor_mean=float(inputs.size_factor_mean),
         covariates=inputs.covariates,
         proteins=inputs.proteins,
+        peaks=inputs.peaks,
         params=params,
         groups=overlap.group,
     )

@@ -18,6 +18,7 @@ def start_in_words(method: str, inputs: Inputs, config: ModelConfig, device: tor
     return (
         f"fitting {method} to {len(inputs.counts):,} cells x {len(inputs.genes):,} genes"
         + (f" and {config.n_proteins} proteins" if config.n_proteins else "")
+        + (f" and {config.n_peaks:,} peaks" if config.n_peaks else "")
         + (f" of {len(inputs.batches)} batches" if len(inputs.batches) else "")
         + f" on {device} ({inputs.options.n_steps:,} steps)"
     )

@@ -1,4 +1,4 @@
-"""Read the inputs of a fit from an AnnData: counts, batches, covariates, labels and proteins."""
+"""Read the inputs of a fit from an AnnData: counts, batches, covariates, labels, proteins and peaks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ._arguments import BATCH_PENALTIES
 from ._counts import counts_to_fit
 from ._covariates import learn_covariates, read_covariates
 from ._labels import read_labels
+from ._peaks import learn_peaks
 from ._proteins import learn_proteins, read_proteins
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Inputs:
         The size factors were divided by this.
     covariates, proteins
         How columns of `obs` and tables of proteins become numbers, also for later cells; empty if there are none.
+    peaks
+        Names of the peaks; empty if there are none.
     label, labels
         Label code of each cell (-1 for none), and the names of the labels; empty if there are none.
     control
@@ -66,6 +69,7 @@ class Inputs:
     size_factor_mean: float
     covariates: list[dict[str, Any]]
     proteins: dict[str, Any]
+    peaks: list[str]
     label: NDArray[np.int64]
     labels: tuple[str, ...]
     control: NDArray[np.bool_] | None
@@ -100,7 +104,12 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
     if (protein_key := params["protein_key"]) is not None:
         proteins = learn_proteins(adata, protein_key, codes, batches, allow_non_integer)
         side_inputs["protein"] = read_proteins(adata, protein_key, proteins, codes, allow_non_integer)
+    peaks: list[str] = []
+    peak_counts = None
+    if (peaks_key := params["peaks_key"]) is not None:
+        peaks, peak_counts = learn_peaks(adata, peaks_key, allow_non_integer)
     data = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
+    data.counts.peaks = peak_counts
     return Inputs(
         data.counts,
         data.options,
@@ -109,6 +118,7 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
         data.size_factor_mean,
         covariates,
         proteins,
+        peaks,
         label,
         labels,
         control,
@@ -140,6 +150,7 @@ def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) ->
     penalties = {name: params.get(name, 0) for name in BATCH_PENALTIES} | {
         "labels": LABELS_WEIGHT if inputs.labels else 0,
         "protein": protein_weight(n_genes, n_proteins) if n_proteins else 0,
+        "peaks": 1 if inputs.peaks else 0,
     }
     return ModelConfig(
         n_genes=n_genes,
@@ -150,6 +161,7 @@ def model_config(params: Mapping[str, Any], inputs: Inputs, overlap: Overlap) ->
         n_covariates=n_covariates,
         labels=inputs.labels,
         n_proteins=n_proteins,
+        n_peaks=len(inputs.peaks),
         penalties={name: float(weight) for name, weight in penalties.items() if weight},
         **{name: params[name] for name in same_names},
         **batch_options,

@@ -81,7 +81,7 @@ def _without_results(adata: AnnData, cells: Any) -> AnnData:
         var=view.var.copy(),
         layers={name: view.layers[name].copy() for name in _adata.keys(adata.layers)},
         obsm={name: value.copy() for name, value in view.obsm.items() if not name.startswith("X_")},
-        uns={name: adata.uns[name] for name in ("protein_names",) if name in adata.uns},
+        uns={name: adata.uns[name] for name in ("protein_names", "peak_names") if name in adata.uns},
     )
 
 

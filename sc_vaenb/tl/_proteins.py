@@ -10,15 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scanpy import logging as logg
 
-from .. import _adata
 from ..data.counts import cells_by_code
 from ..data.matrix import LARGEST, ROUNDING, nearly_whole
 from ..data.sparse import dense
+from ._feature_names import check_any_known, feature_names, read_table
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-NAMES = "protein_names"  # key of uns with the names, if the counts are an array
 
 
 def learn_proteins(
@@ -64,12 +62,7 @@ def read_proteins(
         logg.warning(f"adata.obsm has no {key!r}: these cells are taken to have no protein measured.")
         return np.full((adata.n_obs, len(names)), np.nan, np.float32)
     table = _table(adata, key, allow_non_integer)
-    if not any(name in table.columns for name in names):
-        msg = (
-            f"obsm[{key!r}] holds none of the {len(names)} proteins of the model (first: {names[0]!r}), but "
-            f"{_some(table.columns)}. Name them as in the fit, or remove obsm[{key!r}]."
-        )
-        raise ValueError(msg)
+    check_any_known(key, names, table.columns, "protein")
     values = table.reindex(columns=names).to_numpy()
     fitted = np.array(learned["measured"])
     measured = _measured(values, codes, max(int(codes.max(initial=0)) + 1, len(fitted)))
@@ -95,11 +88,8 @@ def _measured(values: NDArray, codes: NDArray[np.int64], n_batches: int) -> NDAr
 
 def _table(adata: AnnData, key: str, allow_non_integer: bool) -> pd.DataFrame:
     """The table in `obsm` as float64, with every value checked; the columns are the names of the proteins."""
-    if key not in adata.obsm:
-        msg = f"protein_key={key!r} is not in adata.obsm, which holds {_adata.keys(adata.obsm)}. Choose one of these."
-        raise KeyError(msg)
-    table = adata.obsm[key]
-    names = _names(adata, key, table)
+    table = read_table(adata, key, "protein")
+    names = feature_names(adata, key, table, "protein")
     table = dense(table, f"obsm[{key!r}]")
     try:
         if isinstance(table, pd.DataFrame):
@@ -111,29 +101,6 @@ def _table(adata: AnnData, key: str, allow_non_integer: bool) -> pd.DataFrame:
         raise ValueError(msg) from error
     _check(adata, key, values, names, allow_non_integer)
     return pd.DataFrame(values if allow_non_integer else np.rint(values), columns=names)
-
-
-def _names(adata: AnnData, key: str, table: Any) -> list[str]:
-    """Names of the proteins: the columns of a DataFrame, or those in `uns`, or made up."""
-    if isinstance(table, pd.DataFrame):
-        names, slot = [str(name) for name in table.columns], f"The columns of obsm[{key!r}]"
-    elif table.ndim != 2 or not table.shape[1]:
-        msg = f"obsm[{key!r}] has the shape {table.shape}. Give counts of proteins, cells x proteins."
-        raise ValueError(msg)
-    elif NAMES in adata.uns:
-        names, slot = [str(name) for name in np.ravel(adata.uns[NAMES])], f"uns[{NAMES!r}]"
-        if len(names) != table.shape[1]:
-            msg = (
-                f"uns[{NAMES!r}] holds {len(names)} names, but obsm[{key!r}] has {table.shape[1]} columns. Give one "
-                "name for each, or a DataFrame with the names as its columns."
-            )
-            raise ValueError(msg)
-    else:
-        return [f"protein_{i}" for i in range(table.shape[1])]
-    if not names or len(set(names)) < len(names):
-        msg = f"{slot} hold {len(names)} names of proteins, {len(set(names))} of them different. Give each its own."
-        raise ValueError(msg)
-    return names
 
 
 def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_non_integer: bool) -> None:
@@ -155,8 +122,3 @@ def _check(adata: AnnData, key: str, values: NDArray, names: list[str], allow_no
                 "where one was not measured."
             )
             raise ValueError(msg)
-
-
-def _some(names: pd.Index) -> str:
-    """The first three names."""
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

@@ -30,6 +30,7 @@ NOT_SEARCHED = (  # `tl.tune` sets these itself, or does not support them
     "labels_key",
     "unlabeled",
     "protein_key",
+    "peaks_key",
     "layer",
     "mask_var",
     "controls",

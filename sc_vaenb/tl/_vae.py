@@ -28,6 +28,7 @@ def vae(
     unlabeled: str = "unknown",
     covariate_keys: Sequence[str] | None = None,
     protein_key: str | None = None,
+    peaks_key: str | None = None,
     size_factor: str | None = None,
     allow_non_integer: bool = False,
     likelihood: Literal["nb", "zinb", "poisson", "gaussian"] = "nb",
@@ -69,7 +70,7 @@ def vae(
 
     The parameters are in four groups:
 
-    - set these first: `layer` to `protein_key`
+    - set these first: `layer` to `peaks_key`
     - for some data: `size_factor` to `n_latent`
     - for experts: `size_factor_as` to `patience`
     - how to run, and where results go: `device` to `copy`

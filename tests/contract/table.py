@@ -20,6 +20,7 @@ import pandas as pd
 import scanpy as sc
 import torch
 from anndata import AnnData
+from scipy import sparse
 
 import sc_vaenb
 from sc_vaenb import pl, pp, report, tl
@@ -55,8 +56,10 @@ def small(n_cells: int = 80, *, whole: bool = True) -> AnnData:
     adata.obsm["proteins"] = pd.DataFrame(
         np.random.default_rng(1).poisson(5, (n_cells, 3)), index=adata.obs_names, columns=["CD3", "CD4", "CD8"]
     )
+    adata.obsm["peaks"] = sparse.csr_matrix(np.random.default_rng(3).poisson(0.5, (n_cells, 40)))
     tl.cvae(adata, "batch", **FIT)
     tl.cvae(adata, "batch", protein_key="proteins", key_added="both", **FIT)
+    tl.cvae(adata, "batch", peaks_key="peaks", key_added="open", **FIT)
     tl.factors(adata)
     tl.interpolate(adata, "type_0", "type_1", groupby="cell_type", n_points=5)
     tl.posterior_check(adata, n_samples=10)
@@ -83,7 +86,7 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
         "tl.vae": Row(
             FIT | {"dropout": 0.2},
             "obsm/X_vae varm/vae_loadings uns/vae",
-            {"layer": "no", "protein_key": "no", "device": "abacus"},
+            {"layer": "no", "protein_key": "no", "peaks_key": "no", "device": "abacus"},
         ),
         "tl.cvae": Row(
             {"batch_key": "batch"} | FIT,
@@ -97,6 +100,11 @@ def rows(adata: AnnData, folder: Path) -> dict[str, Row]:
             {"label_key": "no", "variants": {"wide": {"no": 1}}, "resolution": -1, "key_added": "vae"},
         ),
         "tl.corrected": Row(CPU, "layers/corrected", {"key": "no", "batch": "no", "genes": ["no"]}),
+        "tl.accessibility": Row(
+            {"key": "open", "peaks": ["peak_0", "peak_39"]} | CPU,
+            "obsm/open_accessibility",
+            {"key": "vae", "peaks": ["no"], "corrected": "no", "device": "abacus"},
+        ),
         "tl.denoised_protein": Row(
             {"key": "both"} | CPU,
             "obsm/both_protein obsm/both_protein_foreground",

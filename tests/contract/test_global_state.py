@@ -29,6 +29,7 @@ VARIANTS = {  # parts of a model that the rows of the table do not use
     "tl.vae vamp": {"prior": "vamp", "n_components": 3, "dropout": 0.1},
     "tl.vae zinb": {"likelihood": "zinb", "norm": "batch"},
     "tl.vae protein": {"protein_key": "proteins", "patience": 1},
+    "tl.vae peaks": {"peaks_key": "peaks"},
     "tl.cvae penalties": {"prior": "conditional", "dispersion": "gene-batch", "adversary": 1.0, "mmd": 1.0},
     "tl.cvae labels": {"labels_key": "cell_type", "covariate_keys": ["score"], "encode_batch": True},
     "tl.interpolate manifold": {"path": "manifold"},

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from sc_vaenb.data.counts import Counts
+from sc_vaenb.model.config import ModelConfig
+from sc_vaenb.model.peaks import product, split
+from sc_vaenb.model.vae import CountVAE
+
+CPU = torch.device("cpu")
+CONFIG = ModelConfig(n_genes=20, n_peaks=50, n_latent=3, hidden=(8,), decoder_hidden=(8,), penalties={"peaks": 1.0})
+
+
+@pytest.fixture
+def counts():
+    rng = np.random.default_rng(0)
+    peaks = rng.poisson(0.5, (30, 50))
+    peaks[:5] = 0  # not measured
+    return Counts(
+        sparse.csr_matrix(rng.poisson(2.0, (30, 20)) + 1, dtype=np.float32),
+        np.ones(30, np.float32),
+        np.zeros(30, np.int64),
+        peaks=sparse.csr_matrix(peaks, dtype=np.float32),
+    )
+
+
+@pytest.fixture
+def batch(counts):
+    result = counts.minibatch(np.arange(30), CPU)
+    result.generator = torch.Generator().manual_seed(0)
+    return result
+
+
+@pytest.fixture
+def model(batch):
+    model = CountVAE(CONFIG)
+    model.initialise(batch)
+    return model
+
+
+def test_counts_are_split_into_halves(batch):
+    halves = split(batch)
+    np.testing.assert_array_equal(halves.peaks.count + halves.peaks_to_explain.count, batch.peaks.count)
+    share = float(halves.peaks.count.sum() / batch.peaks.count.sum())
+    assert 0.4 < share < 0.6
+    assert batch.peaks_to_explain is None  # the cells themselves did not change
+
+
+def test_the_product_of_normals_is_that_of_their_densities():
+    normal = torch.distributions.Normal
+    genes, peaks = [(torch.tensor([[m]]), torch.tensor([[v]])) for m, v in ((1.0, -1.0), (-2.0, 0.5))]
+    mean, log_var = product(genes, peaks, (1, 1))
+    x = torch.linspace(-8, 8, 20_001)
+    log_density = sum(normal(m, s).log_prob(x) for m, s in ((0, 1), (1.0, np.exp(-0.5)), (-2.0, np.exp(0.25))))
+    density = torch.softmax(log_density, 0)
+    expected = (density * x).sum()
+    assert mean.item() == pytest.approx(expected.item(), abs=1e-4)
+    assert log_var.exp().item() == pytest.approx((density * (x - expected) ** 2).sum().item(), abs=1e-4)
+
+
+def test_cells_without_peaks_have_the_posterior_of_their_genes(model, batch):
+    model.eval()
+    with torch.no_grad():
+        whole = model.encode(batch)
+        batch.peaks = None
+        genes = model.encode(batch)
+    for a, b in zip(whole, genes, strict=True):
+        torch.testing.assert_close(a[:5], b[:5])
+        assert not torch.isclose(a[5:], b[5:]).all(1).any()
+
+
+def test_the_penalty_is_the_multinomial_likelihood_of_the_other_half(model, batch):
+    batch = split(batch)
+    z = torch.randn(30, 3, generator=torch.Generator().manual_seed(1))
+    state = type("State", (), {"batch": batch, "z": z, "side": []})
+    with torch.no_grad():
+        found = model.peaks(state)
+        log_share = torch.log_softmax(model.peaks.decoder(z, []), 1)
+        expected = -2 * (batch.peaks_to_explain.dense(batch.peaks_to_explain.count) * log_share).sum() / 30
+    torch.testing.assert_close(found, expected)
+
+
+def test_it_begins_with_the_share_of_each_peak(model, counts):
+    share = torch.softmax(model.peaks.decoder.output.bias, 0).detach().numpy()
+    total = np.ravel(counts.peaks.sum(0)) + 0.5
+    np.testing.assert_allclose(share, total / total.sum(), rtol=1e-5)
+    assert model.peaks.depth.item() == pytest.approx(counts.peaks.sum() / 25)
+
+
+def test_training_hides_either_modality_but_never_both(model, batch):
+    model.train()
+    genes, peaks = model.peaks.shown(batch)
+    assert (genes[:5] == 1).all()
+    assert (peaks[:5] == 0).all()
+    assert ((genes + peaks) >= 1).all()
+    assert {(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)} == set(zip(genes[5:, 0].tolist(), peaks[5:, 0].tolist(), strict=True))
+
+
+def test_gradients_reach_both_encoders_and_both_decoders(model, batch):
+    model.loss(batch).loss.backward()
+    for part in (model.encoder, model.decoder, model.peaks.encoder, model.peaks.decoder):
+        assert float(part.first.weight.grad.abs().sum()) > 0
