@@ -127,6 +127,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "clusters": COLUMN,
     "cmap": "the name of a colormap of matplotlib",
     "color": "names of columns of obs, or of genes",
+    "pl.spatial_domains.color": "the name of a column of obs",
     "covariate_keys": COLUMNS,
     "covariates": COLUMNS,
     "data": "the path of a file",

@@ -60,7 +60,7 @@ def _tensor(name: str, value: Any, like: torch.Tensor) -> torch.Tensor:
     if array.shape != tuple(like.shape):
         raise Damaged(f"{where} has the shape {array.shape}, not {tuple(like.shape)}")
     schema.check_values(array, where, -LARGEST_WEIGHT, LARGEST_WEIGHT)
-    return torch.from_numpy(np.array(array, dtype=f"={kind}{width}", order="C"))
+    return torch.from_numpy(np.asarray(array, dtype=f"={kind}{width}", order="C")).clone()
 
 
 def _check_meaning(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> None:

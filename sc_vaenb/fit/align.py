@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from .._session import one_thread
 from ..data.counts import cells_by_code
 from ..model.alignment import SHARPNESS, Alignment
-from .device import threads_as_asked
+from .device import tensor_of, threads_as_asked
 
 MAX_CELLS_ALIGNED = 20_000  # cells that clusters and shifts are learned from: more cost time and hardly change them
 MIN_CELLS_PER_BATCH = 50  # of these (or all cells of the batch)
@@ -48,8 +48,7 @@ def align(
     alignment.cpu()
     rng = np.random.default_rng(seed)
     cells = rng.permutation(draw_cells(batch, rng))  # in random order, so that each part is a sample of all
-    # Copy to memory that torch allocates: products may round differently with another memory layout.
-    x, code = torch.from_numpy(embedding[cells]).clone(), torch.from_numpy(batch[cells])
+    x, code = (tensor_of(values[cells]) for values in (embedding, batch))
     with one_thread(), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # some clusters are empty if few cells are distinct
         kmeans = KMeans(min(len(alignment.centroid), len(x)), n_init=1, max_iter=25, random_state=seed % 2**32).fit(

@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from .._session import counting
 
@@ -37,6 +39,14 @@ def resolve_device(name: str) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def tensor_of(values: NDArray, device: torch.device | str = "cpu") -> Tensor:
+    """An array as a tensor on the device, in memory of torch's own.
+
+    Products of matrices may round differently with another alignment of memory, which NumPy leaves to chance.
+    """
+    return torch.from_numpy(values).clone().to(device)
 
 
 def threads_of_a_step(n_cells: int, n_genes: int) -> int | None:

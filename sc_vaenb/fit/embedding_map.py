@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
-from .device import threads_as_asked
+from .device import tensor_of, threads_as_asked
 
 MAX_CELLS_MAPPED = 5_000  # cells that are decoded: about 30 coefficients of each gene are learned from them
 VALUES_DECODED_AT_ONCE = 1_000_000
@@ -118,7 +118,7 @@ def _coefficients(
     size = max(VALUES_DECODED_AT_ONCE // n_features, 1)
     for start in range(0, len(z), size):
         block = slice(start, start + size)
-        states = torch.from_numpy((z[block] + center).astype(np.float32)).to(device)
+        states = tensor_of((z[block] + center).astype(np.float32), device)
         log_mean = decode(model, states, torch.ones_like(states[:, 0]), torch.from_numpy(batch[block]).to(device))
         expression = torch.log1p(TARGET_SUM * torch.softmax(log_mean, 1)).cpu().numpy().astype(np.float64)
         products += z[block].T @ expression

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..data.counts import Counts, cells_by_code
 from ..model.vae import CountVAE
+from .device import tensor_of
 
 MAX_CELLS, MAX_BATCHES = 512, 4  # scoring takes about 0.1 s in a fit; more would take longer
 MAX_SPLITS = 8
@@ -123,7 +124,7 @@ def _pca(expression: Tensor, rng: np.random.Generator) -> Tensor:
     centred = expression - expression.mean(0)
     n_components = min(N_COMPONENTS, *(size - 1 for size in centred.shape))
     width = min(n_components + N_OVERSAMPLED, *centred.shape)
-    basis = torch.from_numpy(rng.standard_normal((centred.shape[1], width)).astype(np.float32))
+    basis = tensor_of(rng.standard_normal((centred.shape[1], width)).astype(np.float32))
     for _ in range(N_POWER_ITERATIONS):
         basis = centred.T @ torch.linalg.qr(centred @ basis)[0]
     left = torch.linalg.qr(centred @ basis)[0]

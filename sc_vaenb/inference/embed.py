@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.counts import ALL_CELLS, CELLS_AT_ONCE, Counts
-from ..fit.device import in_parallel
+from ..fit.device import in_parallel, tensor_of
 from ..model.minibatch import Minibatch
 from ..model.mixture import Mixture
 from ..model.vae import CountVAE
@@ -34,8 +34,7 @@ def to_embedding(model: CountVAE, latent: NDArray[np.float32], device: torch.dev
     @torch.inference_mode()  # each thread has its own mode
     def write(start: int) -> None:
         cells = slice(start, start + CELLS_AT_ONCE)
-        # A copy in torch's own memory: with another memory layout, products may round differently.
-        out[cells] = model.to_embedding(torch.from_numpy(latent[cells]).clone().to(device)).cpu().numpy()
+        out[cells] = model.to_embedding(tensor_of(latent[cells], device)).cpu().numpy()
 
     for _ in in_parallel(write, range(0, len(latent), CELLS_AT_ONCE), device):
         pass
@@ -85,8 +84,7 @@ def aligned(
     @torch.inference_mode()  # each thread has its own mode
     def write(start: int) -> None:
         cells = order[start : start + CELLS_AT_ONCE]
-        # A copy in torch's own memory: with another memory layout, products may round differently.
-        x, codes = torch.from_numpy(embedding[cells]).clone().to(device), torch.from_numpy(batch[cells]).to(device)
+        x, codes = (tensor_of(values[cells], device) for values in (embedding, batch))
         out[cells] = alignment(x, codes).cpu().numpy()
 
     for _ in in_parallel(write, range(0, len(embedding), CELLS_AT_ONCE), device):

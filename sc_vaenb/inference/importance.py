@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from .._session import shared
 from ..data.counts import Counts
-from ..fit.device import threads_as_asked
+from ..fit.device import tensor_of, threads_as_asked
 from ..model.minibatch import without_counts
 from ..model.vae import CountVAE
 from .posterior import finite, posterior
@@ -74,7 +74,7 @@ def mean_jacobian(
         warnings.simplefilter("ignore", DeprecationWarning)
         for start in range(0, len(latent), CELLS_PER_JACOBIAN):
             cells = slice(start, start + CELLS_PER_JACOBIAN)
-            z, codes = (torch.from_numpy(a[cells]).to(device) for a in (latent, batch_index))
+            z, codes = (tensor_of(a[cells], device) for a in (latent, batch_index))
 
             def summed(shift: Tensor, z: Tensor = z, codes: Tensor = codes) -> Tensor:
                 return log_rate(model, z + shift @ directions, codes).sum(0)
@@ -100,7 +100,7 @@ def sweep(
     z[:, dimension] = values
     with torch.inference_mode(), threads_as_asked():
         codes = torch.full((N_SWEEP_POINTS,), code, device=device)
-        return values, finite(log1p_rate(model, torch.from_numpy(z).to(device), codes)).cpu().numpy()
+        return values, finite(log1p_rate(model, tensor_of(z, device), codes)).cpu().numpy()
 
 
 def variance_explained(
@@ -118,7 +118,7 @@ def variance_explained(
     with torch.inference_mode(), threads_as_asked():
         for start in range(0, len(z), CELLS_PER_BLOCK):
             cells = slice(start, start + CELLS_PER_BLOCK)
-            states = torch.from_numpy(latent[cells]).to(device)
+            states = tensor_of(latent[cells], device)
             codes = torch.full((len(states),), code, device=device)
             decoded = finite(log1p_rate(model, states, codes)).cpu().numpy().astype(np.float64)
             sums += decoded.sum(0)
@@ -153,8 +153,8 @@ def integrated_gradients(
     model = model.to(device).eval()
     node, weight = np.polynomial.legendre.leggauss(N_QUADRATURE_NODES)
     node, weight = (node + 1) / 2, weight / 2  # from -1 .. 1 to 0 .. 1
-    start_x = torch.from_numpy(baseline.astype(np.float32)).to(device)
-    projection = torch.from_numpy(direction).to(device)
+    start_x = tensor_of(baseline.astype(np.float32), device)
+    projection = tensor_of(direction, device)
     total, change, difference = np.zeros(model.config.n_genes), np.zeros(model.config.n_genes), 0.0
     with threads_as_asked():
         for start in range(0, len(cells), CELLS_PER_BLOCK):

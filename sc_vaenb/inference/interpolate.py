@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import dijkstra
 from sklearn.neighbors import kneighbors_graph
 
 from .._session import shared
-from ..fit.device import threads_as_asked
+from ..fit.device import tensor_of, threads_as_asked
 from ..model.vae import CountVAE
 from .posterior import expression
 
@@ -76,7 +76,7 @@ def mean_expression(
     model: CountVAE, z: NDArray[np.float32], codes: Sequence[int], device: torch.device
 ) -> NDArray[np.float64]:
     """Share of each gene in the expected counts of latent states (states x genes), averaged over these batches."""
-    model, states = model.to(device).eval(), torch.from_numpy(z).to(device)
+    model, states = model.to(device).eval(), tensor_of(z, device)
     total = np.zeros((len(z), model.config.n_genes))
     with threads_as_asked():
         for code in codes:

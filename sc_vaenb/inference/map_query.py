@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..data.counts import Counts, cells_by_code, shuffled
 from ..fit.align import MAX_ROUNDS, N_INNER_ROUNDS, PSEUDO_CELLS, RIDGE, TOLERANCE, draw_cells
-from ..fit.device import generator, threads_as_asked
+from ..fit.device import generator, tensor_of, threads_as_asked
 from ..fit.loop import Step
 from ..fit.schedule import one_cycle
 from ..fit.state import FitConfig
@@ -197,7 +197,7 @@ def align_new(
     alignment.cpu()
     rng = np.random.default_rng(seed)
     reference_sample = draw_cells(reference_batch, rng)
-    x, code = torch.from_numpy(reference[reference_sample]), torch.from_numpy(reference_batch[reference_sample])
+    x, code = (tensor_of(values[reference_sample]) for values in (reference, reference_batch))
     assignment = torch.softmax(SHARPNESS * normalize(x) @ alignment.centroid.T + alignment.log_weight.T[code], 1)
     n_in_cluster = assignment.sum(0) * len(reference) / len(reference_sample)
     center = assignment.T @ x / assignment.sum(0).clamp(min=1e-8).unsqueeze(1)
@@ -205,7 +205,7 @@ def align_new(
     for cells in cells_by_code(query_batch):
         new = query_batch[cells[0]]
         sample = cells[draw_cells(np.zeros(len(cells), np.int64), rng)]
-        x, code = torch.from_numpy(query[sample]), torch.from_numpy(query_batch[sample])
+        x, code = (tensor_of(values[sample]) for values in (query, query_batch))
         scale, share = len(cells) / len(sample), len(cells) / (len(cells) + len(reference))
         shifted = x
         for _ in range(MAX_ROUNDS):

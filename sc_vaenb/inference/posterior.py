@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.counts import Counts
+from ..fit.device import tensor_of
 from ..model.vae import CountVAE
 
 T = TypeVar("T", NDArray[np.float32], NDArray[np.float64], Tensor)
@@ -55,5 +56,5 @@ def draw(
     model = model.to(device).eval()
     for start in range(0, len(z), CELLS_DECODED_AT_ONCE):
         cells = slice(start, min(start + CELLS_DECODED_AT_ONCE, len(z)))
-        states, sizes, codes = (torch.from_numpy(a[cells]).to(device) for a in (z, size_factor, batch_index))
+        states, sizes, codes = (tensor_of(a[cells], device) for a in (z, size_factor, batch_index))
         yield cells, finite(model.draw(states, sizes, codes, generator)).cpu().numpy()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .. import _adata, _obs
 from .._names import column_names, means_no_label, names_of
+from ..fit.device import tensor_of
 from ..model.labels import UNKNOWN, Labels
 from ..model.vae import CountVAE
 
@@ -63,7 +64,7 @@ def write_labels(adata: AnnData, key: str, model: CountVAE, embedding: NDArray[n
         return []
     classifier = classifier_of(model)
     with torch.inference_mode():
-        probabilities = classifier.probabilities(torch.from_numpy(embedding)).numpy()
+        probabilities = classifier.probabilities(tensor_of(embedding)).numpy()
     label_key, probability_key, table_key = f"{key}_label", f"{key}_label_probability", f"{key}_label_probabilities"
     adata.obs[label_key] = pd.Categorical.from_codes(probabilities.argmax(1), categories=names)
     adata.obs[probability_key] = probabilities.max(1)

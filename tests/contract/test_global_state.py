@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 import sc_vaenb
 from sc_vaenb import metrics
@@ -105,8 +104,6 @@ STATES = {
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "numpy raises": lambda: np.errstate(all="raise"),
     "copy on write": lambda: pd.option_context("mode.copy_on_write", True),
-    "one thread": lambda: threadpool_limits(1),
-    "four threads": lambda: threadpool_limits(4),
     "other random numbers": other_random_numbers,
 }
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from sc_vaenb.inference import spatial
 
@@ -71,3 +72,13 @@ def test_surroundings_of_equal_cells_are_finite():
     graph = spatial.build_graph(np.random.default_rng(0).uniform(size=(20, 2)), np.zeros(20, int))
     states, shares = np.ones((20, 3), np.float32), np.full((20, 2), 0.5, np.float32)
     np.testing.assert_allclose(spatial.surroundings(states, shares, graph, 2), 0, atol=1e-5)
+
+
+def test_kinds_do_not_depend_on_the_number_of_threads():
+    states = np.random.default_rng(0).normal(size=(5_000, 20)).astype(np.float32)
+    found = []
+    for n_threads in (1, 2, 4):
+        with threadpool_limits(n_threads):
+            found.append(spatial.kinds(states, np.zeros(5_000, np.int64), 20, 0))
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
