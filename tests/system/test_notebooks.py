@@ -419,7 +419,7 @@ def test_interpret_and_trajectories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_tissue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "tissue.ipynb", tmp_path, monkeypatch)
 
-    assert figures(notebook) == ["data", "types", "domains"]
+    assert figures(notebook) == ["data", "data", "types", "domains", "domains"]
     table = json.loads(streams(notebook, "stdout")["probe"])
     # clusters of single cells are types, those of the surroundings are domains
     assert table["single cells"]["true_domain"] < 0.2 < 0.4 < table["single cells"]["cell_type"]
@@ -430,7 +430,7 @@ def test_tissue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_chromatin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(FOLDER / "chromatin.ipynb", tmp_path, monkeypatch)
 
-    assert figures(notebook) == ["umap"]
+    assert figures(notebook) == ["umap", "correlation"]
     result = json.loads(streams(notebook, "stdout")["probe"])
     # genes do not tell primed progenitors from others, and genes and peaks do
     assert result["table"]["primed progenitor"]["X_genes"] < 0.6
