@@ -60,21 +60,13 @@ class Counts:
         return len(self.batch_index)
 
     def fingerprint(self) -> dict[str, list[int]]:
-        """Numbers that identify these data; they take much less time to compute than the data take to read.
-
-        A checksum of gigabytes of counts would take seconds. So the checksum is of a million counts, evenly spread. The
-        sums of all counts (as bits, so they are exact) and of all gene indices detect a change of any other count.
-        """
-        matrix, bits = self.matrix, self.matrix.data.view(np.uint32)
-        sums = [int(bits.sum(dtype=np.uint64)), int(matrix.indices.sum(dtype=np.int64))]
-        spread = slice(None, None, matrix.nnz // N_CHECKSUM + 1)
-        parts = matrix.indptr.astype(np.int64), matrix.indices[spread].astype(np.int64), bits[spread]
+        """Numbers that identify these data; they take much less time to compute than the data take to read."""
         return {
-            "counts": [*matrix.shape, *sums, checksum(*parts)],
+            "counts": fingerprint(self.matrix),
             "size factors": [checksum(self.size_factor)],
             "batches": [checksum(self.batch_index)],
             **{name: [checksum(values)] for name, values in self.side_inputs.items()},
-            **({} if self.peaks is None else {"peaks": [checksum(self.peaks.indices), checksum(self.peaks.data)]}),
+            **({} if self.peaks is None else {"peaks": fingerprint(self.peaks)}),
         }
 
     def minibatch(self, cells: NDArray[np.integer] | slice, device: torch.device) -> Minibatch:
@@ -156,6 +148,19 @@ def minibatch_of(
         n_genes=matrix.shape[1],
         side_inputs={name: to_device(values) for name, values in side_inputs.items()},
     )
+
+
+def fingerprint(matrix: csr_matrix) -> list[int]:
+    """Numbers that identify float32 counts.
+
+    A checksum of gigabytes of counts would take seconds. So the checksum is of a million counts, evenly spread. The
+    sums of all counts (as bits, so they are exact) and of all column indices detect a change of any other count.
+    """
+    bits = matrix.data.view(np.uint32)
+    sums = [int(bits.sum(dtype=np.uint64)), int(matrix.indices.sum(dtype=np.int64))]
+    spread = slice(None, None, matrix.nnz // N_CHECKSUM + 1)
+    parts = matrix.indptr.astype(np.int64), matrix.indices[spread].astype(np.int64), bits[spread]
+    return [*matrix.shape, *sums, checksum(*parts)]
 
 
 def checksum(*arrays: NDArray) -> int:

@@ -29,7 +29,7 @@ CELLS_PER_CLUSTER, MAX_CLUSTERS = 30, 100
 MAX_CELLS_OF_KMEANS = 5_000  # cells of which k-means finds the clusters that the rounds start from
 # The shift of a batch in a cluster is halved where the batch has RIDGE * expected + PSEUDO_CELLS cells.
 RIDGE, PSEUDO_CELLS = 0.5, 1.0
-CELLS_AT_ONCE = 2_000  # so that their probabilities of clusters stay in the cache
+CELLS_ALIGNED_AT_ONCE = 2_000  # so that their probabilities of clusters stay in the cache
 MAX_ROUNDS, N_INNER_ROUNDS, N_PARTS = 10, 4, 20
 TOLERANCE = 1e-3  # change of the embedding, relative to its size, at which the rounds end
 
@@ -90,7 +90,7 @@ def align(
         alignment.log_weight.copy_(log_weight(observed).T)
         alignment.shift.copy_(shifts(sums[:, :, :-1], observed, expected(observed), group_of_batch).transpose(0, 1))
         previous, aligned = aligned, torch.empty_like(x)
-        for block in by_batch.split(CELLS_AT_ONCE):
+        for block in by_batch.split(CELLS_ALIGNED_AT_ONCE):
             aligned[block] = alignment(x[block], code[block])
         if (aligned - previous).abs().mean() < TOLERANCE * x.abs().mean():
             break

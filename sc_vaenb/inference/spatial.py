@@ -22,7 +22,7 @@ from ..fit.align import draw_cells
 N_NEIGHBORS = 6  # of a cell in a graph that is built here; as in squidpy
 CELLS_AROUND = 30  # that the default number of hops reaches, about
 SHARPNESS = 4.0  # of the assignment to kinds: of exp(-SHARPNESS * squared distance / its mean to the nearest kind)
-CELLS_AT_ONCE = 65_536
+CELLS_ASSIGNED_AT_ONCE = 65_536
 
 
 def build_graph(coordinates: NDArray[np.float64], slices: NDArray[np.int64]) -> sparse.csr_array:
@@ -54,8 +54,8 @@ def kinds(states: NDArray[np.float32], slices: NDArray[np.int64], n_kinds: int, 
         fitted = KMeans(min(n_kinds, len(drawn)), n_init=1, random_state=seed).fit(drawn)
         scale = max(float(fitted.inertia_) / len(drawn), 1e-30)  # 0 if no cell is between kinds
         parts = [
-            _softmax(-SHARPNESS * (fitted.transform(states[first : first + CELLS_AT_ONCE]) ** 2 / scale))
-            for first in range(0, len(states), CELLS_AT_ONCE)
+            _softmax(-SHARPNESS * (fitted.transform(states[first : first + CELLS_ASSIGNED_AT_ONCE]) ** 2 / scale))
+            for first in range(0, len(states), CELLS_ASSIGNED_AT_ONCE)
         ]
     return np.concatenate(parts)
 

@@ -12,7 +12,7 @@ from scipy.stats import t
 from .. import _adata, _obs
 from .._checks import checked
 from ._colors import BLUE, ink
-from ._figure import get_figure, set_title, show_or_return
+from ._figure import PANEL_WIDTH, get_figure, set_title, show_or_return
 from ._text import as_label
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from numpy.typing import NDArray
 
-PANEL_WIDTH, PANEL_HEIGHT = 3.2, 2.6  # inches
+PANEL_HEIGHT = 2.1  # inches
 
 
 @checked

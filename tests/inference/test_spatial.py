@@ -59,7 +59,7 @@ def test_kinds_are_the_groups_of_states(monkeypatch):
     assert share.max(axis=1).min() > 0.99
     kind = share.argmax(axis=1)
     assert len({*zip(kind.tolist(), group.tolist(), strict=True)}) == 4
-    monkeypatch.setattr(spatial, "CELLS_AT_ONCE", 37)
+    monkeypatch.setattr(spatial, "CELLS_ASSIGNED_AT_ONCE", 37)
     np.testing.assert_allclose(spatial.kinds(states, np.zeros(400, int), 4, 0), share, rtol=1e-5)
 
 

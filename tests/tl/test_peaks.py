@@ -7,6 +7,7 @@ from anndata import AnnData
 from scipy import sparse
 
 import sc_vaenb
+from sc_vaenb.data.counts import Counts
 from sc_vaenb.metrics import knn
 from sc_vaenb.tl._peaks import learn_peaks, read_peaks
 
@@ -173,3 +174,14 @@ def test_accessibility_needs_a_model_with_peaks(fitted):
     sc_vaenb.tl.vae(adata, n_steps=5, **FIT)
     with pytest.raises(ValueError, match="knows no peaks"):
         sc_vaenb.tl.accessibility(adata)
+
+
+def test_the_fingerprint_tells_in_which_cell_a_count_is():
+    adata = multiome()
+    counts = sparse.csr_matrix(adata.X, dtype=np.float32)
+    peaks = sparse.csr_matrix(([1.0], [0], np.r_[0, np.ones(500, int)]), (500, 300), dtype=np.float32)
+    moved = sparse.csr_matrix(([1.0], [0], np.r_[0, 0, np.ones(499, int)]), (500, 300), dtype=np.float32)
+    size_factor, batch = np.ones(500, np.float32), np.zeros(500, np.int64)
+    first, second = (Counts(counts, size_factor, batch, peaks=values).fingerprint() for values in (peaks, moved))
+    assert first.pop("peaks") != second.pop("peaks")
+    assert first == second
