@@ -99,7 +99,10 @@ def accessibility(
     found = pd.Index(fitted.peaks).get_indexer(names)
     if (found < 0).any():
         unknown = names[int((found < 0).argmax())]
-        msg = f"The model in uns[{key!r}] knows no peak {unknown!r} (peaks=), but {fitted.peaks[0]!r}."
+        msg = (
+            f"peaks: the model in uns[{key!r}] does not have {unknown!r}. It has {len(fitted.peaks):,} peaks, such as "
+            f"{fitted.peaks[0]!r}."
+        )
         raise KeyError(msg)
     counts = read_counts(adata, key, fitted)
     target = all_batches_of_group(fitted.groups) if corrected and fitted.batches else own_batch(len(fitted.batches))
