@@ -92,11 +92,18 @@ def matrix_of(adata: AnnData, layer: str | None) -> tuple[Any, str]:
 
 
 def read_counts(
-    adata: AnnData, layer: str | None, mask: NDArray[np.bool_], *, allow_non_integer: bool = False, copy: bool = True
+    adata: AnnData,
+    layer: str | None,
+    mask: NDArray[np.bool_],
+    *,
+    allow_non_integer: bool = False,
+    copy: bool = True,
+    may_be_empty: NDArray[np.bool_] | None = None,
 ) -> sparse.csr_matrix:
     """Counts of the chosen genes as float32 CSR without explicit zeros, after every check.
 
-    Without `copy`, they may share memory with the AnnData, so they must not be changed.
+    Without `copy`, they may share memory with the AnnData, so they must not be changed. Cells in `may_be_empty` need
+    no counts.
 
     Raises
     ------
@@ -109,8 +116,15 @@ def read_counts(
     matrix, where = matrix_of(adata, layer)
     genes = adata.var_names[mask]
     counts = read_matrix(matrix, where, adata.obs_names, genes, mask, allow_non_integer, logg.info, copy)
-    check_no_empty_cells(np.diff(counts.indptr) == 0, matrix, where, adata.obs_names, len(genes))
+    empty = np.diff(counts.indptr) == 0
+    if may_be_empty is not None:
+        empty &= ~may_be_empty
+    check_no_empty_cells(empty, matrix, where, adata.obs_names, len(genes))
     return counts
+
+
+class EmptyCellsError(ValueError):
+    """Cells have no counts in the genes used."""
 
 
 def check_no_empty_cells(empty: NDArray[np.bool_], matrix: Any, where: str, cells: pd.Index, n_genes: int) -> None:
@@ -135,7 +149,7 @@ def check_no_empty_cells(empty: NDArray[np.bool_], matrix: Any, where: str, cell
         f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
         f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. {' '.join(advice)}"
     )
-    raise ValueError(msg)
+    raise EmptyCellsError(msg)
 
 
 def without_silent_genes(

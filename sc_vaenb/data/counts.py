@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -96,6 +96,11 @@ class Counts:
         return Counts(
             self.matrix[self.rows(cells)], self.size_factor[cells], self.batch_index[cells], side_inputs, peaks=peaks
         )
+
+    def without(self, *, genes: bool, peaks: bool) -> Counts:
+        """The same cells without their counts in genes or in peaks, as if these had not been measured."""
+        matrix = csr_matrix(self.matrix.shape, dtype=np.float32) if genes else self.matrix
+        return replace(self, matrix=matrix, peaks=None if peaks else self.peaks)
 
     def in_order(self, device: torch.device, cells: slice = ALL_CELLS) -> Iterator[Minibatch]:
         """Minibatches of a slice of cells, in order."""

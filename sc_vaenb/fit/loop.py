@@ -105,7 +105,7 @@ def fit(
     bar = tqdm(total=options.n_steps, disable=not progress, leave=False, mininterval=0.5)
     generator_of = generators(seed, device)
     noise = generator_of[device.type]
-    with threads_as_asked(threads_of_a_step(batch_size, config.n_genes)), bar:
+    with threads_as_asked(threads_of_a_step(batch_size, config.n_genes + config.n_peaks)), bar:
         model = CountVAE(config, generator_of["cpu"]).to(device)
         init_batch = counts.minibatch(split_of_cells.init, device)
         init_batch.generator = noise

@@ -3,13 +3,16 @@
 Each batch of the reference plays the query in turn: the cells of all other batches vote on the labels of its cells. The
 known labels show how often a share of the votes is right (Platt 1999, with equal weight for each batch).
 
-With B batches, the fit has the weight (B - 1) / B, and the uncalibrated shares have the rest. The reason: with few
-batches, the reference without one of them is much poorer than the whole, and the fit may not hold for the next batch.
+With B batches, the fit has the weight (B - 1) / B, and the uncalibrated shares have the rest, where these are lower.
+The reason: with few batches, the reference without one of them is much poorer than the whole, and the fit may not hold
+for the next batch. Where the fit is lower than the shares, it is taken as it is: neighbours also agree where the query has
+not measured what tells the labels apart.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,26 +28,40 @@ COVERAGE = 0.9  # share of new batches whose share of right labels is within the
 MIN_CELLS = 50  # with fewer, the confidence cannot be calibrated
 
 
+class Curve(NamedTuple):
+    """From a share of the votes to a probability, on the logit scale: slope (not negative), intercept, weight."""
+
+    slope: float
+    intercept: float
+    weight: float
+
+    def __call__(self, share: NDArray[np.floating]) -> NDArray[np.float64]:
+        x = logit(np.clip(share, CLIP, 1 - CLIP))
+        fitted = self.slope * x + self.intercept
+        return expit(np.minimum(fitted, self.weight * fitted + (1 - self.weight) * x))
+
+
 @dataclass(frozen=True)
 class Confidence:
-    """The probability that a label is right is expit(slope * logit(share) + intercept).
+    """The probability that a label is right.
 
     Attributes
     ----------
+    curve
+        How it follows from the share of the votes.
     batch, n_cells, stated, right
         For each batch that played the query: its code, its number of cells, the mean probability that the other batches
         would have stated for its labels, and the share of labels that were right.
     """
 
-    slope: float
-    intercept: float
+    curve: Curve
     batch: NDArray[np.int64]
     n_cells: NDArray[np.int64]
     stated: NDArray[np.float64]
     right: NDArray[np.float64]
 
     def __call__(self, share: NDArray[np.floating]) -> NDArray[np.float32]:
-        return _probability(share, self.slope, self.intercept).astype(np.float32)
+        return self.curve(share).astype(np.float32)
 
     def expected(self, confidence: NDArray[np.floating]) -> tuple[float, float]:
         """Range of the share of right labels in a new batch, in nine of ten cases.
@@ -66,12 +83,12 @@ def calibrate(reference: Reference, k: int) -> Confidence | None:
         return None
     share, right, batch = share[usable], (label == truth)[usable], batch[usable]
     codes, batch, n_cells = np.unique(batch, return_inverse=True, return_counts=True)
-    slope, intercept = _fit(share, right, batch)
+    curve = _fit(share, right, batch)
     stated = np.empty(len(codes))
     for i in range(len(codes)):
         in_batch = batch == i
-        stated[i] = _probability(share[in_batch], *_fit(share[~in_batch], right[~in_batch], batch[~in_batch])).mean()
-    return Confidence(slope, intercept, codes, n_cells, stated, np.bincount(batch, right) / n_cells)
+        stated[i] = _fit(share[~in_batch], right[~in_batch], batch[~in_batch])(share[in_batch]).mean()
+    return Confidence(curve, codes, n_cells, stated, np.bincount(batch, right) / n_cells)
 
 
 def _in_other_batches(reference: Reference) -> NDArray[np.bool_]:
@@ -80,16 +97,11 @@ def _in_other_batches(reference: Reference) -> NDArray[np.bool_]:
     return n_cells.sum(0) > n_cells
 
 
-def _probability(share: NDArray[np.floating], slope: float, intercept: float) -> NDArray[np.float64]:
-    return expit(slope * logit(np.clip(share, CLIP, 1 - CLIP)) + intercept)
-
-
-def _fit(share: NDArray[np.floating], right: NDArray[np.bool_], batch: NDArray[np.integer]) -> tuple[float, float]:
-    """Slope (not negative) and intercept, shrunk towards 1 and 0."""
+def _fit(share: NDArray[np.floating], right: NDArray[np.bool_], batch: NDArray[np.integer]) -> Curve:
     n_cells = np.bincount(batch)
     n_batches = np.count_nonzero(n_cells)
     if n_batches < 2:
-        return 1.0, 0.0
+        return Curve(1.0, 0.0, 0.0)
     x, sign = logit(np.clip(share, CLIP, 1 - CLIP)), np.where(right, 1.0, -1.0)
     weight = 1 / (n_batches * n_cells[batch])
 
@@ -99,5 +111,4 @@ def _fit(share: NDArray[np.floating], right: NDArray[np.bool_], batch: NDArray[n
         return -float((weight * log_expit(sign * (slope * x + intercept))).sum() + pseudo_cells)
 
     slope, intercept = minimize(loss, [1.0, 0.0], bounds=[(0, 5), (-10, 10)], method="L-BFGS-B").x
-    fit_weight = (n_batches - 1) / n_batches
-    return fit_weight * float(slope) + 1 - fit_weight, fit_weight * float(intercept)
+    return Curve(float(slope), float(intercept), (n_batches - 1) / n_batches)

@@ -1,8 +1,9 @@
 """Counts of open chromatin (ATAC) in peaks, with the genes in one latent state.
 
 Each modality has an encoder. The posterior of a cell is their product with the prior (Wu & Goodman 2018), so a cell
-without peaks has that of its genes alone. The decoder is linear: one loading per peak and dimension, because peaks are
-many and their counts few. A cell's depth is that of the peaks alone: the counts are a multinomial draw of it.
+without peaks has that of its genes alone, and a cell without genes that of its peaks. The decoder is linear: one
+loading per peak and dimension, because peaks are many and their counts few. A cell's depth is that of the peaks alone:
+the counts are a multinomial draw of it.
 
 In the fit, the counts of each cell are split into halves at random: the encoder sees one, and the decoder explains the
 other. Otherwise the latent state would memorise which peaks were drawn, at a few counts per thousand peaks.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,10 @@ def split(batch: Minibatch) -> Minibatch:
     peaks = batch.peaks
     if peaks is None:
         return batch
-    half = torch.binomial(peaks.count, torch.full_like(peaks.count, 0.5), generator=batch.generator)
+    half = (torch.rand(len(peaks.count), generator=batch.generator, device=peaks.count.device) < 0.5).float()
+    several = (peaks.count > 1).nonzero().squeeze(1)  # most counts are 1, and a binomial draw takes much longer
+    count = peaks.count[several]
+    half[several] = torch.binomial(count, torch.full_like(count, 0.5), generator=batch.generator)
     return replace(batch, peaks=replace(peaks, count=half), peaks_to_explain=replace(peaks, count=peaks.count - half))
 
 
@@ -49,12 +54,13 @@ class Peaks(nn.Module):
     @torch.no_grad()
     def initialise(self, batch: Minibatch) -> None:
         """Initialise with the share of each peak in some cells."""
-        peaks = batch.peaks
+        peaks, first = batch.peaks, self.encoder.first.weight
         assert peaks is not None
+        first.data = first.data.t().contiguous().t()  # a sparse product reads the weights of a peak together
         total = peaks.count.new_full((peaks.n_genes,), 0.5).index_add_(0, peaks.gene, peaks.count)
         self.decoder.output.bias.copy_((total / total.sum()).log())
         self.decoder.output.weight.mul_(FIRST_SHRINKAGE)
-        self.depth.copy_(peaks.count.sum() / (_depth(peaks) > 0).sum().clamp(min=1))
+        self.depth.copy_(peaks.count.sum() / is_measured(peaks).sum().clamp(min=1))
 
     def encode(self, batch: Minibatch, side: Sequence[Tensor]) -> Posterior:
         """Mean and log-variance that the peaks alone suggest, each (n_cells, n_latent)."""
@@ -68,14 +74,14 @@ class Peaks(nn.Module):
 
     def shown(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
         """Whether the genes and the peaks of each cell count in its posterior, each (n_cells, 1) of 0 and 1."""
-        genes = batch.size_factor.new_ones(batch.n_cells, 1)
+        genes = is_measured(batch).unsqueeze(1)
         if batch.peaks is None:
             return genes, torch.zeros_like(genes)
-        peaks = (_depth(batch.peaks) > 0).float().unsqueeze(1)
+        peaks = is_measured(batch.peaks).unsqueeze(1)
         if not self.training:
             return genes, peaks
         draw = batch.random(torch.rand, 1)
-        return 1 - peaks * (draw > 1 - HIDDEN_SHARE), peaks * (draw > HIDDEN_SHARE)
+        return genes * (1 - peaks * (draw > 1 - HIDDEN_SHARE)), peaks * (draw > HIDDEN_SHARE)
 
     def logits(self, z: Tensor, side: Sequence[Tensor]) -> Tensor:
         """Log of the share of each peak in the counts of a cell, up to a constant (n_cells, n_peaks)."""
@@ -86,15 +92,47 @@ class Peaks(nn.Module):
         batch, peaks = state.batch, state.batch.peaks_to_explain
         if peaks is None:
             return state.z.new_zeros(())
-        logits = self.logits(state.z, state.side)
-        depth = torch.zeros_like(state.z[:, 0]).index_add_(0, peaks.row, peaks.count)
-        log_prob = (peaks.at_nonzeros(logits) * peaks.count).sum() - (depth * logits.logsumexp(1)).sum()
+        layer, side = self.decoder.output, self.decoder.side
+        inputs = state.z if side is None else torch.cat([state.z, *state.side], 1)
+        weight = layer.weight if side is None else torch.cat([layer.weight, side.weight], 1)
+        log_prob = _MultinomialOfLinear.apply(inputs, weight, layer.bias, peaks)
         return -2 * log_prob / batch.n_cells  # of both halves
 
 
-def _depth(peaks: Minibatch) -> Tensor:
+class _MultinomialOfLinear(torch.autograd.Function):
+    """Log-probability of all counts, whose shares are the softmax of a linear layer.
+
+    Autograd would write several matrices of cells x peaks, which takes most of the time of a step. Here the logits
+    become shares, and the shares their own gradient, in one memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor, peaks: Minibatch) -> Tensor:
+        logits, depth = torch.addmm(bias, inputs, weight.t()), _depth(peaks)
+        explained = (peaks.at_nonzeros(logits) * peaks.count).sum()
+        largest = logits.amax(1, keepdim=True)
+        share = logits.sub_(largest).exp_()
+        total = share.sum(1, keepdim=True)
+        ctx.save_for_backward(inputs, weight)
+        ctx.peaks, ctx.share, ctx.scale = peaks, share, -depth.unsqueeze(1) / total
+        return explained - (depth * (total.log() + largest).squeeze(1)).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        residual = ctx.share.mul_(ctx.scale)
+        residual.view(-1).index_add_(0, ctx.peaks.position, ctx.peaks.count).mul_(grad)
+        return residual @ weight, residual.t() @ inputs, residual.sum(0), None
+
+
+def is_measured(modality: Minibatch) -> Tensor:
+    """1 for each cell that has counts in these genes or peaks, else 0."""
+    return (_depth(modality) > 0).float()
+
+
+def _depth(modality: Minibatch) -> Tensor:
     """Number of counts of each cell."""
-    return torch.zeros_like(peaks.size_factor).index_add_(0, peaks.row, peaks.count)
+    return torch.zeros_like(modality.size_factor).index_add_(0, modality.row, modality.count)
 
 
 def product(genes: Posterior, peaks: Posterior, shown: tuple[Tensor, Tensor]) -> Posterior:

@@ -16,7 +16,7 @@ from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import ForwardState, Minibatch, without_counts
 from .network import MLP, BatchEmbedding, draw_weights
-from .peaks import Peaks, product, split
+from .peaks import Peaks, is_measured, product, split
 from .penalty import PENALTIES
 from .prior import PRIORS
 from .protein import Protein
@@ -218,7 +218,10 @@ class CountVAE(nn.Module):
         noise = batch.random(torch.randn, mean.shape[1])
         z = mean + (0.5 * log_var).exp() * noise
         raw = self.decode(z, batch)
-        reconstruction = -self.likelihood.log_prob(raw, self.offset(batch), batch).mean()
+        log_prob = self.likelihood.log_prob(raw, self.offset(batch), batch)
+        if self.peaks is not None:
+            log_prob = log_prob * is_measured(batch)
+        reconstruction = -log_prob.mean()
         kl = self.prior.kl(mean, log_var, batch.batch_index).mean(0)
         loss = reconstruction + beta * kl.clamp(min=free_bits).sum()
         if not self.penalties:

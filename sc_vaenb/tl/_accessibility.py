@@ -104,7 +104,7 @@ def accessibility(
             f"{fitted.peaks[0]!r}."
         )
         raise KeyError(msg)
-    counts = read_counts(adata, key, fitted)
+    counts = read_counts(adata, key, fitted, peaks_suffice=True)
     target = all_batches_of_group(fitted.groups) if corrected and fitted.batches else own_batch(len(fitted.batches))
 
     name = f"{key}_accessibility"

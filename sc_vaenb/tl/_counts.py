@@ -125,18 +125,23 @@ def read_counts(
     batches: bool = True,
     params: Mapping[str, Any] | None = None,
     in_one_pass: bool = False,
+    peaks_suffice: bool = False,
 ) -> Counts:
     """Read counts, size factors and batch codes from the places in `params`, or in the params of the fitted model.
 
     Genes are matched by name. Batch codes are zero if the model knows no batches, or if `batches` is False. With
-    `in_one_pass`, counts on disk stay there and can be read once, in order.
+    `in_one_pass`, counts on disk stay there and can be read once, in order. With `peaks_suffice`, a cell that has
+    counts in peaks needs none in genes; its size factor is 1.
     """
     params = fitted.params if params is None else params
     order = _adata.locate_genes(adata, fitted.genes, key)
     mask = np.zeros(adata.n_vars, dtype=bool)
     mask[order] = True
     codes = np.zeros(adata.n_obs, np.int64)
-    column = params.get("size_factor")
+    column, peaks = params.get("size_factor"), _peaks(adata, fitted, params)
+    may_be_empty = np.zeros(adata.n_obs, dtype=bool)
+    if peaks_suffice and peaks is not None:
+        may_be_empty = np.diff(peaks.indptr) > 0
     # if adata has another order of genes
     position = np.argsort(np.argsort(order)) if (np.diff(order) < 0).any() else None
 
@@ -148,7 +153,7 @@ def read_counts(
         if fitted.batches and (batches or fitted.proteins):
             codes = _obs.batch_codes(adata, params["batch_key"], fitted.batches)
         mean = fitted.size_factor_mean if column is None else None
-        blocks = _blocks_in_one_pass(disk, position, size_factor, mean)
+        blocks = _blocks_in_one_pass(disk, position, size_factor, mean, may_be_empty)
         no_counts, no_cells = sparse.csr_matrix((0, len(order)), dtype=np.float32), np.empty(0, np.int64)
         side_inputs = read_side_inputs(adata, fitted, params, codes)
         return CountsOnDisk(
@@ -158,24 +163,31 @@ def read_counts(
             side_inputs,
             held=no_cells,
             complete=False,
-            peaks=_peaks(adata, fitted, params),
+            peaks=peaks,
             blocks=blocks,
             read=disk.read,
         )
 
     allowed = bool(params.get("allow_non_integer", False))
-    matrix = _adata.read_counts(adata, params.get("layer"), mask, allow_non_integer=allowed, copy=False)
+    matrix = _adata.read_counts(
+        adata, params.get("layer"), mask, allow_non_integer=allowed, copy=False, may_be_empty=may_be_empty
+    )
     if position is not None:
         matrix = matrix[:, position]
     size_factor = _adata.read_size_factor(adata, column, matrix) / fitted.size_factor_mean
+    size_factor[size_factor == 0] = 1
     if fitted.batches and (batches or fitted.proteins):
         codes = _obs.batch_codes(adata, params["batch_key"], fitted.batches)
-    side_inputs, peaks = read_side_inputs(adata, fitted, params, codes), _peaks(adata, fitted, params)
+    side_inputs = read_side_inputs(adata, fitted, params, codes)
     return Counts(matrix, size_factor.astype(np.float32), codes, side_inputs, peaks=peaks)
 
 
 def _blocks_in_one_pass(
-    disk: MatrixOnDisk, position: NDArray[np.int64] | None, size_factor: NDArray[np.float32], mean: float | None
+    disk: MatrixOnDisk,
+    position: NDArray[np.int64] | None,
+    size_factor: NDArray[np.float32],
+    mean: float | None,
+    may_be_empty: NDArray[np.bool_],
 ) -> Callable[[slice], Iterator[sparse.csr_matrix]]:
     """Read and check blocks of cells. With `mean`, also write depth / mean as the size factor of each cell."""
 
@@ -185,9 +197,9 @@ def _blocks_in_one_pass(
             cells = slice(start, start := start + block.shape[0])
             empty[cells] = np.diff(block.indptr) == 0
             if mean is not None:
-                size_factor[cells] = _adata.depth(block) / mean
+                size_factor[cells] = np.where(empty[cells], 1, _adata.depth(block) / mean)
             yield block if position is None else block[:, position]
-        _adata.check_no_empty_cells(empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
+        _adata.check_no_empty_cells(empty & ~may_be_empty, disk.matrix, disk.where, disk.cells, len(disk.genes))
 
     return blocks
 

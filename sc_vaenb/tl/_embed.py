@@ -76,7 +76,7 @@ def embed(
     fitted = FittedModel.from_uns(adata, key)
     model = fitted.model
     needs_batches = model.config.encoder_needs_batch or model.alignment is not None
-    counts = read_counts(adata, key, fitted, batches=needs_batches, in_one_pass=True)
+    counts = read_counts(adata, key, fitted, batches=needs_batches, in_one_pass=True, peaks_suffice=True)
 
     start = logg.info(f"embedding {adata.n_obs:,} cells with uns[{key!r}]")
     adata = adata.copy() if copy else adata

@@ -87,7 +87,7 @@ def express(
     to_write = (
         _layer_genes(adata, key, fitted, key_added, as_csr) if genes is None else _table_genes(key, fitted, genes)
     )
-    cells = read_counts(adata, key, fitted)
+    cells = read_counts(adata, key, fitted, peaks_suffice=True)
     targets = decode_in(fitted, cells)
 
     start = logg.info(f"computing {what} of {adata.n_obs:,} cells x {len(to_write.names):,} genes with uns[{key!r}]")

@@ -79,7 +79,8 @@ def map_query(
         are left out of the model that is written to `adata`. They count as expressed at the mean of the reference, and
         the depth of a cell is its counts over the other genes. A model with proteins reads them from the same key of
         `obsm`; proteins that `adata` lacks count as not measured. So cells with RNA alone can be mapped on a reference
-        with both.
+        with both. The same holds for peaks. With a model of genes and peaks, cells with peaks alone are mapped by
+        these, if none of them has counts in genes (the genes must be there, as columns without counts).
     reference
         Cells with a model in `uns[key]`, from :func:`sc_vaenb.tl.vae` or :func:`sc_vaenb.tl.cvae`; not changed. Its
         embedding `obsm["X_" + key]` is computed if it is missing, and its counts are read if genes are missing.
@@ -207,7 +208,8 @@ def map_query(
         batches=fitted.batches + new_batches,
         params=params,
     )
-    counts = read_counts(adata, key, mapped, params=params)
+    counts = read_counts(adata, key, mapped, params=params, peaks_suffice=True)
+    has_genes, has_peaks = _measured(counts, adata)
 
     start = logg.info(
         f"mapping {adata.n_obs:,} cells on {reference.n_obs:,} with {has_gene.sum():,} of the {len(has_gene):,} genes "
@@ -232,7 +234,17 @@ def map_query(
     if label_key is not None and labels is not None:
         before_alignment = bool(new_batches)  # as `search_embedding`
         labelled = labelled_reference(
-            reference, key, reduced, embedding, batch_index, labels, before_alignment, torch_device, rng
+            reference,
+            key,
+            reduced,
+            embedding,
+            batch_index,
+            labels,
+            before_alignment,
+            has_genes,
+            has_peaks,
+            torch_device,
+            rng,
         )
         matrix = None if labelled.counts is None else counts.matrix
         batches = counts.batch_index, mapped.batches or ["the query"]
@@ -282,6 +294,19 @@ def _params(
             )
             raise ValueError(msg)
     return params
+
+
+def _measured(counts: Counts, adata: AnnData) -> tuple[bool, bool]:
+    """Whether the cells have counts in genes, and in peaks; an error if some have them in genes, and others do not."""
+    without_genes = np.diff(counts.matrix.indptr) == 0
+    if without_genes.any() and not without_genes.all():
+        first = str(adata.obs_names[int(without_genes.argmax())])
+        msg = (
+            f"{without_genes.sum()} of {adata.n_obs} cells have no counts in the genes of the model (first: "
+            f"{first!r}). Cells with peaks alone are compared with the reference in another way: map them in a call of their own."
+        )
+        raise ValueError(msg)
+    return not without_genes.all(), counts.peaks is not None and counts.peaks.nnz > 0
 
 
 def _new_batches(adata: AnnData, params: Mapping[str, Any], fitted: FittedModel) -> list[str]:

@@ -44,7 +44,8 @@ layer
         Table in `obsm` with counts of ATAC fragments in peaks, cells x peaks: sparse, dense or a DataFrame. The names
         are its columns, or in `uns["peak_names"]`. A table of 0 and 1 works as well. The embedding is then of genes and
         peaks together, in equal parts. The counts of a cell are taken as a multinomial draw of its depth in peaks. A
-        cell without counts in peaks is embedded by its genes alone. The table is read into memory. `None`: genes alone.
+        cell without counts in peaks is embedded by its genes alone. Cells without counts in genes cannot be fitted;
+        :func:`sc_vaenb.tl.map_query` maps them. The table is read into memory. `None`: genes alone.
     n_components
         Maximum number of components of a mixture prior (`"mog"`, `"vamp"`), 100 at most. Components that explain less
         than about 2 % of the cells are not used, so the data determine the number of used components.

@@ -112,6 +112,8 @@ def labelled_reference(
     batch_index: NDArray[np.int64],
     labels: pd.Series,
     before_alignment: bool,
+    has_genes: bool,
+    has_peaks: bool,
     device: torch.device,
     seed: int,
 ) -> Reference:
@@ -123,6 +125,8 @@ def labelled_reference(
         The model without the genes that the query lacks, and without its new batches.
     before_alignment
         Whether the sample is embedded without alignment, as cells of a new batch are; this needs the counts.
+    has_genes, has_peaks
+        Whether the query has counts in genes and in peaks. The sample is embedded by no others.
     """
     label_codes = labels.cat.codes.to_numpy(dtype=np.int64)
     cells = np.flatnonzero(label_codes >= 0)
@@ -137,9 +141,13 @@ def labelled_reference(
             "alone, where types that the reference lacks often lie on those that it has."
         )
     else:
-        matrix = counts.matrix
-        if before_alignment:
-            sample_embedding = embed(reduced.model, counts, device)
+        matrix = counts.matrix if has_genes else None
+        has_less = not has_genes or (bool(reduced.peaks) and not has_peaks)
+        if before_alignment or has_less:
+            as_query = counts.without(genes=not has_genes, peaks=not has_peaks)
+            sample_embedding = embed(reduced.model, as_query, device)
+            if not before_alignment:
+                sample_embedding = aligned(reduced.model, sample_embedding, counts.batch_index, device)
             reduced.model.cpu()  # it shares its weights with the model of the query
     names = [str(name) for name in labels.cat.categories]
     return Reference(
@@ -157,5 +165,7 @@ def genes_present(adata: AnnData, fitted: FittedModel, key: str) -> NDArray[np.b
             f"missing: {first_missing!r}); at least half are needed. Check that genes are named as in the reference "
             "(symbols or identifiers, case), and that adata was not subset to other genes before."
         )
+        if fitted.peaks:
+            msg += " Cells with peaks alone need the genes, too, without counts."
         raise ValueError(msg)
     return has_gene

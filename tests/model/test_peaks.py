@@ -70,6 +70,31 @@ def test_cells_without_peaks_have_the_posterior_of_their_genes(model, batch):
         assert not torch.isclose(a[5:], b[5:]).all(1).any()
 
 
+def test_cells_without_genes_have_the_posterior_of_their_peaks(model, counts, batch):
+    model.eval()
+    blank = counts.without(genes=True, peaks=False).minibatch(np.arange(5, 30), CPU)
+    with torch.no_grad():
+        both, mean, log_var = model.encode(batch)[0][5:], *model.encode(blank)
+        peak_mean, peak_log_var = model.peaks.encode(blank, [])
+    torch.testing.assert_close(mean, peak_mean / (1 + peak_log_var.exp()))
+    torch.testing.assert_close(log_var, -(1 + (-peak_log_var).exp()).log())
+    assert not torch.isclose(mean, both).all(1).any()
+    blank.generator = torch.Generator().manual_seed(0)
+    assert model.loss(blank).reconstruction.item() == 0
+
+
+def test_gradients_of_the_penalty_are_those_of_autograd(model, batch):
+    batch = split(batch)
+    z = torch.randn(30, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    state = type("State", (), {"batch": batch, "z": z, "side": []})
+    wanted = [z, model.peaks.decoder.first.weight, model.peaks.decoder.first.bias]
+    found = torch.autograd.grad(3 * model.peaks(state), wanted)
+    log_share = torch.log_softmax(model.peaks.logits(z, []), 1)
+    value = -2 * (batch.peaks_to_explain.dense(batch.peaks_to_explain.count) * log_share).sum() / 30
+    for a, b in zip(found, torch.autograd.grad(3 * value, wanted), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_the_penalty_is_the_multinomial_likelihood_of_the_other_half(model, batch):
     batch = split(batch)
     z = torch.randn(30, 3, generator=torch.Generator().manual_seed(1))

@@ -106,6 +106,79 @@ def test_new_cells_and_new_batches_are_mapped():
     assert np.isfinite(query.obsm["X_vae"]).all()
 
 
+def peaks_alone(adata):
+    """The same cells, of which only open chromatin was measured."""
+    adata = adata.copy()
+    adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
+    return adata
+
+
+def test_cells_with_peaks_alone_are_mapped_by_them():
+    adata = multiome(900)[:850]
+    is_query = np.arange(850) >= 600
+    reference, query = adata[~is_query].copy(), peaks_alone(adata[is_query])
+    query.obs["batch"] = "atac"
+    sc_vaenb.tl.cvae(reference, "batch", peaks_key="peaks", n_steps=250, **FIT)
+    sc_vaenb.tl.map_query(query, reference, label_key="by_peaks")
+    right = query.obs["by_peaks_predicted"].astype(str) == query.obs["by_peaks"]
+    assert right.mean() > 0.9
+    assert abs(query.obs["by_peaks_confidence"].mean() - right.mean()) < 0.1
+    before = query.obsm["X_vae"].copy()
+    sc_vaenb.tl.embed(query)
+    np.testing.assert_allclose(query.obsm["X_vae"], before, atol=1e-5)
+    sc_vaenb.tl.accessibility(query, peaks=["chr1:7"])
+    sc_vaenb.tl.normalized(query, genes=["0", "1"])
+    assert np.isfinite(query.obsm["normalized"].to_numpy()).all()
+
+
+@pytest.mark.parametrize("missing", ["genes", "peaks"])
+def test_confidence_is_that_of_what_was_measured(missing):
+    """Genes say nothing about the kinds of peaks, and the other way round."""
+    label = f"by_{missing}"
+    adata = multiome(900)[:850]
+    is_query = np.arange(850) >= 600
+    reference, query = adata[~is_query].copy(), adata[is_query].copy()
+    sc_vaenb.tl.vae(reference, peaks_key="peaks", n_steps=250, **FIT)
+    if missing == "genes":
+        query = peaks_alone(query)
+    else:
+        del query.obsm["peaks"]
+    sc_vaenb.tl.map_query(query, reference, label_key=label)
+    right = (query.obs[f"{label}_predicted"].astype(str) == query.obs[label]).mean()
+    assert 0.35 < right < 0.65  # chance
+    assert query.obs[f"{label}_confidence"].mean() < 0.85  # with all counts, it is above 0.95
+
+
+def test_cells_with_peaks_alone_are_read_from_disk(fitted, tmp_path):
+    import anndata
+
+    query = peaks_alone(fitted[:450])
+    query.write_h5ad(tmp_path / "query.h5ad")
+    sc_vaenb.tl.embed(query)
+    backed = anndata.read_h5ad(tmp_path / "query.h5ad", backed="r")
+    sc_vaenb.tl.embed(backed)
+    np.testing.assert_allclose(backed.obsm["X_vae"], query.obsm["X_vae"], atol=1e-5)
+    assert purity(query.obsm["X_vae"], query.obs["by_peaks"]) > 0.9
+
+
+def test_cells_with_peaks_alone_are_refused_where_genes_are_needed(fitted):
+    cells = peaks_alone(fitted[:450])
+    with pytest.raises(ValueError, match=r"mapped on the fitted model, by sc_vaenb\.tl\.map_query"):
+        sc_vaenb.tl.vae(cells, peaks_key="peaks", **FIT)
+    with pytest.raises(ValueError, match=r"have no counts in the \d+ genes used"):
+        sc_vaenb.tl.posterior_check(cells)
+    mixed = fitted[:450].copy()
+    mixed.X = sparse.vstack([cells.X[:10], mixed.X[10:]], format="csr")
+    with pytest.raises(ValueError, match="10 of 450 cells have no counts in the genes of the model"):
+        sc_vaenb.tl.map_query(mixed, fitted)
+    sc_vaenb.tl.embed(mixed)
+    np.testing.assert_allclose(mixed.obsm["X_vae"][10:], fitted.obsm["X_vae"][10:450], atol=1e-5)
+    nothing = fitted.copy()  # the last fifty cells have no peaks
+    nothing.X = sparse.vstack([nothing.X[:490], cells.X[:10]], format="csr")
+    with pytest.raises(ValueError, match="10 cells have no counts"):
+        sc_vaenb.tl.embed(nothing)
+
+
 @pytest.mark.parametrize("kind", ["csr", "csc", "dense", "frame", "open"])
 def test_tables_of_any_kind_are_read(kind):
     adata = multiome()
