@@ -5,8 +5,8 @@ known labels show how often a share of the votes is right (Platt 1999, with equa
 
 With B batches, the fit has the weight (B - 1) / B, and the uncalibrated shares have the rest, where these are lower.
 The reason: with few batches, the reference without one of them is much poorer than the whole, and the fit may not hold
-for the next batch. Where the fit is lower than the shares, it is taken as it is: neighbours also agree where the query has
-not measured what tells the labels apart.
+for the next batch. Where the fit is lower than the shares, it is taken as it is: neighbours also agree where the query
+has not measured what tells the labels apart.
 """
 
 from __future__ import annotations

@@ -303,7 +303,8 @@ def _measured(counts: Counts, adata: AnnData) -> tuple[bool, bool]:
         first = str(adata.obs_names[int(without_genes.argmax())])
         msg = (
             f"{without_genes.sum()} of {adata.n_obs} cells have no counts in the genes of the model (first: "
-            f"{first!r}). Cells with peaks alone are compared with the reference in another way: map them in a call of their own."
+            f"{first!r}). Cells with peaks alone are compared with the reference in another way: map them in a call of "
+            "their own."
         )
         raise ValueError(msg)
     return not without_genes.all(), counts.peaks is not None and counts.peaks.nnz > 0
