@@ -7,6 +7,10 @@ the counts are a multinomial draw of it.
 
 In the fit, the counts of each cell are split into halves at random: the encoder sees one, and the decoder explains the
 other. Otherwise the latent state would memorise which peaks were drawn, at a few counts per thousand peaks.
+
+In each step, some cells are taken as if only their genes, or only their peaks, had been measured, so that the networks
+learn such cells, too. The modality left out is not explained either: the encoder of the genes would learn by heart what
+peaks each cell of the fit has, and the other way round.
 """
 
 from __future__ import annotations
@@ -23,17 +27,22 @@ from .minibatch import ForwardState, Minibatch
 from .network import MLP
 from .sparse_linear import sparse_linear
 
-HIDDEN_SHARE = 0.25  # of the cells of a step: their peaks are hidden; of as many others the genes
+HIDDEN_SHARE = 0.4  # of the cells of a step: their peaks are left out; of as many others the genes
 FIRST_SHRINKAGE = 0.1  # of the initial loadings, which else explain nothing and add noise
 Posterior = tuple[Tensor, Tensor]
 
 
 def split(batch: Minibatch) -> Minibatch:
-    """The same cells with one random half of the peak counts as input, and the other half to be explained."""
+    """The same cells, some without genes or peaks, with half of the peak counts as input and half to be explained."""
     peaks = batch.peaks
     if peaks is None:
         return batch
-    half = (torch.rand(len(peaks.count), generator=batch.generator, device=peaks.count.device) < 0.5).float()
+    draw = batch.random(torch.rand, 1).squeeze(1)
+    keeps_genes = 1 - is_measured(peaks) * (draw > 1 - HIDDEN_SHARE)
+    keeps_peaks = 1 - is_measured(batch) * (draw < HIDDEN_SHARE)
+    peaks = replace(peaks, count=peaks.count * keeps_peaks[peaks.row])
+    batch = replace(batch, count=batch.count * keeps_genes[batch.row])
+    half = peaks.count * (torch.rand(len(peaks.count), generator=batch.generator, device=peaks.count.device) < 0.5)
     several = (peaks.count > 1).nonzero().squeeze(1)  # most counts are 1, and a binomial draw takes much longer
     count = peaks.count[several]
     half[several] = torch.binomial(count, torch.full_like(count, 0.5), generator=batch.generator)
@@ -72,17 +81,6 @@ class Peaks(nn.Module):
         mean, log_var = self.encoder.after_first(first, side, batch.generator).chunk(2, dim=1)
         return mean, log_var
 
-    def shown(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
-        """Whether the genes and the peaks of each cell count in its posterior, each (n_cells, 1) of 0 and 1."""
-        genes = is_measured(batch).unsqueeze(1)
-        if batch.peaks is None:
-            return genes, torch.zeros_like(genes)
-        peaks = is_measured(batch.peaks).unsqueeze(1)
-        if not self.training:
-            return genes, peaks
-        draw = batch.random(torch.rand, 1)
-        return genes * (1 - peaks * (draw > 1 - HIDDEN_SHARE)), peaks * (draw > HIDDEN_SHARE)
-
     def logits(self, z: Tensor, side: Sequence[Tensor]) -> Tensor:
         """Log of the share of each peak in the counts of a cell, up to a constant (n_cells, n_peaks)."""
         return self.decoder(z, side)
@@ -96,7 +94,7 @@ class Peaks(nn.Module):
         inputs = state.z if side is None else torch.cat([state.z, *state.side], 1)
         weight = layer.weight if side is None else torch.cat([layer.weight, side.weight], 1)
         log_prob = _MultinomialOfLinear.apply(inputs, weight, layer.bias, peaks)
-        return -2 * log_prob / batch.n_cells  # of both halves
+        return -log_prob / batch.n_cells
 
 
 class _MultinomialOfLinear(torch.autograd.Function):
@@ -135,8 +133,13 @@ def _depth(modality: Minibatch) -> Tensor:
     return torch.zeros_like(modality.size_factor).index_add_(0, modality.row, modality.count)
 
 
-def product(genes: Posterior, peaks: Posterior, shown: tuple[Tensor, Tensor]) -> Posterior:
-    """Mean and log-variance of the product of the standard normal and of what genes and peaks suggest, if shown."""
-    weights = [part * (-log_var).exp() for part, (_, log_var) in zip(shown, (genes, peaks), strict=True)]
+def product(genes: Posterior, peaks: Posterior, has_genes: Tensor, has_peaks: Tensor) -> Posterior:
+    """Mean and log-variance of the product of the standard normal and of what genes and peaks suggest, where measured.
+
+    `has_genes` and `has_peaks` are 0 or 1 for each cell.
+    """
+    weights = [
+        measured.unsqueeze(1) * (-log_var).exp() for measured, (_, log_var) in ((has_genes, genes), (has_peaks, peaks))
+    ]
     precision = 1 + weights[0] + weights[1]
     return (weights[0] * genes[0] + weights[1] * peaks[0]) / precision, -precision.log()

@@ -109,11 +109,11 @@ class CountVAE(nn.Module):
         genes = mean, log_var.clamp(*LOG_VAR)
         if self.peaks is None:
             return genes
-        peaks = genes
-        if batch.peaks is not None:
-            peak_mean, peak_log_var = self.peaks.encode(batch, side)
-            peaks = peak_mean, peak_log_var.clamp(*LOG_VAR)
-        return product(genes, peaks, self.peaks.shown(batch))
+        has_genes = is_measured(batch)
+        if batch.peaks is None:
+            return product(genes, genes, has_genes, torch.zeros_like(has_genes))
+        peak_mean, peak_log_var = self.peaks.encode(batch, side)
+        return product(genes, (peak_mean, peak_log_var.clamp(*LOG_VAR)), has_genes, is_measured(batch.peaks))
 
     def encoder_input(self, batch: Minibatch) -> Tensor:
         """Log-normalised counts, one per non-zero; batch offsets, if any, are subtracted."""
