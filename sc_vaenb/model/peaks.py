@@ -27,7 +27,7 @@ from .minibatch import ForwardState, Minibatch
 from .network import MLP
 from .sparse_linear import sparse_linear
 
-HIDDEN_SHARE = 0.4  # of the cells of a step: their peaks are left out; of as many others the genes
+HIDDEN_SHARE = 0.25  # of the cells of a step: their peaks are left out; of as many others the genes
 FIRST_SHRINKAGE = 0.1  # of the initial loadings, which else explain nothing and add noise
 Posterior = tuple[Tensor, Tensor]
 
