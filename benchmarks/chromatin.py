@@ -194,7 +194,7 @@ def main() -> None:
                 row = [name, method, seed, *purities, *[""] * (3 - len(purities)), f"{seconds:.0f}"]
                 print(*row, flush=True)
                 with RESULTS.open("a", newline="") as file:
-                    csv.writer(file).writerow(row)
+                    csv.writer(file, lineterminator="\n").writerow(row)
                 start = time.perf_counter()
 
 
