@@ -1,6 +1,7 @@
 """Does an embedding of a time course keep the time, and mix the captures of one time point?
 
     python benchmarks/time_course.py [--seeds 3] [DATA.h5ad --time day [--nested] [--shuffled] [--baselines FILE.npz]]
+    python benchmarks/time_course.py --scvi ...  # scVI alone, with its defaults, where scvi-tools is installed
 
 Without DATA, three designs of time courses are simulated, a new one for each seed: each time point has captures of its
 own, with effects of their own on all genes (in "five times, strong" also other effects on each type), and types that
@@ -41,6 +42,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "five times, strong": {"n_times": 5, "n_types": 5, "captures": (2, 2), "strength": 0.6, "strength_in_type": 0.2},
 }
 CPU = {"device": "cpu"}
+Ways = Callable[[ad.AnnData, int], Iterator[tuple[str, NDArray]]]  # name and embedding of each method
 N_WITHIN = 5  # neighbours within a time point, which has few cells of a type in other batches
 
 
@@ -144,14 +146,38 @@ def embeddings(adata: ad.AnnData, seed: int) -> Iterator[tuple[str, NDArray]]:
     for name, fit in ways.items():
         fit(rng=seed, key_added="fit", **CPU)
         yield name, adata.obsm["X_fit"]
+    if "place" in adata.obs:
+        yield "truth", truth(adata)
 
 
-def rows(name: str, make: Callable[[int], ad.AnnData], n_seeds: int, baselines: dict[str, NDArray]) -> pd.DataFrame:
+def truth(adata: ad.AnnData) -> NDArray:
+    """The true place on the path, and the types far from each other: the scores of an embedding without faults."""
+    place = adata.obs["place"] + np.random.default_rng(0).normal(0, 0.01, adata.n_obs)  # many are at the very end
+    return np.c_[place, 1e3 * adata.obs["cell_type"].astype(int)]
+
+
+def scvi_defaults(adata: ad.AnnData, seed: int) -> Iterator[tuple[str, NDArray]]:
+    import scvi
+
+    sc_vaenb.pp.prepare(adata)
+    counts = ad.AnnData(
+        adata.layers["counts"][:, adata.var["highly_variable"].to_numpy()].copy(), obs=adata.obs[["batch"]]
+    )
+    scvi.settings.seed = seed
+    scvi.model.SCVI.setup_anndata(counts, batch_key="batch")
+    model = scvi.model.SCVI(counts)
+    model.train(enable_progress_bar=False)
+    yield f"scVI {scvi.__version__}", model.get_latent_representation()
+
+
+def rows(
+    name: str, make: Callable[[int], ad.AnnData], n_seeds: int, baselines: dict[str, NDArray], ways: Ways
+) -> pd.DataFrame:
     found = []
     for seed in range(n_seeds):
         adata = make(seed)
         adata.obs["time"] = adata.obs["time"].astype(float)
-        for method, x in itertools.chain(embeddings(adata, seed), baselines.items()):
+        for method, x in itertools.chain(ways(adata, seed), baselines.items()):
             found.append({"data": name, "seed": seed, "method": method, **evaluate(x, adata.obs)})
             print({key: round(v, 3) if isinstance(v, float) else v for key, v in found[-1].items()}, flush=True)
     return pd.DataFrame(found)
@@ -164,21 +190,22 @@ if __name__ == "__main__":
     parser.add_argument("--nested", action="store_true")
     parser.add_argument("--shuffled", action="store_true")
     parser.add_argument("--baselines")
+    parser.add_argument("--scvi", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--write", type=Path, help="append the rows to this CSV")
     options = parser.parse_args()
     sc.settings.verbosity = 0
-    baselines = {}
+    ways, baselines = scvi_defaults if options.scvi else embeddings, {}
     if options.baselines:
         with np.load(options.baselines) as stored:
             baselines = {"scVI": stored["scvi"]}
     if options.data:
         arguments = options.data, options.time, options.nested, options.shuffled
         name = Path(options.data).stem + " nested" * options.nested + " shuffled" * options.shuffled
-        tables = [rows(name, lambda seed: read(*arguments, seed), options.seeds, baselines)]
+        tables = [rows(name, lambda seed: read(*arguments, seed), options.seeds, baselines, ways)]
     else:
         tables = [
-            rows(name, lambda seed, d=design, i=i: simulate(1000 * (i + 1) + seed, **d), options.seeds, {})
+            rows(name, lambda seed, d=design, i=i: simulate(1000 * (i + 1) + seed, **d), options.seeds, {}, ways)
             for i, (name, design) in enumerate(DESIGNS.items())
         ]
     table = pd.concat(tables)

@@ -4,7 +4,9 @@ import ast
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
 import sc_vaenb
 
@@ -48,3 +50,17 @@ def test_what_a_benchmark_imports_of_the_package_is_there(path):
             module = importlib.import_module(node.module)
             for alias in node.names:
                 assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_chromatin_counts_neighbours_in_a_graph_as_in_an_embedding(benchmark_of):
+    benchmark, rng = benchmark_of("chromatin"), np.random.default_rng(0)
+    kind = rng.integers(3, size=60)
+    x = np.c_[kind, rng.normal(size=(60, 2))]
+    graph = NearestNeighbors(n_neighbors=20).fit(x).kneighbors_graph(mode="distance")  # more than are counted
+    shuffled = rng.permuted(np.arange(20)[None].repeat(60, 0), axis=1)
+    graph.indices = np.take_along_axis(graph.indices.reshape(60, 20), shuffled, 1).ravel()
+    graph.data = np.take_along_axis(graph.data.reshape(60, 20), shuffled, 1).ravel()
+    distance = np.linalg.norm(x[:, None] - x, axis=2) + np.diag([np.inf] * 60)
+    expected = (kind[np.argsort(distance, 1)[:, :15]] == kind[:, None]).mean()
+    assert 0.4 < expected < 0.9
+    assert benchmark.purity(x, kind) == benchmark.purity(graph, kind) == pytest.approx(expected)

@@ -152,6 +152,16 @@ def test_a_fit_that_broke_off_goes_on_and_only_with_the_same_times(course, fast,
 
 
 @pytest.mark.slow
+def test_counts_on_disk_give_the_same(course, fast, tmp_path):
+    course.write_h5ad(tmp_path / "a.h5ad")
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    for adata in (course, backed):
+        sc_vaenb.tl.cvae(adata, "batch", time_key="time", layer=None, **fast | {"mask_var": None})
+    np.testing.assert_array_equal(backed.obsm["X_vae"], course.obsm["X_vae"])
+    backed.file.close()
+
+
+@pytest.mark.slow
 def test_no_warning_about_groups(course, fast, log):
     sc_vaenb.tl.cvae(course, "batch", time_key="time", **fast | {"mask_var": None})
     assert "kind of cell in common" not in log.getvalue()
