@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from anndata import AnnData, read_h5ad
-from chromatin import DESIGNS, SEEDS, lsi, simulate
+from chromatin import DESIGNS, lsi, measured_peaks, simulate
 from scipy import sparse
 from sklearn.neighbors import KNeighborsClassifier
 
 RESULTS = Path(__file__).parent / "results" / "chromatin_mapping.csv"
+SEEDS = (3, 4)
 N_QUERY = 500  # of the 1,500 simulated cells
 N_PARTS = 3  # of the batches of a file
 
@@ -45,8 +46,7 @@ def accuracies(adata: AnnData, query: np.ndarray, label: str, batch: str | None)
         sc_vaenb.tl.map_query(cells, reference, label_key=label)
         right = cells.obs[f"{label}_predicted"].astype(str).to_numpy() == truth[query]
         yield f"map_query, {measured}", right.mean(), float(cells.obs[f"{label}_confidence"].mean())
-    peaks = sparse.csr_matrix(adata.obsm["peaks"], dtype=np.float32)
-    peaks = AnnData(peaks[:, np.ravel(peaks.sum(0)) > 0])
+    peaks = measured_peaks(adata)
     sc_vaenb.tl.vae(peaks, likelihood="poisson", **options)
     for method, embedding in (("peaks, Poisson VAE", peaks.obsm["X_vae"]), ("peaks, LSI", lsi(peaks.X))):
         voters = KNeighborsClassifier(15).fit(embedding[~query], truth[~query])

@@ -94,7 +94,7 @@ class Peaks(nn.Module):
         inputs = state.z if side is None else torch.cat([state.z, *state.side], 1)
         weight = layer.weight if side is None else torch.cat([layer.weight, side.weight], 1)
         log_prob = _MultinomialOfLinear.apply(inputs, weight, layer.bias, peaks)
-        return -log_prob / batch.n_cells
+        return -2 * log_prob / batch.n_cells  # as if both halves were explained
 
 
 class _MultinomialOfLinear(torch.autograd.Function):

@@ -91,7 +91,7 @@ def test_gradients_of_the_penalty_are_those_of_autograd(model, batch):
     wanted = [z, model.peaks.decoder.first.weight, model.peaks.decoder.first.bias]
     found = torch.autograd.grad(3 * model.peaks(state), wanted)
     log_share = torch.log_softmax(model.peaks.logits(z, []), 1)
-    value = -(batch.peaks_to_explain.dense(batch.peaks_to_explain.count) * log_share).sum() / 30
+    value = -2 * (batch.peaks_to_explain.dense(batch.peaks_to_explain.count) * log_share).sum() / 30
     for a, b in zip(found, torch.autograd.grad(3 * value, wanted), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -103,7 +103,7 @@ def test_the_penalty_is_the_multinomial_likelihood_of_the_other_half(model, batc
     with torch.no_grad():
         found = model.peaks(state)
         log_share = torch.log_softmax(model.peaks.decoder(z, []), 1)
-        expected = -(batch.peaks_to_explain.dense(batch.peaks_to_explain.count) * log_share).sum() / 30
+        expected = -2 * (batch.peaks_to_explain.dense(batch.peaks_to_explain.count) * log_share).sum() / 30
     torch.testing.assert_close(found, expected)
 
 
