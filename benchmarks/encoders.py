@@ -390,8 +390,11 @@ def tree_rows(name: str, seed: int, methods: list[str]) -> Iterator[dict[str, An
     yield {**where, "method": "PCA", **readings(pca)}
     for model, row in fits(adata, pca, seed, methods):
         x = adata.obsm["X_vae"]
-        yield {**where, **row, **readings(x)}
+        expression = tree_readings(distances(centres(x, kind) @ adata.varm["vae_loadings"].T))
+        yield {**where, **row, **readings(x), **{f"{name} of log expression": v for name, v in expression.items()}}
         z = centres(model.embedding_map.inverse(torch.from_numpy(x)).numpy(), kind)  # latent states, aligned
+        if row["method"] == DEFAULT:
+            yield {**where, "method": "MLP, latent states", **tree_readings(distances(z))}
         if isinstance(model, Ladder) and model.both:
             yield {**where, "method": "ladder, z2 alone", **tree_readings(distances(z[:, model.n_fine :]))}
         if isinstance(model, Hyperbolic):
@@ -470,7 +473,8 @@ def show() -> None:
         section(f"{loss}, minus the default", {d: (minus, loss, [d]) for d in real}, 1)
     embryo = ("confounded_purity", "nmi", "same_batch_excess")
     section("embryo", {name: (values, name, [OVERCORRECTION]) for name in embryo})
-    for reading in ("tree", "coarse", "fine", "rare", "total_scib", "total"):
+    of_expression = (f"{name} of log expression" for name in ("tree", "coarse", "fine"))
+    for reading in ("tree", "coarse", "fine", *of_expression, "rare", "total_scib", "total"):
         section(reading, {d: (values, reading, [d]) for d in trees})
 
 
