@@ -143,6 +143,14 @@ def groups_by_time(batch_index: NDArray[np.int64], time: NDArray[np.int64]) -> N
     return _numbered(linked)
 
 
+def apart_in_time(overlap: Overlap, batch_index: NDArray[np.int64], time: NDArray[np.int64]) -> list[list[int]]:
+    """The batches of each time point at which the counts show batches without a kind of cell in common."""
+    batch_and_time = np.unique([batch_index, time], axis=1)
+    at_each = [batch_and_time[0, batch_and_time[1] == code] for code in np.unique(time)]
+    compared = [batches[np.isin(batches, overlap.compared)].tolist() for batches in at_each]
+    return [batches for batches in compared if len(set(overlap.group[batches])) > 1]
+
+
 def _numbered(linked: DisjointSet) -> NDArray[np.int64]:
     """The group of each batch, 0 for that of the first batch."""
     first_in_group = {b: min(members) for members in linked.subsets() for b in members}

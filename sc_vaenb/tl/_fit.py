@@ -31,7 +31,7 @@ from ..fit.embedding_map import fit_map
 from ..fit.history import History, Verdict
 from ..fit.loop import Step, fit
 from ..fit.lost_kinds import lost_kinds
-from ..fit.overlap import Overlap, find_overlap, groups_by_time, nothing_to_compare
+from ..fit.overlap import Overlap, apart_in_time, find_overlap, groups_by_time, nothing_to_compare
 from ..fit.state import FitConfig
 from ..inference.embed import aligned, latent_states, memberships, to_embedding
 from ..inference.offsets import find_offsets, with_offsets
@@ -40,7 +40,14 @@ from ..model.vae import CountVAE
 from ._arguments import check_shareable, check_together, checkpoint_folder, to_uns
 from ._components import order_components, write_components
 from ._equal_fit import fingerprint, params_of, seal
-from ._fit_words import all_in_words, groups_in_words, lost_in_words, not_compared_in_words, start_in_words
+from ._fit_words import (
+    all_in_words,
+    apart_in_words,
+    groups_in_words,
+    lost_in_words,
+    not_compared_in_words,
+    start_in_words,
+)
 from ._inputs import Inputs, model_config, read_inputs
 from ._labels import classifier_of, write_labels
 
@@ -155,6 +162,8 @@ def _find_overlap(inputs: Inputs, params: Mapping[str, Any]) -> Overlap:
         return nothing_to_compare(0)
     overlap = find_overlap(inputs.counts)
     if inputs.time is not None:
+        if apart := apart_in_time(overlap, inputs.counts.batch_index, inputs.time):
+            logg.warning(apart_in_words(apart, inputs.batches))
         return replace(overlap, group=groups_by_time(inputs.counts.batch_index, inputs.time))
     if params["overlap"] == "auto" and len(inputs.batches) > 1 and not len(overlap.compared):
         logg.warning(not_compared_in_words(len(inputs.batches)))

@@ -60,6 +60,15 @@ def all_in_words(batches: NDArray[np.str_], overlap: Overlap) -> str:
     )
 
 
+def apart_in_words(apart: list[list[int]], batches: NDArray[np.str_]) -> str:
+    more = f" (and the batches of {len(apart) - 1} more time points)" if len(apart) > 1 else ""
+    return (
+        f"The batches {', '.join(batches[apart[0]])} are of one time point{more}, but the counts do not show that all "
+        "of them have kinds of cells in common. time_key takes them to hold the same kinds, and moves them onto each "
+        "other. If they hold different cells (another tissue, sorted cells), these are mixed: fit without time_key."
+    )
+
+
 def _listed(batches: NDArray[np.str_], overlap: Overlap) -> str:
     n_groups = int(overlap.group.max()) + 1
     names = [", ".join(batches[overlap.group == g]) for g in range(min(n_groups, MAX_GROUPS_NAMED))]

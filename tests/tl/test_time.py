@@ -55,6 +55,15 @@ def tells_the_time(adata):
     return float((time[nearest] == time[:, None])[time < 2].mean())
 
 
+def test_batches_of_a_time_point_without_a_kind_in_common_get_a_warning(course, log):
+    sc_vaenb.tl.cvae(course, "batch", time_key="time", mask_var=None, device="cpu", n_steps=5)
+    assert "are of one time point" not in log.getvalue()
+    kind, batch = course.obs["cell_type"].cat.codes, course.obs["batch"]
+    apart = course[~(((batch == "batch_0") & (kind == 0)) | ((batch == "batch_1") & (kind > 0)))].copy()
+    sc_vaenb.tl.cvae(apart, "batch", time_key="time", mask_var=None, device="cpu", n_steps=5)
+    assert "The batches batch_0, batch_1 are of one time point, but" in log.getvalue()
+
+
 @pytest.mark.slow
 def test_time_is_kept_and_captures_are_mixed(fitted_course, course):
     sc_vaenb.tl.cvae(course, "batch", mask_var=None, device="cpu", overlap="all")
