@@ -99,11 +99,12 @@ def read_counts(
     allow_non_integer: bool = False,
     copy: bool = True,
     may_be_empty: NDArray[np.bool_] | None = None,
+    more_advice: str = "",
 ) -> sparse.csr_matrix:
     """Counts of the chosen genes as float32 CSR without explicit zeros, after every check.
 
     Without `copy`, they may share memory with the AnnData, so they must not be changed. Cells in `may_be_empty` need
-    no counts.
+    no counts. `more_advice` is for the error about other cells without counts.
 
     Raises
     ------
@@ -119,16 +120,17 @@ def read_counts(
     empty = np.diff(counts.indptr) == 0
     if may_be_empty is not None:
         empty &= ~may_be_empty
-    check_no_empty_cells(empty, matrix, where, adata.obs_names, len(genes))
+    check_no_empty_cells(empty, matrix, where, adata.obs_names, len(genes), more_advice)
     return counts
 
 
-class EmptyCellsError(ValueError):
-    """Cells have no counts in the genes used."""
+def check_no_empty_cells(
+    empty: NDArray[np.bool_], matrix: Any, where: str, cells: pd.Index, n_genes: int, more: str = ""
+) -> None:
+    """Refuse cells without counts in the genes used; the error says how many of them have counts in other genes.
 
-
-def check_no_empty_cells(empty: NDArray[np.bool_], matrix: Any, where: str, cells: pd.Index, n_genes: int) -> None:
-    """Refuse cells without counts in the genes used; the error says how many of them have counts in other genes."""
+    `more` is added to the advice of the error.
+    """
     if not empty.any():
         return
     all_genes = np.ones(matrix.shape[1], dtype=bool)
@@ -147,9 +149,9 @@ def check_no_empty_cells(empty: NDArray[np.bool_], matrix: Any, where: str, cell
         )
     msg = (
         f"{where}: {empty.sum()} cells have no counts in the {n_genes} genes used (first: "
-        f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. {' '.join(advice)}"
+        f"{str(cells[int(np.argmax(empty))])!r}), so they have no size factor. {' '.join([*advice, more]).strip()}"
     )
-    raise EmptyCellsError(msg)
+    raise ValueError(msg)
 
 
 def without_silent_genes(

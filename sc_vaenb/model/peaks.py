@@ -42,7 +42,8 @@ def split(batch: Minibatch) -> Minibatch:
     keeps_peaks = 1 - is_measured(batch) * (draw < HIDDEN_SHARE)
     peaks = replace(peaks, count=peaks.count * keeps_peaks[peaks.row])
     batch = replace(batch, count=batch.count * keeps_genes[batch.row])
-    half = peaks.count * (torch.rand(len(peaks.count), generator=batch.generator, device=peaks.count.device) < 0.5)
+    draws = torch.rand(len(peaks.count), generator=batch.generator, dtype=torch.float32, device=peaks.count.device)
+    half = peaks.count * (draws < 0.5)
     several = (peaks.count > 1).nonzero().squeeze(1)  # most counts are 1, and a binomial draw takes much longer
     count = peaks.count[several]
     half[several] = torch.binomial(count, torch.full_like(count, 0.5), generator=batch.generator)

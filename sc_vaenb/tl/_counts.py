@@ -55,7 +55,10 @@ def counts_to_fit(
     processes.check_same({"whether counts are on disk": is_on_disk})
     if is_on_disk:
         return _on_disk_to_fit(adata, params, mask, codes, side_inputs, seed, processes)
-    matrix = _adata.read_counts(adata, params["layer"], mask, allow_non_integer=params["allow_non_integer"], copy=False)
+    allowed = params["allow_non_integer"]
+    matrix = _adata.read_counts(
+        adata, params["layer"], mask, allow_non_integer=allowed, copy=False, more_advice=_for_peaks_alone(params)
+    )
     matrix, genes = _adata.without_silent_genes(matrix, adata.var_names[mask].to_numpy(dtype=str))
     size_factor = _adata.read_size_factor(adata, params["size_factor"], matrix)
     mean = size_factor.mean()
@@ -83,7 +86,8 @@ def _on_disk_to_fit(
     options = _fit_config(params, adata.n_obs, int(mask.sum()), typical_depth)
     cells, complete = cells_seen(codes, options, seed)
     scan = scan_together(processes, disk.blocks, len(disk.genes), len(codes), cells)
-    _adata.check_no_empty_cells(scan.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes))
+    more_advice = _for_peaks_alone(params)
+    _adata.check_no_empty_cells(scan.depth == 0, disk.matrix, disk.where, disk.cells, len(disk.genes), more_advice)
     genes, matrix = disk.genes.to_numpy(dtype=str), scan.matrix
     if not scan.seen.all():
         _adata.warn_of_silent(genes, scan.seen)
@@ -104,6 +108,13 @@ def _on_disk_to_fit(
         read=disk.read,
     )
     return CountsToFit(counts, options, genes, mean)
+
+
+def _for_peaks_alone(params: Mapping[str, Any]) -> str:
+    """Advice for cells without counts in genes."""
+    if params["peaks_key"] is None:
+        return ""
+    return "Cells with peaks alone are mapped on the fitted model, by sc_vaenb.tl.map_query."
 
 
 def _fit_config(params: Mapping[str, Any], n_cells: int, n_genes: int, depth: Callable[[], float]) -> FitConfig:

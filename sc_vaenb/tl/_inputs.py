@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import _adata, _obs
+from .. import _obs
 from ..data.counts import Counts
 from ..fit.align import n_clusters
 from ..fit.classify import hold_back
@@ -108,13 +108,7 @@ def read_inputs(adata: AnnData, params: Mapping[str, Any], seed: int, processes:
     peak_counts = None
     if (peaks_key := params["peaks_key"]) is not None:
         peaks, peak_counts = learn_peaks(adata, peaks_key, allow_non_integer)
-    try:
-        data = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
-    except _adata.EmptyCellsError as error:
-        if not peaks:
-            raise
-        msg = f"{error} Cells with peaks alone are mapped on the fitted model, by sc_vaenb.tl.map_query."
-        raise ValueError(msg) from error
+    data = counts_to_fit(adata, params, codes, side_inputs, seed, processes)
     data.counts.peaks = peak_counts
     return Inputs(
         data.counts,
