@@ -9,8 +9,9 @@ In the fit, the counts of each cell are split into halves at random: the encoder
 other. Otherwise the latent state would memorise which peaks were drawn, at a few counts per thousand peaks.
 
 In each step, some cells are taken as if only their genes, or only their peaks, had been measured, so that the networks
-learn such cells, too. The modality left out is not explained either: the encoder of the genes would learn by heart what
-peaks each cell of the fit has, and the other way round.
+learn such cells, too. The modality left out is explained with a low weight. With the full weight, the encoder of the
+genes would learn by heart what peaks each cell of the fit has, and the other way round. Without any, nothing would tell
+a cell of which only genes were measured where cells with such peaks are.
 """
 
 from __future__ import annotations
@@ -28,26 +29,31 @@ from .network import MLP
 from .sparse_linear import sparse_linear
 
 HIDDEN_SHARE = 0.25  # of the cells of a step: their peaks are left out; of as many others the genes
+LEFT_OUT_WEIGHT = 0.1  # of their likelihood, if they are left out
 FIRST_SHRINKAGE = 0.1  # of the initial loadings, which else explain nothing and add noise
 Posterior = tuple[Tensor, Tensor]
 
 
 def split(batch: Minibatch) -> Minibatch:
-    """The same cells, some without genes or peaks, with half of the peak counts as input and half to be explained."""
+    """What the encoders see, and the peaks to be explained: some cells without genes or peaks; halves of the peaks.
+
+    The genes to be explained are those of `batch` itself, with the weight `weight_of_genes`.
+    """
     peaks = batch.peaks
     if peaks is None:
         return batch
     draw = batch.random(torch.rand, 1).squeeze(1)
     keeps_genes = 1 - is_measured(peaks) * (draw > 1 - HIDDEN_SHARE)
     keeps_peaks = 1 - is_measured(batch) * (draw < HIDDEN_SHARE)
-    peaks = replace(peaks, count=peaks.count * keeps_peaks[peaks.row])
     batch = replace(batch, count=batch.count * keeps_genes[batch.row])
     draws = torch.rand(len(peaks.count), generator=batch.generator, dtype=torch.float32, device=peaks.count.device)
     half = peaks.count * (draws < 0.5)
     several = (peaks.count > 1).nonzero().squeeze(1)  # most counts are 1, and a binomial draw takes much longer
     count = peaks.count[several]
     half[several] = torch.binomial(count, torch.full_like(count, 0.5), generator=batch.generator)
-    return replace(batch, peaks=replace(peaks, count=half), peaks_to_explain=replace(peaks, count=peaks.count - half))
+    keeps = keeps_peaks[peaks.row]
+    explained = (peaks.count - half) * (keeps + LEFT_OUT_WEIGHT * (1 - keeps))
+    return replace(batch, peaks=replace(peaks, count=half * keeps), peaks_to_explain=replace(peaks, count=explained))
 
 
 class Peaks(nn.Module):
@@ -122,6 +128,12 @@ class _MultinomialOfLinear(torch.autograd.Function):
         residual = ctx.share.mul_(ctx.scale)
         residual.view(-1).index_add_(0, ctx.peaks.position, ctx.peaks.count).mul_(grad)
         return residual @ weight, residual.t() @ inputs, residual.sum(0), None
+
+
+def weight_of_genes(batch: Minibatch, seen: Minibatch) -> Tensor:
+    """The weight of the likelihood of the genes of each cell, of which the encoder has seen the genes in `seen`."""
+    is_seen = is_measured(seen)
+    return is_measured(batch) * (is_seen + LEFT_OUT_WEIGHT * (1 - is_seen))
 
 
 def is_measured(modality: Minibatch) -> Tensor:

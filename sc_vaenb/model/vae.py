@@ -16,7 +16,7 @@ from .labels import Labels
 from .likelihood import LIKELIHOODS
 from .minibatch import ForwardState, Minibatch, without_counts
 from .network import MLP, BatchEmbedding, draw_weights
-from .peaks import Peaks, is_measured, product, split
+from .peaks import Peaks, is_measured, product, split, weight_of_genes
 from .penalty import PENALTIES
 from .prior import PRIORS
 from .protein import Protein
@@ -213,14 +213,14 @@ class CountVAE(nn.Module):
 
         `kl_warmup` is the weight of the KL as a share of its final value: the penalties on batch effects rise with it.
         """
-        batch = split(batch)
+        all_counts, batch = batch, split(batch)
         mean, log_var = self.encode(batch)
         noise = batch.random(torch.randn, mean.shape[1])
         z = mean + (0.5 * log_var).exp() * noise
         raw = self.decode(z, batch)
-        log_prob = self.likelihood.log_prob(raw, self.offset(batch), batch)
+        log_prob = self.likelihood.log_prob(raw, self.offset(batch), all_counts)
         if self.peaks is not None:
-            log_prob = log_prob * is_measured(batch)
+            log_prob = log_prob * weight_of_genes(all_counts, batch)
         reconstruction = -log_prob.mean()
         kl = self.prior.kl(mean, log_var, batch.batch_index).mean(0)
         loss = reconstruction + beta * kl.clamp(min=free_bits).sum()

@@ -5,7 +5,7 @@ from scipy import sparse
 
 from sc_vaenb.data.counts import Counts
 from sc_vaenb.model.config import ModelConfig
-from sc_vaenb.model.peaks import is_measured, product, split
+from sc_vaenb.model.peaks import LEFT_OUT_WEIGHT, is_measured, product, split, weight_of_genes
 from sc_vaenb.model.vae import CountVAE
 
 CPU = torch.device("cpu")
@@ -41,10 +41,10 @@ def model(batch):
 
 def test_counts_are_split_into_halves(batch):
     halves = split(batch)
-    both = halves.peaks.count + halves.peaks_to_explain.count
-    kept = both > 0  # the peaks of some cells are left out
-    np.testing.assert_array_equal(both[kept], batch.peaks.count[kept])
-    assert 0.4 < float(halves.peaks.count.sum() / both.sum()) < 0.6
+    kept = is_measured(halves.peaks)[batch.peaks.row] > 0  # the peaks of some cells are left out
+    seen, explained = halves.peaks.count[kept], halves.peaks_to_explain.count[kept]
+    np.testing.assert_array_equal(seen + explained, batch.peaks.count[kept])
+    assert 0.4 < float(seen.sum() / (seen + explained).sum()) < 0.6
     assert batch.peaks_to_explain is None  # the cells themselves did not change
 
 
@@ -119,7 +119,10 @@ def test_a_step_leaves_out_either_modality_but_never_both(batch):
     genes, peaks = is_measured(halves), is_measured(halves.peaks)
     assert (genes[:5] == 1).all()  # these have no peaks
     assert {(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)} == set(zip(genes[5:].tolist(), peaks[5:].tolist(), strict=True))
-    assert (is_measured(halves.peaks_to_explain) == peaks).all()
+    weight = weight_of_genes(batch, halves)
+    np.testing.assert_allclose(weight, np.where(genes == 1, 1, LEFT_OUT_WEIGHT))
+    explained, left_out = halves.peaks_to_explain.count, peaks[batch.peaks.row] == 0
+    assert 0 < float(explained[left_out].max()) < 1
     assert (is_measured(batch) == 1).all()  # the cells themselves did not change
 
 
