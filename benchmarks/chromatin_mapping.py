@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
             row = [name, method, f"{accuracy:.3f}", f"{confidence:.3f}"]
             print(*row, flush=True)
             with RESULTS.open("a", newline="") as file:
-                csv.writer(file).writerow(row)
+                csv.writer(file, lineterminator="\n").writerow(row)
 
 
 if __name__ == "__main__":
